@@ -1,0 +1,72 @@
+//! Speed as a percentage of what the machine can do, measured in the same process.
+//!
+//! ```text
+//! cargo bench --bench roofline                               a table, in under two minutes
+//! cargo bench --bench roofline -- prefill [--dtype f32] [--heads 8] [--kv-heads 8] [--q 2048] [--kv 2048] [--dim 64]
+//!                                         [--causal] [--threads 1] [--backend avx512]        one shape, one line
+//! ```
+//!
+//! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
+//! multiply-adds on registers, timed in turn with the kernel. Results are checked against the reference on sampled rows.
+
+mod peak;
+mod prefill;
+
+use std::process::ExitCode;
+
+use prefill::Shape;
+use simd_attention::Backend;
+
+fn main() -> ExitCode {
+    // `cargo bench` adds `--bench`, `cargo test --benches` adds nothing of use here.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let done = match args.split_first() {
+        None => table(),
+        Some((command, options)) if command == "prefill" => {
+            Shape::parse(options).and_then(|shape| shape.measure(1.0)).map(|line| println!("{line}"))
+        }
+        Some((command, _)) => Err(format!("no measurement is called {command:?}; there is: prefill")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("roofline: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The shapes of the README's table, on every backend that this CPU has.
+fn table() -> Result<(), String> {
+    let long = |dim, causal| Shape { dim, causal, ..Shape::default() };
+    let shapes = [
+        long(128, false),
+        long(64, false),
+        long(128, true),
+        long(64, true),
+        Shape { q: 128, kv: 128, ..Shape::default() },
+        Shape { q: 56, kv: 56, dim: 32, heads: 12, kv_heads: 12, ..Shape::default() },
+    ];
+    println!(
+        "{:>8} {:>5} {:>5} {:>5} {:>4} {:>6}  {:>7} {:>7} {:>7}",
+        "backend", "heads", "q", "kv", "dim", "causal", "GFLOP/s", "peak", "percent"
+    );
+    for backend in Backend::available() {
+        for shape in shapes {
+            let line = Shape { backend, ..shape }.measure(1.0)?;
+            println!(
+                "{:>8} {:>5} {:>5} {:>5} {:>4} {:>6}  {:>7.1} {:>7.1} {:>7.1}",
+                backend.to_string(),
+                shape.heads,
+                shape.q,
+                shape.kv,
+                shape.dim,
+                u8::from(shape.causal),
+                line.gflops,
+                line.peak,
+                line.percent(),
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The fused loops, and the register tile that both of their products are computed with.
+
+pub(crate) mod prefill;
+
+use crate::simd::Simd;
+
+/// `sum[i][c] += left(i, t) * right[t][c]` for every `t`: a register tile of a matrix product whose left factor is read one
+/// element at a time, in whatever order it lies in memory.
+#[inline(always)]
+pub(crate) fn multiply<S: Simd, const ROWS: usize, const COLS: usize>(
+    simd: S,
+    mut sum: [[S::Vector; COLS]; ROWS],
+    right: &[[S::Vector; COLS]],
+    left: impl Fn(usize, usize) -> f32,
+) -> [[S::Vector; COLS]; ROWS] {
+    for (t, right) in right.iter().enumerate() {
+        for i in 0..ROWS {
+            let left = simd.splat(left(i, t));
+            for c in 0..COLS {
+                sum[i][c] = simd.mul_add(left, right[c], sum[i][c]);
+            }
+        }
+    }
+    sum
+}
+
+/// As [`multiply`], but leaving `sum[i][c]` as it is in the lanes where `mask(t, c)` is false.
+#[inline(always)]
+pub(crate) fn multiply_where<S: Simd, const ROWS: usize, const COLS: usize>(
+    simd: S,
+    mut sum: [[S::Vector; COLS]; ROWS],
+    right: &[[S::Vector; COLS]],
+    left: impl Fn(usize, usize) -> f32,
+    mask: impl Fn(usize, usize) -> S::Mask,
+) -> [[S::Vector; COLS]; ROWS] {
+    for (t, right) in right.iter().enumerate() {
+        let masks: [S::Mask; COLS] = core::array::from_fn(|c| mask(t, c));
+        for i in 0..ROWS {
+            let left = simd.splat(left(i, t));
+            for c in 0..COLS {
+                sum[i][c] = simd.select(masks[c], simd.mul_add(left, right[c], sum[i][c]), sum[i][c]);
+            }
+        }
+    }
+    sum
+}

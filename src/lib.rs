@@ -1,0 +1,30 @@
+#![no_std]
+#![doc = include_str!("../README.md")]
+
+#[cfg(test)]
+extern crate std;
+
+mod attention;
+mod error;
+mod kernel;
+mod kv;
+mod math;
+mod output;
+pub mod reference;
+mod score;
+mod scratch;
+mod simd;
+mod softmax;
+mod validate;
+mod view;
+mod weighted_sum;
+mod work;
+
+pub use attention::Attention;
+pub use error::{Axis, Error, Operand};
+pub use kv::Kv;
+pub use output::Output;
+pub use scratch::scratch_len;
+pub use simd::Backend;
+pub use view::{Shape, Strides, View, ViewMut};
+pub use work::Work;

@@ -1,0 +1,3 @@
+//! Elementary functions over vectors.
+
+pub(crate) mod exp;

@@ -1,0 +1,186 @@
+//! 8 lanes and 16 registers: AVX2 and FMA.
+
+use core::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+cpufeatures::new!(cpu, "avx2", "fma");
+
+/// Exists only on a CPU (and OS) with the features that `new` asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn new() -> Option<Self> {
+        cpu::get().then_some(Self(()))
+    }
+
+    /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
+    #[target_feature(enable = "avx2,fma")]
+    fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+        match cols {
+            1 => kernel.run::<Self, 8, 1>(self),
+            _ => kernel.run::<Self, 6, 2>(self),
+        }
+    }
+}
+
+/// All ones in the lanes that the first `len` elements fill.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn lanes(len: usize) -> __m256i {
+    _mm256_cmpgt_epi32(_mm256_set1_epi32(len.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+}
+
+impl Simd for Avx2 {
+    type Vector = __m256;
+    type Mask = __m256;
+    type Square = [__m256; 8];
+
+    const LANES: usize = 8;
+    const MAX_COLS: usize = 2;
+    const MAX_ROWS: usize = 8;
+    const KEY_TILE: usize = 192;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+        // SAFETY: `self` exists, so the CPU has the features.
+        unsafe { self.enabled(cols, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2; eight elements are read only if there are as many, else lanes past
+        // the end of the slice are masked off.
+        unsafe {
+            if from.len() >= 8 {
+                _mm256_loadu_ps(from.as_ptr())
+            } else {
+                _mm256_maskload_ps(from.as_ptr(), lanes(from.len()))
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m256, to: &mut [f32]) {
+        // SAFETY: `self` exists, so the CPU has AVX2; eight elements are written only if there are as many, else lanes past
+        // the end of the slice are masked off.
+        unsafe {
+            if to.len() >= 8 {
+                _mm256_storeu_ps(to.as_mut_ptr(), x);
+            } else {
+                _mm256_maskstore_ps(to.as_mut_ptr(), lanes(to.len()), x);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has FMA.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn less(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_cmp_ps::<_CMP_LT_OQ>(a, b) }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __m256, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_blendv_ps(b, a, mask) }
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: __m256, n: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent))
+        }
+    }
+
+    #[inline(always)]
+    fn zeros(self) -> [__m256; 8] {
+        [self.splat(0.0); 8]
+    }
+
+    #[inline(always)]
+    fn transpose(self, square: &mut [__m256; 8]) {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { transpose(square) }
+    }
+
+    #[inline(always)]
+    fn iota(self) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0) }
+    }
+}
+
+/// Three rounds of pairwise exchanges: single lanes, pairs of lanes, then halves of the register.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(m: &mut [__m256; 8]) {
+    let mut t = *m;
+    for i in 0..4 {
+        t[2 * i] = _mm256_unpacklo_ps(m[2 * i], m[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(m[2 * i], m[2 * i + 1]);
+    }
+    // m[4 g + k]: column 4 h + k of rows 4 g .. 4 g + 4 in half h.
+    for g in 0..2 {
+        let [a, b, c, d] = [4 * g, 4 * g + 1, 4 * g + 2, 4 * g + 3].map(|i| _mm256_castps_pd(t[i]));
+        m[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+        m[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+        m[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+        m[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+    }
+    for k in 0..4 {
+        let (lo, hi) = (m[k], m[4 + k]);
+        m[k] = _mm256_permute2f128_ps::<0x20>(lo, hi);
+        m[4 + k] = _mm256_permute2f128_ps::<0x31>(lo, hi);
+    }
+}

@@ -1,0 +1,174 @@
+//! 16 lanes and 32 registers: AVX-512 F, DQ, BW and VL.
+
+use core::arch::x86_64::*;
+
+use super::{Kernel, Simd};
+
+cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
+
+/// Exists only on a CPU (and OS) with the features that `new` asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn new() -> Option<Self> {
+        cpu::get().then_some(Self(()))
+    }
+
+    /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+    fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+        match cols {
+            1 => kernel.run::<Self, 16, 1>(self),
+            2 => kernel.run::<Self, 8, 2>(self),
+            _ => kernel.run::<Self, 8, 3>(self),
+        }
+    }
+}
+
+/// The lanes that the first `len` elements fill.
+#[inline(always)]
+fn lanes(len: usize) -> __mmask16 {
+    if len >= 16 { u16::MAX } else { (1 << len) - 1 }
+}
+
+impl Simd for Avx512 {
+    type Vector = __m512;
+    type Mask = __mmask16;
+    type Square = [__m512; 16];
+
+    const LANES: usize = 16;
+    const MAX_COLS: usize = 3;
+    const MAX_ROWS: usize = 16;
+    const KEY_TILE: usize = 128;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+        // SAFETY: `self` exists, so the CPU has the features.
+        unsafe { self.enabled(cols, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F; lanes past the end of the slice are masked off.
+        unsafe { _mm512_maskz_loadu_ps(lanes(from.len()), from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32]) {
+        // SAFETY: `self` exists, so the CPU has AVX-512F; lanes past the end of the slice are masked off.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes(to.len()), x) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn less(self, a: __m512, b: __m512) -> __mmask16 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_mask_blend_ps(mask, b, a) }
+    }
+
+    #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: __m512, n: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_scalef_ps(x, n) }
+    }
+
+    #[inline(always)]
+    fn zeros(self) -> [__m512; 16] {
+        [self.splat(0.0); 16]
+    }
+
+    #[inline(always)]
+    fn transpose(self, square: &mut [__m512; 16]) {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
+        unsafe { transpose(square) }
+    }
+
+    #[inline(always)]
+    fn iota(self) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0) }
+    }
+}
+
+/// Four rounds of pairwise exchanges: single lanes, pairs of lanes, then quarters of the register, then halves.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn transpose(m: &mut [__m512; 16]) {
+    let mut t = *m;
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_ps(m[2 * i], m[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(m[2 * i], m[2 * i + 1]);
+    }
+    // m[4 g + k]: column 4 q + k of rows 4 g .. 4 g + 4 in quarter q.
+    for g in 0..4 {
+        let [a, b, c, d] = [4 * g, 4 * g + 1, 4 * g + 2, 4 * g + 3].map(|i| _mm512_castps_pd(t[i]));
+        m[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+        m[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+        m[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+        m[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+    }
+    for k in 0..4 {
+        let lo = _mm512_shuffle_f32x4::<0b01_00_01_00>(m[k], m[4 + k]);
+        let hi = _mm512_shuffle_f32x4::<0b11_10_11_10>(m[k], m[4 + k]);
+        let lo2 = _mm512_shuffle_f32x4::<0b01_00_01_00>(m[8 + k], m[12 + k]);
+        let hi2 = _mm512_shuffle_f32x4::<0b11_10_11_10>(m[8 + k], m[12 + k]);
+        m[k] = _mm512_shuffle_f32x4::<0b10_00_10_00>(lo, lo2);
+        m[4 + k] = _mm512_shuffle_f32x4::<0b11_01_11_01>(lo, lo2);
+        m[8 + k] = _mm512_shuffle_f32x4::<0b10_00_10_00>(hi, hi2);
+        m[12 + k] = _mm512_shuffle_f32x4::<0b11_01_11_01>(hi, hi2);
+    }
+}

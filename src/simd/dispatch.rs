@@ -1,0 +1,97 @@
+//! Which backends there are, and which of them this CPU can run.
+
+use core::fmt;
+
+use super::Portable;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2::Avx2, avx512::Avx512};
+
+/// A set of CPU instructions that the kernels are compiled for.
+///
+/// The best one is chosen at run time. A caller who needs the same bits from different machines can
+/// [force one](crate::Attention::backend).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// What the build's own target features offer, through `wide`: SSE2, NEON, wasm simd128 or scalar code. Everywhere.
+    Portable,
+    /// AVX2 and FMA, on x86-64.
+    Avx2,
+    /// AVX-512 F, DQ, BW and VL, on x86-64.
+    Avx512,
+}
+
+impl Backend {
+    /// All there are, from the slowest to the fastest.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// Those that this CPU can run, from the slowest to the fastest; never none.
+    ///
+    /// ```
+    /// use simd_attention::Backend;
+    /// assert_eq!(Backend::available().next(), Some(Backend::Portable));
+    /// assert_eq!(Backend::available().last(), Some(Backend::best()));
+    /// ```
+    pub fn available() -> impl DoubleEndedIterator<Item = Self> {
+        Self::ALL.into_iter().filter(|backend| backend.is_available())
+    }
+
+    /// The fastest one that this CPU can run.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().next_back().unwrap_or(Self::Portable)
+    }
+
+    /// Whether this CPU can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        self.token().is_some()
+    }
+
+    /// The proof that this CPU can run it.
+    pub(crate) fn token(self) -> Option<Token> {
+        match self {
+            Self::Portable => Some(Token::Portable(Portable)),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::new().map(Token::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::new().map(Token::Avx512),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => None,
+        }
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        })
+    }
+}
+
+/// A backend that this CPU has been seen to run.
+#[derive(Clone, Copy)]
+pub(crate) enum Token {
+    Portable(Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+/// `$body` with `$simd` bound to the backend in `$token`.
+macro_rules! with_simd {
+    ($token:expr, $simd:ident => $body:expr) => {
+        match $token {
+            $crate::simd::Token::Portable($simd) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Token::Avx2($simd) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Token::Avx512($simd) => $body,
+        }
+    };
+}
+pub(crate) use with_simd;

@@ -1,0 +1,92 @@
+//! The vector operations that the kernels need, and the CPUs that have them.
+//!
+//! A backend is a token ([`Portable`], `Avx2`, `Avx512`) that exists only where the CPU has its instructions, so that
+//! arithmetic on it is safe. Kernels are written once, generic over [`Simd`], inlined whole into one function per backend
+//! that is compiled for the backend's instructions: [`Simd::run`].
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dispatch;
+mod portable;
+
+pub use dispatch::Backend;
+pub(crate) use dispatch::{Token, with_simd};
+pub(crate) use portable::Portable;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {avx2::Avx2, avx512::Avx512};
+
+/// A computation to be compiled for each backend.
+///
+/// `ROWS x COLS` is the register tile that keeps the backend's multipliers busy: `COLS` vectors of queries by `ROWS`
+/// keys, or columns of values.
+pub(crate) trait Kernel {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`, as is all that they call.
+    fn run<S: Simd, const ROWS: usize, const COLS: usize>(self, simd: S) -> Self::Output;
+}
+
+/// Vectors of `LANES` `f32` and what can be done with them.
+pub(crate) trait Simd: Copy {
+    /// `LANES` `f32`. Any bit pattern is valid, and there is no padding.
+    type Vector: Copy;
+    /// One boolean a lane.
+    type Mask: Copy;
+    /// `LANES` vectors.
+    type Square: AsRef<[Self::Vector]> + AsMut<[Self::Vector]>;
+
+    /// Elements of a vector.
+    const LANES: usize;
+    /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
+    const MAX_COLS: usize;
+    /// The most rows of any register tile of [`run`](Self::run).
+    const MAX_ROWS: usize;
+    /// Keys of a tile: scores are held for so many at a time.
+    const KEY_TILE: usize;
+
+    /// Runs `kernel`, compiled for this backend, with the register tile for `cols` vectors of queries (1 to `MAX_COLS`).
+    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output;
+
+    fn splat(self, x: f32) -> Self::Vector;
+
+    /// The first `LANES` elements; zero where there are fewer.
+    fn load(self, from: &[f32]) -> Self::Vector;
+
+    /// Writes as many of the lanes as fit.
+    fn store(self, x: Self::Vector, to: &mut [f32]);
+
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// `a * b + c`, rounded once where the CPU can.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+
+    /// The larger one; `b` where either is NaN.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// `a < b`; false where either is NaN.
+    fn less(self, a: Self::Vector, b: Self::Vector) -> Self::Mask;
+
+    /// `a` where the mask is true, else `b`.
+    fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+
+    /// The nearest integer, for `|x| <= 2^22`.
+    fn round(self, x: Self::Vector) -> Self::Vector;
+
+    /// `x * 2^n`, for `x` in `1/2 ..= 2` and integral `n` in `-127 ..= 127`; less than `f32::MIN_POSITIVE` off where the result would be
+    /// subnormal, and zero for `n = -127, x = 1`.
+    fn scale_by_power(self, x: Self::Vector, n: Self::Vector) -> Self::Vector;
+
+    /// `LANES` vectors of zeros.
+    fn zeros(self) -> Self::Square;
+
+    /// Lane `i` of vector `j` changes places with lane `j` of vector `i`.
+    fn transpose(self, square: &mut Self::Square);
+
+    /// Lanes `0, 1, 2, ...`.
+    fn iota(self) -> Self::Vector;
+}

@@ -1,0 +1,150 @@
+//! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
+
+use super::{Kernel, Simd};
+
+#[cfg(target_feature = "avx512f")]
+mod width {
+    pub(super) use wide::{f32x16 as Floats, i32x16 as Ints};
+    pub(super) const LANES: usize = 16;
+}
+#[cfg(all(target_feature = "avx2", not(target_feature = "avx512f")))]
+mod width {
+    pub(super) use wide::{f32x8 as Floats, i32x8 as Ints};
+    pub(super) const LANES: usize = 8;
+}
+#[cfg(not(target_feature = "avx2"))]
+mod width {
+    pub(super) use wide::{f32x4 as Floats, i32x4 as Ints};
+    pub(super) const LANES: usize = 4;
+}
+
+use width::{Floats, Ints, LANES};
+
+/// Available everywhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+impl Simd for Portable {
+    type Vector = Floats;
+    type Mask = Floats;
+    type Square = [Floats; LANES];
+
+    const LANES: usize = LANES;
+    const MAX_COLS: usize = 2;
+    const MAX_ROWS: usize = 8;
+    const KEY_TILE: usize = 64;
+
+    #[inline(always)]
+    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+        match cols {
+            1 => kernel.run::<Self, 8, 1>(self),
+            _ => kernel.run::<Self, 5, 2>(self),
+        }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Floats {
+        Floats::splat(x)
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> Floats {
+        let mut lanes = [0.0; LANES];
+        match from.first_chunk::<LANES>() {
+            Some(full) => lanes = *full,
+            None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = *x),
+        }
+        Floats::new(lanes)
+    }
+
+    #[inline(always)]
+    fn store(self, x: Floats, to: &mut [f32]) {
+        let lanes = x.to_array();
+        match to.first_chunk_mut::<LANES>() {
+            Some(full) => *full = lanes,
+            None => to.iter_mut().zip(lanes).for_each(|(x, lane)| *x = lane),
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Floats, b: Floats) -> Floats {
+        a + b
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Floats, b: Floats) -> Floats {
+        a - b
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Floats, b: Floats) -> Floats {
+        a * b
+    }
+
+    #[inline(always)]
+    fn div(self, a: Floats, b: Floats) -> Floats {
+        a / b
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Floats, b: Floats, c: Floats) -> Floats {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn max(self, a: Floats, b: Floats) -> Floats {
+        // `fast_max` differs between targets where an operand is NaN.
+        b.simd_lt(a).select(a, b)
+    }
+
+    #[inline(always)]
+    fn less(self, a: Floats, b: Floats) -> Floats {
+        a.simd_lt(b)
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Floats, a: Floats, b: Floats) -> Floats {
+        mask.select(a, b)
+    }
+
+    #[inline(always)]
+    fn round(self, x: Floats) -> Floats {
+        // At this magnitude the spacing of f32 is one.
+        let magic = Floats::splat(12_582_912.0);
+        (x + magic) - magic
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: Floats, n: Floats) -> Floats {
+        // Read as an integer, this sum ends in `n`; all above its low nine bits is shifted out.
+        let n: Ints = bits(n + Floats::splat(12_582_912.0));
+        floats(bits(x) + (n << 23))
+    }
+
+    #[inline(always)]
+    fn zeros(self) -> [Floats; LANES] {
+        [Floats::splat(0.0); LANES]
+    }
+
+    #[inline(always)]
+    fn transpose(self, square: &mut [Floats; LANES]) {
+        *square = Floats::transpose(*square);
+    }
+
+    #[inline(always)]
+    fn iota(self) -> Floats {
+        Floats::new(core::array::from_fn(|i| i as f32))
+    }
+}
+
+/// The bits of each lane.
+#[inline(always)]
+fn bits(x: Floats) -> Ints {
+    Ints::new(x.to_array().map(|lane| lane.to_bits().cast_signed()))
+}
+
+/// The lanes of these bits.
+#[inline(always)]
+fn floats(x: Ints) -> Floats {
+    Floats::new(x.to_array().map(|lane| f32::from_bits(lane.cast_unsigned())))
+}

@@ -1,0 +1,334 @@
+//! Rank-4 strided views `[batch, heads, len, dim]` of slices that the caller owns.
+//!
+//! A view's constructor proves, once, that every element its shape and strides reach lies within the slice. What the
+//! kernels take from it, [`Rows`] and [`RowsMut`], carries that proof on.
+
+use core::marker::PhantomData;
+
+use crate::error::{Axis, Error};
+
+/// Extents of a rank-4 tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Heads of each sequence.
+    pub heads: usize,
+    /// Tokens of each sequence: `q_len` or `kv_len`.
+    pub len: usize,
+    /// Elements of each token's vector: `head_dim` or `value_dim`.
+    pub dim: usize,
+}
+
+impl Shape {
+    /// Whether the tensor has no element although its `dim` may be positive.
+    const fn has_no_rows(&self) -> bool {
+        self.batch == 0 || self.heads == 0 || self.len == 0
+    }
+
+    /// `batch * heads * len`, the number of rows, if a `usize` can count them.
+    pub(crate) fn rows(&self) -> Option<usize> {
+        self.batch.checked_mul(self.heads)?.checked_mul(self.len)
+    }
+}
+
+/// Distances, in elements, between neighbours along each axis but the last; along `dim`, elements are contiguous.
+///
+/// A stride of an input may be zero, which repeats (broadcasts) it along that axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Strides {
+    /// From one sequence to the next.
+    pub batch: usize,
+    /// From one head to the next.
+    pub heads: usize,
+    /// From one token to the next.
+    pub len: usize,
+}
+
+impl Strides {
+    /// Elements from the first to one past the last that `shape` reaches.
+    fn span(&self, shape: Shape) -> Result<usize, Error> {
+        if shape.dim == 0 {
+            return Err(Error::ZeroDim);
+        }
+        if shape.has_no_rows() {
+            return Ok(0);
+        }
+        [(self.batch, shape.batch), (self.heads, shape.heads), (self.len, shape.len)]
+            .iter()
+            .try_fold(shape.dim, |span, &(stride, extent)| stride.checked_mul(extent - 1)?.checked_add(span))
+            // Offsets are later computed in bytes as an `isize`.
+            .filter(|&span| span <= isize::MAX as usize / size_of::<u64>())
+            .ok_or(Error::SizeOverflow { shape })
+    }
+
+    /// Strides that nest: each axis steps over all that the axes below it reach, so no two rows share an element.
+    fn check_disjoint(&self, shape: Shape) -> Result<(), Error> {
+        if shape.has_no_rows() {
+            return Ok(());
+        }
+        let mut axes = [
+            (self.batch, shape.batch, Axis::Batch),
+            (self.heads, shape.heads, Axis::Heads),
+            (self.len, shape.len, Axis::Len),
+        ];
+        for (a, b) in [(0, 1), (1, 2), (0, 1)] {
+            if axes[b].0 < axes[a].0 {
+                axes.swap(a, b);
+            }
+        }
+        let mut span = shape.dim;
+        for (stride, extent, axis) in axes {
+            if extent > 1 {
+                if stride < span {
+                    return Err(Error::OverlappingRows { axis, required: span, actual: stride });
+                }
+                // Cannot overflow: `span` was called first.
+                span += stride * (extent - 1);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shape and strides of a tensor whose axes lie in memory in the order `[batch, heads, len, dim]`.
+fn heads_first([batch, heads, len, dim]: [usize; 4]) -> Result<(Shape, Strides), Error> {
+    let shape = Shape { batch, heads, len, dim };
+    let strides = (|| {
+        let per_head = len.checked_mul(dim)?;
+        Some(Strides { batch: heads.checked_mul(per_head)?, heads: per_head, len: dim })
+    })();
+    Ok((shape, strides.ok_or(Error::SizeOverflow { shape })?))
+}
+
+/// Shape and strides of a tensor whose axes lie in memory in the order `[batch, len, heads, dim]`.
+fn tokens_first([batch, len, heads, dim]: [usize; 4]) -> Result<(Shape, Strides), Error> {
+    let shape = Shape { batch, heads, len, dim };
+    let strides = (|| {
+        let per_token = heads.checked_mul(dim)?;
+        Some(Strides { batch: len.checked_mul(per_token)?, heads: dim, len: per_token })
+    })();
+    Ok((shape, strides.ok_or(Error::SizeOverflow { shape })?))
+}
+
+/// A tensor `[batch, heads, len, dim]` to read.
+///
+/// ```
+/// use simd_attention::{Shape, Strides, View};
+///
+/// // The keys of a fused projection [token][query | key | value], two heads of 4, read where they lie.
+/// let qkv = [0.0f32; 10 * 3 * 2 * 4];
+/// let shape = Shape { batch: 1, heads: 2, len: 10, dim: 4 };
+/// let keys = View::strided(&qkv[8..], shape, Strides { batch: 0, heads: 4, len: 24 })?;
+/// assert_eq!(keys.shape().len, 10);
+/// # Ok::<(), simd_attention::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a, T> {
+    data: &'a [T],
+    shape: Shape,
+    strides: Strides,
+}
+
+/// A tensor `[batch, heads, len, dim]` to write, no two rows of which share an element.
+#[derive(Debug)]
+pub struct ViewMut<'a, T> {
+    data: &'a mut [T],
+    shape: Shape,
+    strides: Strides,
+}
+
+macro_rules! constructors {
+    ($slice:ty) => {
+        /// One head of one sequence: a contiguous matrix `[len, dim]`.
+        ///
+        /// # Errors
+        ///
+        /// As [`strided`](Self::strided).
+        pub fn matrix(data: $slice, [len, dim]: [usize; 2]) -> Result<Self, Error> {
+            Self::heads_first(data, [1, 1, len, dim])
+        }
+
+        /// A contiguous tensor in the order `[batch, heads, len, dim]` ("BHSD").
+        ///
+        /// # Errors
+        ///
+        /// As [`strided`](Self::strided).
+        pub fn heads_first(data: $slice, extents: [usize; 4]) -> Result<Self, Error> {
+            let (shape, strides) = heads_first(extents)?;
+            Self::strided(data, shape, strides)
+        }
+
+        /// A contiguous tensor in the order `[batch, len, heads, dim]` ("BSHD").
+        ///
+        /// # Errors
+        ///
+        /// As [`strided`](Self::strided).
+        pub fn tokens_first(data: $slice, extents: [usize; 4]) -> Result<Self, Error> {
+            let (shape, strides) = tokens_first(extents)?;
+            Self::strided(data, shape, strides)
+        }
+
+        /// The extents.
+        #[must_use]
+        pub const fn shape(&self) -> Shape {
+            self.shape
+        }
+
+        /// The distances between neighbours.
+        #[must_use]
+        pub const fn strides(&self) -> Strides {
+            self.strides
+        }
+    };
+}
+
+impl<'a, T> View<'a, T> {
+    constructors!(&'a [T]);
+
+    /// Any layout whose last axis is contiguous. `data[0]` is the first element; elements past the last are ignored.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::ZeroDim`]: `shape.dim` is zero (any other extent may be).
+    /// - [`Error::SizeOverflow`]: shape and strides reach further than a `usize` counts.
+    /// - [`Error::StorageTooShort`]: shape and strides reach past the end of `data`.
+    pub fn strided(data: &'a [T], shape: Shape, strides: Strides) -> Result<Self, Error> {
+        let required = strides.span(shape)?;
+        if data.len() < required {
+            return Err(Error::StorageTooShort { required, actual: data.len() });
+        }
+        Ok(Self { data, shape, strides })
+    }
+
+    /// The rows of one head of one sequence, or `None` past the end.
+    pub(crate) fn rows(&self, batch: usize, head: usize) -> Option<Rows<'a, T>> {
+        let Self { data, shape, strides } = *self;
+        if batch >= shape.batch || head >= shape.heads || shape.len == 0 {
+            return None;
+        }
+        let first = data.get(batch * strides.batch + head * strides.heads..)?;
+        Some(Rows { first: first.as_ptr(), stride: strides.len, len: shape.len, dim: shape.dim, data: PhantomData })
+    }
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    constructors!(&'a mut [T]);
+
+    /// Any layout whose last axis is contiguous and whose rows lie apart: sorted by stride, each axis must step over all
+    /// that the axes below it reach. Elements between and past the rows are never written.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::strided`], and [`Error::OverlappingRows`] where two rows could share an element.
+    pub fn strided(data: &'a mut [T], shape: Shape, strides: Strides) -> Result<Self, Error> {
+        let required = strides.span(shape)?;
+        strides.check_disjoint(shape)?;
+        if data.len() < required {
+            return Err(Error::StorageTooShort { required, actual: data.len() });
+        }
+        Ok(Self { data, shape, strides })
+    }
+
+    /// One row, or an empty slice where there is none.
+    pub(crate) fn row_mut(&mut self, batch: usize, head: usize, i: usize) -> &mut [T] {
+        let Self { shape, strides, .. } = *self;
+        if batch >= shape.batch || head >= shape.heads || i >= shape.len {
+            return &mut [];
+        }
+        let first = batch * strides.batch + head * strides.heads + i * strides.len;
+        self.data.get_mut(first..first + shape.dim).unwrap_or_default()
+    }
+
+    /// Gives the storage away as rows that several threads may write, each its own.
+    pub(crate) fn into_shared(self) -> SharedRows<'a, T> {
+        SharedRows { first: self.data.as_mut_ptr(), shape: self.shape, strides: self.strides, data: PhantomData }
+    }
+}
+
+/// Rows of one head to read: `len >= 1` of them, each of `dim` contiguous elements.
+///
+/// Invariant, from [`View`]: for `i < len` and `t < dim`, `first + i * stride + t` is readable for `'a`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a, T> {
+    first: *const T,
+    stride: usize,
+    len: usize,
+    dim: usize,
+    data: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> Rows<'a, T> {
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) const fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Rows `start..start + len`, cut to those that exist; `None` if none does.
+    #[inline(always)]
+    pub(crate) fn range(&self, start: usize, len: usize) -> Option<Self> {
+        if start >= self.len || len == 0 {
+            return None;
+        }
+        // In bounds: `start < self.len`.
+        let first = self.first.wrapping_add(start * self.stride);
+        Some(Self { first, len: len.min(self.len - start), ..*self })
+    }
+
+    /// Where row `i` begins; `dim` elements may be read there if `i < len`.
+    #[inline(always)]
+    pub(crate) fn row_ptr(&self, i: usize) -> *const T {
+        debug_assert!(i < self.len);
+        self.first.wrapping_add(i * self.stride)
+    }
+
+    /// Row `i`, or an empty slice where there is none.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize) -> &'a [T] {
+        if i >= self.len {
+            return &[];
+        }
+        // SAFETY: `i < len`, so by the type's invariant `dim` elements are readable there for `'a`.
+        unsafe { core::slice::from_raw_parts(self.row_ptr(i), self.dim) }
+    }
+}
+
+/// The storage of an output, to be written row by row from several threads.
+///
+/// Invariant, from [`ViewMut`]: every row that `shape` counts lies within storage borrowed exclusively for `'a`, and no two
+/// rows share an element.
+pub(crate) struct SharedRows<'a, T> {
+    first: *mut T,
+    shape: Shape,
+    strides: Strides,
+    data: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it stands for an exclusive borrow of a `[T]`, which may move to another thread if `T` may.
+unsafe impl<T: Send> Send for SharedRows<'_, T> {}
+// SAFETY: through a shared reference nothing is reached but by `row_mut`, whose callers promise that no row is in use
+// twice at a time; that amounts to sending disjoint `&mut [T]` to other threads.
+unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+
+impl<T> SharedRows<'_, T> {
+    /// One row to write, or an empty slice where there is none.
+    ///
+    /// # Safety
+    ///
+    /// While the slice lives, nobody else asks for the same row.
+    #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, and the caller promises to ask for each once")]
+    pub(crate) unsafe fn row_mut(&self, batch: usize, head: usize, i: usize) -> &mut [T] {
+        let Self { shape, strides, .. } = *self;
+        if batch >= shape.batch || head >= shape.heads || i >= shape.len {
+            return &mut [];
+        }
+        let offset = batch * strides.batch + head * strides.heads + i * strides.len;
+        // SAFETY: the row is one that `shape` counts, so by the type's invariant it lies within the storage and apart
+        // from every other row; the caller promises that this one is not in use.
+        unsafe { core::slice::from_raw_parts_mut(self.first.add(offset), shape.dim) }
+    }
+}
