@@ -1,6 +1,7 @@
 //! The fastest that multiply-adds can go: independent chains on registers, with each backend's own instructions.
 
-use std::{hint::black_box, time::Instant};
+use core::hint::black_box;
+use std::time::Instant;
 
 use simd_attention::Backend;
 

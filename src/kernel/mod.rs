@@ -14,10 +14,10 @@ pub(crate) fn multiply<S: Simd, const ROWS: usize, const COLS: usize>(
     left: impl Fn(usize, usize) -> f32,
 ) -> [[S::Vector; COLS]; ROWS] {
     for (t, right) in right.iter().enumerate() {
-        for i in 0..ROWS {
+        for (i, sum) in sum.iter_mut().enumerate() {
             let left = simd.splat(left(i, t));
             for c in 0..COLS {
-                sum[i][c] = simd.mul_add(left, right[c], sum[i][c]);
+                sum[c] = simd.mul_add(left, right[c], sum[c]);
             }
         }
     }
@@ -35,10 +35,10 @@ pub(crate) fn multiply_where<S: Simd, const ROWS: usize, const COLS: usize>(
 ) -> [[S::Vector; COLS]; ROWS] {
     for (t, right) in right.iter().enumerate() {
         let masks: [S::Mask; COLS] = core::array::from_fn(|c| mask(t, c));
-        for i in 0..ROWS {
+        for (i, sum) in sum.iter_mut().enumerate() {
             let left = simd.splat(left(i, t));
             for c in 0..COLS {
-                sum[i][c] = simd.select(masks[c], simd.mul_add(left, right[c], sum[i][c]), sum[i][c]);
+                sum[c] = simd.select(masks[c], simd.mul_add(left, right[c], sum[c]), sum[c]);
             }
         }
     }

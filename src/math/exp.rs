@@ -9,7 +9,7 @@ use crate::simd::Simd;
 const LOWEST: f32 = -127.0;
 
 /// Coefficients of `r^5` down to `r`; that of 1 is 1.
-const POLYNOMIAL: [f32; 5] = [0.001_326_47, 0.009_671_51, 0.055_507_34, 0.240_222_42, 0.693_146_98];
+const POLYNOMIAL: [f32; 5] = [0.001_326_47, 0.009_671_51, 0.055_507_34, 0.240_222_42, 0.693_147];
 
 /// `2^x` for `x <= 127`.
 ///
