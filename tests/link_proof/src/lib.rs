@@ -1,0 +1,138 @@
+//! The proof that no panic, no allocation and no operating system can be reached from the crate's entry points.
+//!
+//! Each entry point is exported from a shared library that is linked without any other library, and with no symbol left
+//! undefined. The panic handler calls a function that does not exist: the library links only if the optimiser and the
+//! linker's garbage collection have found every panic unreachable. Allocation would need a `#[global_allocator]`, and
+//! anything else the C library, of which only the five functions are here that any bare machine has. Nothing is ever run.
+//!
+//! Out of scope: `Debug` and `Display` (`core::fmt` itself can panic), and builds without optimisation, in which `core`'s own
+//! checks remain.
+
+#![no_std]
+
+use simd_attention::{Attention, Backend, Error, Kv, Output, Shape, Strides, View, ViewMut, Work, reference, scratch_len};
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    unsafe extern "C" {
+        safe fn a_panic_is_reachable() -> !;
+    }
+    a_panic_is_reachable()
+}
+
+// What a bare machine has (and what `core`, built for unwinding, mentions). In assembly, as the optimiser would look into
+// a Rust function and conclude from what it does.
+core::arch::global_asm!(
+    ".globl memcpy, memmove, memset, memcmp, bcmp, rust_eh_personality",
+    "memcpy: memmove: memset: memcmp: bcmp: rust_eh_personality:",
+);
+
+/// Exports functions by their names, with all that they call.
+macro_rules! entry_points {
+    ($(fn $name:ident $(<$life:lifetime>)? ($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            pub fn $name $(<$life>)? ($($argument: $type),*) $(-> $result)? $body
+        )*
+    };
+}
+
+entry_points! {
+    fn view_matrix(data: &[f32], extents: [usize; 2]) -> Result<View<'_, f32>, Error> {
+        View::matrix(data, extents)
+    }
+    fn view_heads_first(data: &[f32], extents: [usize; 4]) -> Result<View<'_, f32>, Error> {
+        View::heads_first(data, extents)
+    }
+    fn view_tokens_first(data: &[f32], extents: [usize; 4]) -> Result<View<'_, f32>, Error> {
+        View::tokens_first(data, extents)
+    }
+    fn view_strided(data: &[f32], shape: Shape, strides: Strides) -> Result<View<'_, f32>, Error> {
+        View::strided(data, shape, strides)
+    }
+
+    fn view_mut_matrix(data: &mut [f32], extents: [usize; 2]) -> Result<ViewMut<'_, f32>, Error> {
+        ViewMut::matrix(data, extents)
+    }
+    fn view_mut_heads_first(data: &mut [f32], extents: [usize; 4]) -> Result<ViewMut<'_, f32>, Error> {
+        ViewMut::heads_first(data, extents)
+    }
+    fn view_mut_tokens_first(data: &mut [f32], extents: [usize; 4]) -> Result<ViewMut<'_, f32>, Error> {
+        ViewMut::tokens_first(data, extents)
+    }
+    fn view_mut_strided(data: &mut [f32], shape: Shape, strides: Strides) -> Result<ViewMut<'_, f32>, Error> {
+        ViewMut::strided(data, shape, strides)
+    }
+
+    fn kv_new<'a>(keys: View<'a, f32>, values: View<'a, f32>) -> Result<Kv<'a, f32>, Error> {
+        Kv::new(keys, values)
+    }
+
+    // Scale, mask and backend are run-time values of `attention`, the log-sum-exp one of `out`: these cover them all.
+    fn attention_forward<'a>(
+        attention: &Attention,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        attention.forward(q, kv, out, scratch)
+    }
+    fn attention_prepare<'a>(
+        attention: &Attention,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+    ) -> Result<Work<'a>, Error> {
+        attention.prepare(q, kv, out)
+    }
+    fn work_units(work: &Work<'_>) -> usize {
+        work.units()
+    }
+    fn work_scratch_len(work: &Work<'_>) -> usize {
+        work.scratch_len()
+    }
+    fn work_run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), Error> {
+        work.run(scratch)
+    }
+
+    fn scratch_length(head_dim: usize, value_dim: usize) -> usize {
+        scratch_len(head_dim, value_dim)
+    }
+    fn backend_best() -> Backend {
+        Backend::best()
+    }
+    fn backend_is_available(backend: Backend) -> bool {
+        backend.is_available()
+    }
+
+    fn reference_forward(
+        attention: &Attention,
+        q: View<'_, f32>,
+        kv: Kv<'_, f32>,
+        out: ViewMut<'_, f64>,
+        lse: Option<&mut [f64]>,
+    ) -> Result<(), Error> {
+        reference::forward(attention, q, kv, out, lse)
+    }
+    fn view_mut_strided_f64(data: &mut [f64], shape: Shape, strides: Strides) -> Result<ViewMut<'_, f64>, Error> {
+        ViewMut::strided(data, shape, strides)
+    }
+}
+
+/// Negative control: a panic that can be reached.
+#[cfg(feature = "panics")]
+#[unsafe(no_mangle)]
+pub fn panics(data: &[f32], i: usize) -> f32 {
+    data[i]
+}
+
+#[cfg(feature = "allocates")]
+extern crate alloc;
+
+/// Negative control: an allocation.
+#[cfg(feature = "allocates")]
+#[unsafe(no_mangle)]
+pub fn allocates(data: &[f32]) -> alloc::boxed::Box<[f32]> {
+    data.into()
+}
