@@ -1,6 +1,6 @@
 //! Every precondition, checked once: raw arguments become a [`Problem`], on which nothing can fail any more.
 
-use core::f64::consts::LOG2_E;
+use core::{f64::consts::LOG2_E, num::NonZeroUsize};
 
 use crate::{
     Attention, Error, Kv, Output, Shape, View, ViewMut, attention::Causal, error::Operand, kv::expect_shape,
@@ -15,7 +15,7 @@ pub(crate) struct Problem<'a> {
     /// `[batch, q_heads, q_len, 1]`
     pub(crate) lse: Option<SharedRows<'a, f32>>,
     /// Query heads that share one key/value head.
-    pub(crate) group: usize,
+    pub(crate) group: NonZeroUsize,
     /// `scale * log2(e)`
     pub(crate) scale: f32,
     /// Query `i` sees the keys `j <= i + offset`.
@@ -65,12 +65,12 @@ pub(crate) fn problem<'a>(
 }
 
 /// How many query heads share one key/value head.
-pub(crate) fn shapes(q: Shape, k: Shape, v: Shape, out: Shape) -> Result<usize, Error> {
+pub(crate) fn shapes(q: Shape, k: Shape, v: Shape, out: Shape) -> Result<NonZeroUsize, Error> {
     expect_shape(Operand::Key, Shape { batch: q.batch, dim: q.dim, ..k }, k)?;
     expect_shape(Operand::Output, Shape { dim: v.dim, ..q }, out)?;
     match q.heads.checked_rem(k.heads) {
-        Some(0) => Ok(q.heads / k.heads),
-        None if q.heads == 0 => Ok(1),
+        Some(0) => Ok(NonZeroUsize::new(q.heads / k.heads).unwrap_or(NonZeroUsize::MIN)),
+        None if q.heads == 0 => Ok(NonZeroUsize::MIN),
         _ => Err(Error::HeadsNotDivisible { q_heads: q.heads, kv_heads: k.heads }),
     }
 }

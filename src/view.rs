@@ -67,18 +67,14 @@ impl Strides {
         if shape.has_no_rows() {
             return Ok(());
         }
-        let mut axes = [
-            (self.batch, shape.batch, Axis::Batch),
-            (self.heads, shape.heads, Axis::Heads),
-            (self.len, shape.len, Axis::Len),
-        ];
-        for (a, b) in [(0, 1), (1, 2), (0, 1)] {
-            if axes[b].0 < axes[a].0 {
-                axes.swap(a, b);
-            }
-        }
+        let a = (self.batch, shape.batch, Axis::Batch);
+        let b = (self.heads, shape.heads, Axis::Heads);
+        let c = (self.len, shape.len, Axis::Len);
+        let (a, b) = by_stride(a, b);
+        let (b, c) = by_stride(b, c);
+        let (a, b) = by_stride(a, b);
         let mut span = shape.dim;
-        for (stride, extent, axis) in axes {
+        for (stride, extent, axis) in [a, b, c] {
             if extent > 1 {
                 if stride < span {
                     return Err(Error::OverlappingRows { axis, required: span, actual: stride });
@@ -89,6 +85,11 @@ impl Strides {
         }
         Ok(())
     }
+}
+
+/// Two axes `(stride, ..)`, the smaller stride first.
+fn by_stride<A>(a: (usize, usize, A), b: (usize, usize, A)) -> ((usize, usize, A), (usize, usize, A)) {
+    if b.0 < a.0 { (b, a) } else { (a, b) }
 }
 
 /// Shape and strides of a tensor whose axes lie in memory in the order `[batch, heads, len, dim]`.

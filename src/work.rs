@@ -1,5 +1,7 @@
 //! A computation split into independent units, to be run from any number of threads.
 
+use core::num::NonZeroUsize;
+
 use crate::{
     Error,
     kernel::prefill::Block,
@@ -102,13 +104,16 @@ impl<'a> Work<'a> {
     }
 
     fn run_unit(&self, unit: usize, scratch: &mut [f32]) {
-        let Self { problem, blocks, vectors, lanes, .. } = self;
+        let Self { ref problem, vectors, lanes, .. } = *self;
         let q = problem.queries.shape();
+        // Without blocks or heads there would be no unit; the compiler is told, as it would keep a panic for division by zero.
+        let (Some(blocks), Some(heads)) = (NonZeroUsize::new(self.blocks), NonZeroUsize::new(q.heads)) else { return };
         let (head, block) = (unit / blocks, unit % blocks);
-        let (batch, head) = (head / q.heads, head % q.heads);
+        let (batch, head) = (head / heads, head % heads);
         // The last block first: under a causal mask it has the most keys, and the short ones even out the threads.
-        let block = blocks - 1 - block;
-        let vector = |block: usize| vectors * block / blocks;
+        let block = blocks.get() - 1 - block;
+        // Not `vectors * block / blocks`, whose product may overflow 32 bits.
+        let vector = |block: usize| vectors / blocks * block + block.min(vectors % blocks);
         let (first, cols) = (vector(block) * lanes, vector(block + 1) - vector(block));
         let rows = problem.queries.rows(batch, head).and_then(|rows| rows.range(first, cols * lanes));
         let Some(queries) = rows else { return };
