@@ -1,0 +1,123 @@
+//! Owned rank-4 tensors in any layout.
+
+use super::random::{Content, Random};
+use simd_attention::{Error, Shape, Strides, View, ViewMut};
+
+/// How a tensor `[batch, heads, len, dim]` lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Layout {
+    HeadsFirst,
+    TokensFirst,
+    /// One third of a fused projection, `[batch][token][query | key | value]`.
+    Fused,
+    /// Heads first, with this many unused elements after every row, twice as many after every head, and three times as many after every
+    /// sequence.
+    Padded(usize),
+    /// Heads first, repeated along some of `batch`, `heads` and `len`. Only to be read.
+    Broadcast([bool; 3]),
+}
+
+impl Layout {
+    pub fn strides(self, Shape { heads, len, dim, .. }: Shape) -> Strides {
+        let nested = |row: usize, gap: usize| {
+            let head = len * row + 2 * gap;
+            Strides { batch: heads * head + 3 * gap, heads: head, len: row }
+        };
+        match self {
+            Self::HeadsFirst => nested(dim, 0),
+            Self::TokensFirst => Strides { batch: len * heads * dim, heads: dim, len: heads * dim },
+            Self::Fused => Strides { batch: 3 * len * heads * dim, heads: dim, len: 3 * heads * dim },
+            Self::Padded(gap) => nested(dim + gap, gap),
+            Self::Broadcast([batch, heads, len]) => {
+                let once = nested(dim, 0);
+                let unless = |repeated: bool, stride: usize| if repeated { 0 } else { stride };
+                Strides {
+                    batch: unless(batch, once.batch),
+                    heads: unless(heads, once.heads),
+                    len: unless(len, once.len),
+                }
+            }
+        }
+    }
+}
+
+/// `[batch, head, token]`
+pub type Row = [usize; 3];
+
+#[derive(Clone, Debug)]
+pub struct Tensor<T> {
+    pub data: Vec<T>,
+    pub shape: Shape,
+    pub strides: Strides,
+}
+
+impl<T: Copy> Tensor<T> {
+    /// Just as long as shape and strides need.
+    pub fn filled(shape: Shape, layout: Layout, value: T) -> Self {
+        let strides = layout.strides(shape);
+        let mut tensor = Self { data: Vec::new(), shape, strides };
+        tensor.data = vec![value; tensor.span()];
+        tensor
+    }
+
+    /// Elements from the first to one past the last.
+    fn span(&self) -> usize {
+        self.rows().map(|row| self.start(row) + self.shape.dim).max().unwrap_or(0)
+    }
+
+    /// Every row, in the order of its index.
+    pub fn rows(&self) -> impl Iterator<Item = Row> + use<T> {
+        let Shape { batch, heads, len, .. } = self.shape;
+        (0..batch).flat_map(move |b| (0..heads).flat_map(move |h| (0..len).map(move |i| [b, h, i])))
+    }
+
+    fn start(&self, [b, h, i]: Row) -> usize {
+        b * self.strides.batch + h * self.strides.heads + i * self.strides.len
+    }
+
+    pub fn row(&self, row: Row) -> &[T] {
+        &self.data[self.start(row)..][..self.shape.dim]
+    }
+
+    pub fn row_mut(&mut self, row: Row) -> &mut [T] {
+        let start = self.start(row);
+        &mut self.data[start..][..self.shape.dim]
+    }
+
+    /// Where `row` is in [`rows`](Self::rows).
+    pub fn index(&self, [b, h, i]: Row) -> usize {
+        (b * self.shape.heads + h) * self.shape.len + i
+    }
+
+    pub fn view(&self) -> Result<View<'_, T>, Error> {
+        View::strided(&self.data, self.shape, self.strides)
+    }
+
+    pub fn view_mut(&mut self) -> Result<ViewMut<'_, T>, Error> {
+        ViewMut::strided(&mut self.data, self.shape, self.strides)
+    }
+
+    pub fn map(&self, f: impl Fn(T) -> T) -> Self {
+        Self { data: self.data.iter().map(|x| f(*x)).collect(), ..*self }
+    }
+}
+
+impl Tensor<f32> {
+    /// Random rows; whatever lies between them is NaN.
+    pub fn random(shape: Shape, layout: Layout, content: Content, random: &mut Random) -> Self {
+        let mut tensor = Self::filled(shape, layout, f32::NAN);
+        for row in tensor.rows() {
+            tensor.row_mut(row).fill_with(|| content.sample(random));
+        }
+        tensor
+    }
+
+    /// The elements that belong to no row.
+    pub fn gaps(&self) -> Vec<f32> {
+        let mut covered = vec![false; self.data.len()];
+        for row in self.rows() {
+            covered[self.start(row)..][..self.shape.dim].fill(true);
+        }
+        self.data.iter().zip(covered).filter(|(_, covered)| !covered).map(|(x, _)| *x).collect()
+    }
+}

@@ -1,0 +1,222 @@
+//! The sizes at which something in a kernel begins or ends: one less, just as many, one more.
+//!
+//! Lanes are 4, 8 or 16 queries; a block is 1 to 4 vectors of them; a register tile has up to 16 keys, or columns of values; a tile of keys
+//! has 64 to 256. The table covers every backend's sizes on each backend, so it need not know them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Layout, Mask, Plan, check};
+
+/// The product of its columns.
+struct Edge {
+    reason: &'static str,
+    q_len: &'static [usize],
+    kv_len: &'static [usize],
+    /// `[head_dim, value_dim]`
+    dims: &'static [[usize; 2]],
+    masks: &'static [Mask],
+    /// `[batch, q_heads, kv_heads]`
+    heads: &'static [[usize; 3]],
+}
+
+const DENSE_AND_CAUSAL: &[Mask] = &[Mask::Dense, Mask::Causal];
+
+/// Five queries, ten keys, one head of 8.
+const SMALL: Edge =
+    Edge { reason: "", q_len: &[5], kv_len: &[10], dims: &[[8, 8]], masks: &[Mask::Dense], heads: &[[1, 1, 1]] };
+
+const EDGES: &[Edge] = &[
+    Edge {
+        reason: "queries fill one vector of 4, 8 or 16 lanes",
+        q_len: &[1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17],
+        kv_len: &[1, 20],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
+        reason: "queries fill blocks of 2, 3 or 4 vectors of 4, 8 or 16 lanes, and begin the next",
+        q_len: &[11, 12, 13, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 129],
+        kv_len: &[100],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
+        reason: "keys fill register tiles of up to 16 rows",
+        q_len: &[3, 40],
+        kv_len: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
+        reason: "keys fill one tile, or several, and begin the next",
+        q_len: &[1, 17],
+        kv_len: &[63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 384, 385, 511, 512, 513],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
+        reason: "the diagonal runs through several tiles of keys",
+        q_len: &[50],
+        kv_len: &[300],
+        masks: &[
+            Mask::Offset(0),
+            Mask::Offset(14),
+            Mask::Offset(15),
+            Mask::Offset(16),
+            Mask::Offset(62),
+            Mask::Offset(63),
+            Mask::Offset(64),
+            Mask::Offset(100),
+            Mask::Offset(127),
+            Mask::Offset(128),
+            Mask::Offset(240),
+            Mask::Offset(255),
+            Mask::Offset(256),
+        ],
+        ..SMALL
+    },
+    Edge {
+        reason: "more queries than keys: whole blocks of empty rows, and blocks with some",
+        q_len: &[33, 70, 130],
+        kv_len: &[1, 5, 64, 65],
+        masks: &[Mask::Causal],
+        ..SMALL
+    },
+    Edge {
+        reason: "offsets about the first and last row and column, and as far out as they go",
+        q_len: &[20],
+        kv_len: &[70],
+        masks: &[
+            Mask::Offset(i64::MIN),
+            Mask::Offset(i64::MIN + 1),
+            Mask::Offset(-(1 << 32)),
+            Mask::Offset(-65_536),
+            Mask::Offset(-21),
+            Mask::Offset(-20),
+            Mask::Offset(-19),
+            Mask::Offset(-1),
+            Mask::Offset(0),
+            Mask::Offset(1),
+            Mask::Offset(49),
+            Mask::Offset(50),
+            Mask::Offset(51),
+            Mask::Offset(68),
+            Mask::Offset(69),
+            Mask::Offset(70),
+            Mask::Offset(65_536),
+            Mask::Offset(1 << 32),
+            Mask::Offset(i64::MAX - 1),
+            Mask::Offset(i64::MAX),
+        ],
+        ..SMALL
+    },
+    Edge {
+        reason: "head_dim and value_dim alike, at the edges of vectors and register tiles",
+        dims: &[
+            [1, 1],
+            [2, 2],
+            [3, 3],
+            [4, 4],
+            [5, 5],
+            [6, 6],
+            [7, 7],
+            [9, 9],
+            [15, 15],
+            [16, 16],
+            [17, 17],
+            [31, 31],
+            [32, 32],
+            [33, 33],
+            [63, 63],
+            [64, 64],
+            [65, 65],
+            [127, 127],
+            [128, 128],
+            [129, 129],
+            [256, 256],
+        ],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
+        reason: "head_dim and value_dim differ",
+        q_len: &[5, 33],
+        dims: &[[1, 40], [40, 1], [3, 17], [17, 3], [16, 15], [15, 16], [64, 80], [80, 64], [192, 128]],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
+        reason: "several sequences; heads of their own, shared in groups, and shared by all",
+        q_len: &[6, 50],
+        heads: &[[2, 1, 1], [1, 3, 3], [2, 4, 2], [2, 6, 2], [3, 5, 1]],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge { reason: "no key at all", q_len: &[1, 17, 50], kv_len: &[0], masks: DENSE_AND_CAUSAL, ..SMALL },
+    Edge { reason: "no query", q_len: &[0], kv_len: &[0, 1, 10], masks: DENSE_AND_CAUSAL, ..SMALL },
+    Edge {
+        reason: "no sequence, no head",
+        heads: &[[0, 1, 1], [0, 2, 1], [1, 0, 1], [1, 0, 0], [0, 0, 0]],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+];
+
+impl Edge {
+    fn plans(&self) -> impl Iterator<Item = Plan> {
+        self.q_len.iter().flat_map(move |&q_len| {
+            self.kv_len.iter().flat_map(move |&kv_len| {
+                self.dims.iter().flat_map(move |&dims| {
+                    self.masks.iter().flat_map(move |&mask| {
+                        self.heads.iter().map(move |&[batch, q_heads, kv_heads]| Plan {
+                            batch,
+                            q_heads,
+                            kv_heads,
+                            mask,
+                            ..Plan::new([q_len, kv_len], dims)
+                        })
+                    })
+                })
+            })
+        })
+    }
+}
+
+fn check_all(change: impl Fn(Plan) -> Plan) {
+    common::report_backends();
+    for edge in EDGES {
+        println!("{}: {} cases", edge.reason, edge.plans().count());
+        edge.plans().map(&change).for_each(|plan| check(&plan));
+    }
+}
+
+#[test]
+fn contiguous() {
+    check_all(|plan| plan);
+}
+
+/// Rows end where the storage's next element is not theirs: a load or store too wide is seen.
+#[test]
+fn padded() {
+    check_all(|plan| {
+        let padded = |(_, content)| (Layout::Padded(1), content);
+        Plan { q: padded(plan.q), k: padded(plan.k), v: padded(plan.v), out: Layout::Padded(1), ..plan }
+    });
+}
+
+/// Row after row of different heads.
+#[test]
+fn tokens_first() {
+    check_all(|plan| {
+        let tokens_first = |(_, content)| (Layout::TokensFirst, content);
+        Plan {
+            q: tokens_first(plan.q),
+            k: tokens_first(plan.k),
+            v: tokens_first(plan.v),
+            out: Layout::TokensFirst,
+            ..plan
+        }
+    });
+}
