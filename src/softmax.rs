@@ -1,6 +1,6 @@
 //! Stage 2: the online softmax of Milakov and Gimelshein (2018), in base 2.
 
-use crate::{math::exp::exp2, simd::Simd};
+use crate::simd::Simd;
 
 /// For each query: the largest score so far, and the sum of `2^(score - max)`.
 pub(crate) struct Softmax<S: Simd, const COLS: usize> {
@@ -16,8 +16,8 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         Self { simd, max: [simd.splat(f32::NEG_INFINITY); COLS], sum: [simd.splat(0.0); COLS] }
     }
 
-    /// Turns a tile of scores, whose maxima are `tile_max`, into weights. Returns the factor by which what was summed up
-    /// before is to be multiplied: exactly 1 for a query whose maximum did not move.
+    /// Turns a tile of scores, the largest of which are `tile_max`, into weights. Returns what is to be multiplied with all that
+    /// was summed up before: exactly 1 for a query whose maximum did not move.
     #[inline(always)]
     pub(crate) fn update(
         &mut self,
@@ -25,21 +25,18 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; COLS] {
         let simd = self.simd;
-        let lowest = simd.splat(f32::NEG_INFINITY);
         let zero = simd.splat(0.0);
-        let mut rescale = [zero; COLS];
-        let mut offset = [zero; COLS];
+        let (mut offset, mut rescale, mut sum) = ([zero; COLS], [zero; COLS], [zero; COLS]);
         for c in 0..COLS {
             let max = simd.max(self.max[c], tile_max[c]);
-            // A query that has seen no key: weights of 2^(-inf - 0), zero, instead of NaN.
-            offset[c] = simd.select(simd.less(lowest, max), max, zero);
-            rescale[c] = exp2(simd, simd.sub(self.max[c], offset[c]));
+            // Where no key has been seen: weights of 2^(-inf - 0), zero, instead of NaN.
+            offset[c] = simd.select(simd.less(simd.splat(f32::NEG_INFINITY), max), max, zero);
+            rescale[c] = simd.exp2(simd.sub(self.max[c], offset[c]));
             self.max[c] = max;
         }
-        let mut sum = [zero; COLS];
         for row in scores {
             for c in 0..COLS {
-                row[c] = exp2(simd, simd.sub(row[c], offset[c]));
+                row[c] = simd.exp2(simd.sub(row[c], offset[c]));
                 sum[c] = simd.add(sum[c], row[c]);
             }
         }
@@ -54,8 +51,12 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     pub(crate) fn normaliser(&self) -> [S::Vector; COLS] {
         let simd = self.simd;
         let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
-        // A sum that is not zero is at least near 1, or NaN, which stays.
-        self.sum.map(|sum| simd.select(simd.less(sum, simd.splat(0.5)), zero, simd.div(one, sum)))
+        let mut factor = self.sum;
+        for factor in &mut factor {
+            // A sum that is not zero is at least near 1, or NaN, which stays.
+            *factor = simd.select(simd.less(*factor, simd.splat(0.5)), zero, simd.div(one, *factor));
+        }
+        factor
     }
 
     /// Each query's maximum, a logarithm to base 2, and its sum.

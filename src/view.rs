@@ -286,6 +286,18 @@ impl<'a, T> Rows<'a, T> {
         self.first.wrapping_add(i * self.stride)
     }
 
+    /// Elements `t .. t + len` of row `i`.
+    ///
+    /// # Safety
+    ///
+    /// There are such: `i < self.len()` and `t + len <= self.dim()`.
+    #[inline(always)]
+    pub(crate) unsafe fn slice(&self, i: usize, t: usize, len: usize) -> &'a [T] {
+        debug_assert!(i < self.len && t + len <= self.dim);
+        // SAFETY: the caller promises that these elements exist; by the type's invariant they are readable for `'a`.
+        unsafe { core::slice::from_raw_parts(self.row_ptr(i).add(t), len) }
+    }
+
     /// Row `i`, or an empty slice where there is none.
     #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> &'a [T] {
@@ -310,26 +322,78 @@ pub(crate) struct SharedRows<'a, T> {
 
 // SAFETY: it stands for an exclusive borrow of a `[T]`, which may move to another thread if `T` may.
 unsafe impl<T: Send> Send for SharedRows<'_, T> {}
-// SAFETY: through a shared reference nothing is reached but by `row_mut`, whose callers promise that no row is in use
+// SAFETY: through a shared reference nothing is reached but by `rows_mut`, whose callers promise that no row is in use
 // twice at a time; that amounts to sending disjoint `&mut [T]` to other threads.
 unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
 
 impl<T> SharedRows<'_, T> {
-    /// One row to write, or an empty slice where there is none.
+    /// The rows `first .. first + len` of one head to write, cut to those that exist; `None` if none does.
     ///
     /// # Safety
     ///
-    /// While the slice lives, nobody else asks for the same row.
-    #[inline(always)]
-    #[expect(clippy::mut_from_ref, reason = "rows are disjoint, and the caller promises to ask for each once")]
-    pub(crate) unsafe fn row_mut(&self, batch: usize, head: usize, i: usize) -> &mut [T] {
+    /// While they live, nobody else asks for any of these rows.
+    #[inline]
+    pub(crate) unsafe fn rows_mut(
+        &self,
+        batch: usize,
+        head: usize,
+        first: usize,
+        len: usize,
+    ) -> Option<RowsMut<'_, T>> {
         let Self { shape, strides, .. } = *self;
-        if batch >= shape.batch || head >= shape.heads || i >= shape.len {
+        if batch >= shape.batch || head >= shape.heads || first >= shape.len || len == 0 {
+            return None;
+        }
+        let offset = batch * strides.batch + head * strides.heads + first * strides.len;
+        Some(RowsMut {
+            first: self.first.wrapping_add(offset),
+            stride: strides.len,
+            len: len.min(shape.len - first),
+            dim: shape.dim,
+            data: PhantomData,
+        })
+    }
+}
+
+/// Rows of one head to write: `len >= 1` of them, each of `dim` contiguous elements, no two of which share an element.
+///
+/// Invariant, from [`SharedRows`]: for `i < len` and `t < dim`, `first + i * stride + t` is this value's alone for `'a`.
+pub(crate) struct RowsMut<'a, T> {
+    first: *mut T,
+    stride: usize,
+    len: usize,
+    dim: usize,
+    data: PhantomData<&'a mut [T]>,
+}
+
+impl<T> RowsMut<'_, T> {
+    pub(crate) const fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) const fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Elements `t .. t + len` of row `i`.
+    ///
+    /// # Safety
+    ///
+    /// There are such: `i < self.len()` and `t + len <= self.dim()`.
+    #[inline(always)]
+    pub(crate) unsafe fn slice_mut(&mut self, i: usize, t: usize, len: usize) -> &mut [T] {
+        debug_assert!(i < self.len && t + len <= self.dim);
+        // SAFETY: the caller promises that these elements exist; by the type's invariant they are this value's alone.
+        unsafe { core::slice::from_raw_parts_mut(self.first.add(i * self.stride + t), len) }
+    }
+
+    /// Row `i`, or an empty slice where there is none.
+    #[inline(always)]
+    pub(crate) fn row_mut(&mut self, i: usize) -> &mut [T] {
+        if i >= self.len {
             return &mut [];
         }
-        let offset = batch * strides.batch + head * strides.heads + i * strides.len;
-        // SAFETY: the row is one that `shape` counts, so by the type's invariant it lies within the storage and apart
-        // from every other row; the caller promises that this one is not in use.
-        unsafe { core::slice::from_raw_parts_mut(self.first.add(offset), shape.dim) }
+        // SAFETY: `i < len`, so by the type's invariant `dim` elements are this value's there, and it is borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.first.add(i * self.stride), self.dim) }
     }
 }

@@ -59,8 +59,8 @@ fn columns<S: Simd, const ROWS: usize, const COLS: usize>(
     // SAFETY: there are as many rows as weights, and each column is one of the rows' `dim`.
     let value = |i, j| unsafe { *values.row_ptr(j).add(column(i)) };
     let full = seen_by_all.len();
-    let sum = multiply(simd, [[simd.splat(-0.0); COLS]; ROWS], seen_by_all, value);
-    multiply_where(simd, sum, seen_by_some, |i, j| value(i, full + j), |j, c| visible.lanes(simd, full + j, c))
+    let sum = multiply(simd, [[simd.splat(-0.0); COLS]; ROWS], value, seen_by_all);
+    multiply_where(simd, sum, |i, j| value(i, full + j), seen_by_some, |j| visible.lanes(simd, full + j))
 }
 
 /// `output = output * rescale + sum`

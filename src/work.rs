@@ -120,16 +120,17 @@ impl<'a> Work<'a> {
 
         let kv_head = head / problem.group;
         let (keys, values) = (problem.kv.keys.rows(batch, kv_head), problem.kv.values.rows(batch, kv_head));
+        // SAFETY: each unit is taken once, and no two units have a row in common.
+        let output = unsafe { problem.output.rows_mut(batch, head, first, queries.len()) };
+        let Some(output) = output else { return };
         let block = Block {
             queries,
             kv: keys.zip(values),
-            value_dim: problem.kv.values.shape().dim,
             reach: problem.reach(first, queries.len()),
             scale: problem.scale,
-            // SAFETY: each unit is taken once, and the block asks for each of its rows once at a time.
-            output: |i| unsafe { problem.output.row_mut(batch, head, first + i) },
+            output,
             // SAFETY: as above.
-            lse: problem.lse.as_ref().map(|lse| move |i| unsafe { lse.row_mut(batch, head, first + i) }),
+            lse: problem.lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, head, first, queries.len()) }),
             scratch,
         };
         with_simd!(problem.backend, simd => simd.run(cols, block));

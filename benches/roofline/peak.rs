@@ -1,24 +1,31 @@
 //! The fastest that multiply-adds can go: independent chains on registers, with each backend's own instructions.
 
 use core::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use simd_attention::Backend;
 
-/// GFLOP/s of one thread, over a few milliseconds.
-pub fn gflops(backend: Backend) -> f64 {
-    const STEPS: usize = 1 << 18;
-    let start = Instant::now();
-    let flops = match backend {
+/// GFLOP/s of one thread, over at least this time: as long as what it is compared with, so that whatever else the machine
+/// does takes its share of both.
+pub fn gflops(backend: Backend, time: Duration) -> f64 {
+    let (mut flops, start) = (0, Instant::now());
+    while start.elapsed() < time || flops == 0 {
+        flops += run(backend, 1 << 16);
+    }
+    flops as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// Runs some steps and returns the floating-point operations they had.
+fn run(backend: Backend, steps: usize) -> usize {
+    match backend {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers measure only backends that are available, so the CPU has the features.
-        Backend::Avx512 => unsafe { avx512(STEPS) },
+        Backend::Avx512 => unsafe { avx512(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Backend::Avx2 => unsafe { avx2(STEPS) },
-        _ => portable(STEPS),
-    };
-    flops as f64 / start.elapsed().as_secs_f64() / 1e9
+        Backend::Avx2 => unsafe { avx2(steps) },
+        _ => portable(steps),
+    }
 }
 
 /// The loops differ in nothing but their vectors: `chains` of `x = x * a + b` that converge, so that no value is subnormal.

@@ -125,13 +125,14 @@ impl Shape {
         let (mut rates, mut peaks) = (Vec::new(), Vec::new());
         let start = Instant::now();
         while start.elapsed().as_secs_f64() < seconds || rates.len() < 5 {
-            peaks.push(peak::gflops(self.backend) * threads as f64);
             let (mut calls, round) = (0, Instant::now());
             while round.elapsed() < Duration::from_millis(10) {
                 call().map_err(text)?;
                 calls += 1;
             }
-            rates.push(flops * f64::from(calls) / round.elapsed().as_secs_f64() / 1e9);
+            let time = round.elapsed();
+            rates.push(flops * f64::from(calls) / time.as_secs_f64() / 1e9);
+            peaks.push(peak::gflops(self.backend, time) * threads as f64);
         }
         self.check(&q, kv, &out)?;
         Ok(Line { shape: *self, gflops: median(rates), peak: median(peaks) })

@@ -4,14 +4,14 @@ pub(crate) mod prefill;
 
 use crate::simd::Simd;
 
-/// `sum[i][c] += left(i, t) * right[t][c]` for every `t`: a register tile of a matrix product whose left factor is read one
+/// `sum[i][c] += left(i, t) * right[t][c]` for each `t`: a register tile of a matrix product whose left factor is read one
 /// element at a time, in whatever order it lies in memory.
 #[inline(always)]
 pub(crate) fn multiply<S: Simd, const ROWS: usize, const COLS: usize>(
     simd: S,
     mut sum: [[S::Vector; COLS]; ROWS],
-    right: &[[S::Vector; COLS]],
     left: impl Fn(usize, usize) -> f32,
+    right: &[[S::Vector; COLS]],
 ) -> [[S::Vector; COLS]; ROWS] {
     for (t, right) in right.iter().enumerate() {
         for (i, sum) in sum.iter_mut().enumerate() {
@@ -24,21 +24,21 @@ pub(crate) fn multiply<S: Simd, const ROWS: usize, const COLS: usize>(
     sum
 }
 
-/// As [`multiply`], but leaving `sum[i][c]` as it is in the lanes where `mask(t, c)` is false.
+/// As [`multiply`], but leaving `sum[i][c]` as it is in the lanes where `mask(t)[c]` is false.
 #[inline(always)]
 pub(crate) fn multiply_where<S: Simd, const ROWS: usize, const COLS: usize>(
     simd: S,
     mut sum: [[S::Vector; COLS]; ROWS],
-    right: &[[S::Vector; COLS]],
     left: impl Fn(usize, usize) -> f32,
-    mask: impl Fn(usize, usize) -> S::Mask,
+    right: &[[S::Vector; COLS]],
+    mask: impl Fn(usize) -> [S::Mask; COLS],
 ) -> [[S::Vector; COLS]; ROWS] {
     for (t, right) in right.iter().enumerate() {
-        let masks: [S::Mask; COLS] = core::array::from_fn(|c| mask(t, c));
+        let mask = mask(t);
         for (i, sum) in sum.iter_mut().enumerate() {
             let left = simd.splat(left(i, t));
             for c in 0..COLS {
-                sum[c] = simd.select(masks[c], simd.mul_add(left, right[c], sum[c]), sum[c]);
+                sum[c] = simd.select(mask[c], simd.mul_add(left, right[c], sum[c]), sum[c]);
             }
         }
     }

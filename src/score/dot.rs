@@ -30,11 +30,13 @@ pub(crate) fn tile<S: Simd, const ROWS: usize, const COLS: usize>(
         let rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr((j + i).min(keys.len() - 1)));
         let zero = [[simd.splat(0.0); COLS]; ROWS];
         // SAFETY: `t < queries.len()`, which is `head_dim`, the length of each row.
-        *group = multiply(simd, zero, queries, |i, t| unsafe { *rows[i].add(t) });
+        let key = |i: usize, t| unsafe { *rows[i].add(t) };
+        *group = multiply(simd, zero, key, queries);
         if j + ROWS > visible.full {
             for (i, row) in group.iter_mut().enumerate() {
-                for (c, score) in row.iter_mut().enumerate() {
-                    *score = simd.select(visible.lanes(simd, j + i, c), *score, nothing);
+                let lanes = visible.lanes(simd, j + i);
+                for (score, lanes) in row.iter_mut().zip(lanes) {
+                    *score = simd.select(lanes, *score, nothing);
                 }
             }
         }

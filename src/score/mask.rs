@@ -35,10 +35,10 @@ impl Reach {
         // Exact in f32: past these bounds all queries of a block see all keys of the tile, or none.
         let bound = i64::from(u16::MAX);
         let first_end = self.first_end.saturating_sub(start as i64).clamp(-bound, bound);
-        let ends = core::array::from_fn(|c| {
-            let first_lane = simd.splat((first_end + (c * S::LANES) as i64) as f32);
-            simd.add(first_lane, simd.iota())
-        });
+        let mut ends = [simd.iota(); COLS];
+        for (c, ends) in ends.iter_mut().enumerate() {
+            *ends = simd.add(simd.splat((first_end + (c * S::LANES) as i64) as f32), *ends);
+        }
         Visible { full, ends }
     }
 }
@@ -51,9 +51,14 @@ pub(crate) struct Visible<S: Simd, const COLS: usize> {
 }
 
 impl<S: Simd, const COLS: usize> Visible<S, COLS> {
-    /// The queries of column `c` that see key `j` of the tile.
+    /// The queries that see key `j` of the tile.
     #[inline(always)]
-    pub(crate) fn lanes(&self, simd: S, j: usize, c: usize) -> S::Mask {
-        simd.less(simd.splat(j as f32), self.ends[c])
+    pub(crate) fn lanes(&self, simd: S, j: usize) -> [S::Mask; COLS] {
+        let j = simd.splat(j as f32);
+        let mut lanes = [simd.less(j, j); COLS];
+        for (lanes, ends) in lanes.iter_mut().zip(&self.ends) {
+            *lanes = simd.less(j, *ends);
+        }
+        lanes
     }
 }

@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{Kernel, Simd};
+use crate::math::exp::polynomial;
 
 cpufeatures::new!(cpu, "avx2", "fma");
 
@@ -129,17 +130,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn round(self, x: __m256) -> __m256 {
+    fn exp2(self, x: __m256) -> __m256 {
+        // The power of -127 comes out as zero. In this order, a NaN in `x` stays.
+        let x = self.max(self.splat(-127.0), x);
         // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
-    }
-
-    #[inline(always)]
-    fn scale_by_power(self, x: __m256, n: __m256) -> __m256 {
+        let n = unsafe { _mm256_floor_ps(x) };
+        let power = polynomial(self, self.sub(x, n));
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe {
             let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));
-            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent))
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(power), exponent))
         }
     }
 
@@ -172,7 +172,8 @@ fn transpose(m: &mut [__m256; 8]) {
     }
     // m[4 g + k]: column 4 h + k of rows 4 g .. 4 g + 4 in half h.
     for g in 0..2 {
-        let [a, b, c, d] = [4 * g, 4 * g + 1, 4 * g + 2, 4 * g + 3].map(|i| _mm256_castps_pd(t[i]));
+        let (a, b) = (_mm256_castps_pd(t[4 * g]), _mm256_castps_pd(t[4 * g + 1]));
+        let (c, d) = (_mm256_castps_pd(t[4 * g + 2]), _mm256_castps_pd(t[4 * g + 3]));
         m[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
         m[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
         m[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));

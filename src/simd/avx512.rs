@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{Kernel, Simd};
+use crate::math::exp::polynomial;
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
 
@@ -115,15 +116,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn round(self, x: __m512) -> __m512 {
+    fn exp2(self, x: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
+        let fraction = unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x) };
+        // This multiplies by 2^floor(x), and takes care of what is out of range: the fraction of an infinity is zero.
         // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
-    }
-
-    #[inline(always)]
-    fn scale_by_power(self, x: __m512, n: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_scalef_ps(x, n) }
+        unsafe { _mm512_scalef_ps(polynomial(self, fraction), x) }
     }
 
     #[inline(always)]
@@ -155,7 +153,8 @@ fn transpose(m: &mut [__m512; 16]) {
     }
     // m[4 g + k]: column 4 q + k of rows 4 g .. 4 g + 4 in quarter q.
     for g in 0..4 {
-        let [a, b, c, d] = [4 * g, 4 * g + 1, 4 * g + 2, 4 * g + 3].map(|i| _mm512_castps_pd(t[i]));
+        let (a, b) = (_mm512_castps_pd(t[4 * g]), _mm512_castps_pd(t[4 * g + 1]));
+        let (c, d) = (_mm512_castps_pd(t[4 * g + 2]), _mm512_castps_pd(t[4 * g + 3]));
         m[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
         m[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
         m[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));

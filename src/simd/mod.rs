@@ -74,12 +74,9 @@ pub(crate) trait Simd: Copy {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// The nearest integer, for `|x| <= 2^22`.
-    fn round(self, x: Self::Vector) -> Self::Vector;
-
-    /// `x * 2^n`, for `x` in `1/2 ..= 2` and integral `n` in `-127 ..= 127`; less than `f32::MIN_POSITIVE` off where the result would be
-    /// subnormal, and zero for `n = -127, x = 1`.
-    fn scale_by_power(self, x: Self::Vector, n: Self::Vector) -> Self::Vector;
+    /// `2^x` for `x <= 127`, by [`polynomial`](crate::math::exp::polynomial), whose accuracy it has: `x` divided into its
+    /// floor and the rest in the way that is cheapest here.
+    fn exp2(self, x: Self::Vector) -> Self::Vector;
 
     /// `LANES` vectors of zeros.
     fn zeros(self) -> Self::Square;

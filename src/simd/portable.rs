@@ -1,6 +1,7 @@
 //! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
 
 use super::{Kernel, Simd};
+use crate::math::exp::polynomial;
 
 #[cfg(target_feature = "avx512f")]
 mod width {
@@ -108,17 +109,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn round(self, x: Floats) -> Floats {
-        // At this magnitude the spacing of f32 is one.
-        let magic = Floats::splat(12_582_912.0);
-        (x + magic) - magic
-    }
-
-    #[inline(always)]
-    fn scale_by_power(self, x: Floats, n: Floats) -> Floats {
-        // Read as an integer, this sum ends in `n`; all above its low nine bits is shifted out.
-        let n: Ints = bits(n + Floats::splat(12_582_912.0));
-        floats(bits(x) + (n << 23))
+    fn exp2(self, x: Floats) -> Floats {
+        // Any `x` from here down to -127 has the power zero. In this order, a NaN in `x` stays.
+        let x = self.max(self.splat(-126.75), x);
+        // At this magnitude the spacing of f32 is one: the sum is rounded to an integer, and its bits end in that integer, here
+        // the exponent's bits of 2^n. The integer nearest to `x` less the f32 below 1/2 is the floor of `x`, or one less where
+        // `x` is an integer other than 0.
+        let magic = self.splat(12_582_912.0 + 127.0);
+        let shifted = (x - self.splat(0.5f32.next_down())) + magic;
+        polynomial(self, x - (shifted - magic)) * floats(bits(shifted) << 23)
     }
 
     #[inline(always)]
