@@ -1,0 +1,292 @@
+//! Every precondition: what is wrong is told exactly, before anything is written.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Answer, Case, Layout, MARKER, Plan, Tensor};
+use simd_attention::{
+    Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Strides, View, ViewMut, reference, scratch_len,
+};
+
+const SHAPE: Shape = Shape { batch: 2, heads: 3, len: 4, dim: 5 };
+const STRIDES: Strides = Strides { batch: 60, heads: 20, len: 5 };
+const STORAGE: usize = 120;
+
+/// The error of viewing `len` elements, which a view to read and one to write agree about.
+#[track_caller]
+fn view_error(len: usize, shape: Shape, strides: Strides) -> Option<Error> {
+    let mut data = vec![0.0f32; len];
+    let read = View::strided(&data, shape, strides).err();
+    let write = ViewMut::strided(&mut data, shape, strides).err();
+    assert_eq!(read, write);
+    read
+}
+
+#[test]
+fn storage_too_short() {
+    assert_eq!(view_error(STORAGE, SHAPE, STRIDES), None);
+    for actual in [0, 1, STORAGE - 1] {
+        assert_eq!(view_error(actual, SHAPE, STRIDES), Some(Error::StorageTooShort { required: STORAGE, actual }));
+    }
+    // Up to the last row's end, not to where the next would begin.
+    let padded = Strides { batch: 1000, heads: 100, len: 10 };
+    let required = 1000 + 2 * 100 + 3 * 10 + 5;
+    assert_eq!(view_error(required, SHAPE, padded), None);
+    assert_eq!(
+        view_error(required - 1, SHAPE, padded),
+        Some(Error::StorageTooShort { required, actual: required - 1 })
+    );
+    assert_eq!(View::matrix(&[0.0; 5], [2, 3]).unwrap_err(), Error::StorageTooShort { required: 6, actual: 5 });
+    let too_short = ViewMut::tokens_first(&mut [0.0; 119], [2, 4, 3, 5]).unwrap_err();
+    assert_eq!(too_short, Error::StorageTooShort { required: STORAGE, actual: 119 });
+}
+
+#[test]
+fn nothing_is_needed_where_there_are_no_rows() {
+    for shape in [Shape { batch: 0, ..SHAPE }, Shape { heads: 0, ..SHAPE }, Shape { len: 0, ..SHAPE }] {
+        assert_eq!(view_error(0, shape, STRIDES), None);
+        assert_eq!(view_error(0, shape, Strides { batch: usize::MAX, heads: usize::MAX, len: 0 }), None);
+    }
+}
+
+#[test]
+fn zero_dim() {
+    assert_eq!(view_error(STORAGE, Shape { dim: 0, ..SHAPE }, STRIDES), Some(Error::ZeroDim));
+    assert_eq!(View::<f32>::matrix(&[], [0, 0]).unwrap_err(), Error::ZeroDim);
+}
+
+#[test]
+fn size_overflow() {
+    let overflow =
+        |shape, strides| assert_eq!(view_error(STORAGE, shape, strides), Some(Error::SizeOverflow { shape }));
+    for huge in [usize::MAX, usize::MAX / 2, isize::MAX as usize] {
+        overflow(SHAPE, Strides { batch: huge, ..STRIDES });
+        overflow(SHAPE, Strides { heads: huge, ..STRIDES });
+        overflow(SHAPE, Strides { len: huge, ..STRIDES });
+        overflow(Shape { dim: huge, ..SHAPE }, STRIDES);
+        overflow(Shape { batch: huge, ..SHAPE }, STRIDES);
+        overflow(Shape { heads: huge, ..SHAPE }, STRIDES);
+        overflow(Shape { len: huge, ..SHAPE }, STRIDES);
+    }
+    let data = [0.0f32; 1];
+    for extents @ [batch, heads, len, dim] in
+        [[1, 1, usize::MAX, 2], [1, usize::MAX, 2, 1], [usize::MAX, 2, 1, 1], [1 << 20, 1 << 20, 1 << 20, 1 << 20]]
+    {
+        let shape = Shape { batch, heads, len, dim };
+        assert_eq!(View::heads_first(&data, extents).unwrap_err(), Error::SizeOverflow { shape });
+        let shape = Shape { batch, heads: len, len: heads, dim };
+        assert_eq!(View::tokens_first(&data, extents).unwrap_err(), Error::SizeOverflow { shape });
+    }
+}
+
+/// More queries than a `usize` counts, all of them the same.
+#[test]
+fn size_overflow_of_the_queries() {
+    let half = 1 << (usize::BITS / 2);
+    let shape = Shape { batch: half, heads: half, len: 0, dim: 1 };
+    let nowhere = Strides { batch: 0, heads: 0, len: 0 };
+    let view = View::strided(&[0.0f32; 1], shape, nowhere).unwrap();
+    let mut out = [0.0f32; 1];
+    let out = ViewMut::strided(&mut out, shape, nowhere).unwrap();
+    let result = Attention::new().prepare(view, Kv::new(view, view).unwrap(), out);
+    assert_eq!(result.err(), Some(Error::SizeOverflow { shape }));
+}
+
+#[test]
+fn overlapping_rows() {
+    let error = |strides| {
+        let mut data = [0.0f32; 1000];
+        ViewMut::strided(&mut data, SHAPE, strides).err()
+    };
+    let overlap = |axis, required, actual| Some(Error::OverlappingRows { axis, required, actual });
+    assert_eq!(error(STRIDES), None);
+    assert_eq!(error(Strides { len: 4, ..STRIDES }), overlap(Axis::Len, 5, 4));
+    assert_eq!(error(Strides { len: 0, ..STRIDES }), overlap(Axis::Len, 5, 0));
+    assert_eq!(error(Strides { heads: 19, ..STRIDES }), overlap(Axis::Heads, 20, 19));
+    assert_eq!(error(Strides { batch: 59, ..STRIDES }), overlap(Axis::Batch, 60, 59));
+    // Heads within a token, tokens within a sequence.
+    let tokens_first = Strides { batch: 60, heads: 5, len: 15 };
+    assert_eq!(error(tokens_first), None);
+    assert_eq!(error(Strides { len: 14, ..tokens_first }), overlap(Axis::Len, 15, 14));
+    assert_eq!(error(Strides { heads: 4, ..tokens_first }), overlap(Axis::Heads, 5, 4));
+    // Two axes of one stride.
+    assert_eq!(error(Strides { batch: 60, heads: 5, len: 5 }), overlap(Axis::Len, 15, 5));
+    // An axis of one element may have any stride.
+    let single = Shape { batch: 1, heads: 1, ..SHAPE };
+    let strides = Strides { batch: 0, heads: 1, len: 5 };
+    assert!(ViewMut::strided(&mut [0.0f32; 20], single, strides).is_ok());
+}
+
+/// A call in which everything fits: 4 query heads over 2, 6 queries, 7 keys, dimensions 3 and 5.
+fn fitting() -> Case {
+    Plan { batch: 2, q_heads: 4, kv_heads: 2, ..Plan::new([6, 7], [3, 5]) }.case()
+}
+
+/// The error of a call on each backend and of the reference, none of which may have written anything.
+#[track_caller]
+fn call_error(case: &Case) -> Error {
+    let errors: Vec<Error> = Backend::available().map(|backend| backend_error(case, backend)).collect();
+    let reference = case.try_reference().unwrap_err();
+    // As text, since a scale of NaN does not equal itself.
+    errors.iter().for_each(|error| assert_eq!(format!("{error:?}"), format!("{reference:?}")));
+    reference
+}
+
+#[track_caller]
+fn backend_error(case: &Case, backend: Backend) -> Error {
+    let mut answer = case.blank();
+    let error = case.prepare(backend, &mut answer).err().unwrap_or_else(|| panic!("{backend}: no error"));
+    assert_unwritten(&answer);
+    error
+}
+
+#[track_caller]
+fn assert_unwritten(answer: &Answer<f32>) {
+    assert!(answer.out.data.iter().chain(&answer.lse).all(|x| *x == MARKER));
+}
+
+fn zeros(shape: Shape) -> Tensor<f32> {
+    Tensor::filled(shape, Layout::HeadsFirst, 0.0)
+}
+
+fn mismatch(operand: Operand, axis: Axis, expected: usize, actual: usize) -> Error {
+    Error::ShapeMismatch { operand, axis, expected, actual }
+}
+
+#[test]
+fn shape_mismatch_of_keys_and_values() {
+    let error = |shape| {
+        let (keys, values) = (zeros(SHAPE), zeros(shape));
+        Kv::new(keys.view().unwrap(), values.view().unwrap()).err()
+    };
+    assert_eq!(error(SHAPE), None);
+    assert_eq!(error(Shape { dim: 9, ..SHAPE }), None);
+    assert_eq!(error(Shape { batch: 3, ..SHAPE }), Some(mismatch(Operand::Value, Axis::Batch, 2, 3)));
+    assert_eq!(error(Shape { heads: 1, ..SHAPE }), Some(mismatch(Operand::Value, Axis::Heads, 3, 1)));
+    assert_eq!(error(Shape { len: 5, ..SHAPE }), Some(mismatch(Operand::Value, Axis::Len, 4, 5)));
+}
+
+#[test]
+fn shape_mismatch_of_queries_and_keys() {
+    let error = |batch, dim| {
+        let case = fitting();
+        let (k, v) = (Shape { batch, dim, ..case.k.shape }, Shape { batch, ..case.v.shape });
+        call_error(&Case { k: zeros(k), v: zeros(v), ..case })
+    };
+    assert_eq!(error(1, 3), mismatch(Operand::Key, Axis::Batch, 2, 1));
+    assert_eq!(error(2, 4), mismatch(Operand::Key, Axis::Dim, 3, 4));
+}
+
+#[test]
+fn shape_mismatch_of_the_output() {
+    let shape = fitting().out.shape;
+    let error = |shape| call_error(&Case { out: Tensor::filled(shape, Layout::HeadsFirst, MARKER), ..fitting() });
+    assert_eq!(error(Shape { batch: 1, ..shape }), mismatch(Operand::Output, Axis::Batch, 2, 1));
+    assert_eq!(error(Shape { heads: 2, ..shape }), mismatch(Operand::Output, Axis::Heads, 4, 2));
+    assert_eq!(error(Shape { len: 7, ..shape }), mismatch(Operand::Output, Axis::Len, 6, 7));
+    assert_eq!(error(Shape { dim: 3, ..shape }), mismatch(Operand::Output, Axis::Dim, 5, 3));
+}
+
+#[test]
+fn heads_not_divisible() {
+    let error = |q_heads, kv_heads| call_error(&Plan { q_heads, kv_heads, ..Plan::new([6, 7], [3, 5]) }.case());
+    for (q_heads, kv_heads) in [(4, 3), (2, 4), (1, 2), (3, 0)] {
+        assert_eq!(error(q_heads, kv_heads), Error::HeadsNotDivisible { q_heads, kv_heads });
+    }
+}
+
+#[test]
+fn scale_not_finite() {
+    for scale in [f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 2.4e38] {
+        let error = call_error(&Case { scale: Some(scale), ..fitting() });
+        assert_eq!(error, Error::ScaleNotFinite { scale });
+    }
+    let error = call_error(&Case { scale: Some(f32::NAN), ..fitting() });
+    assert!(matches!(error, Error::ScaleNotFinite { scale } if scale.is_nan()));
+}
+
+#[test]
+fn lse_length() {
+    let case = fitting();
+    for actual in [0, 1, 47, 49] {
+        let mut answer = Answer { lse: vec![MARKER; actual], ..case.blank() };
+        for backend in Backend::available() {
+            let error = case.prepare(backend, &mut answer).err();
+            assert_eq!(error, Some(Error::LseLength { expected: 48, actual }));
+            assert_unwritten(&answer);
+        }
+        let (mut out, mut lse) = (case.reference().out, vec![0.0; actual]);
+        let (q, kv, out) = (case.q.view().unwrap(), case.kv().unwrap(), out.view_mut().unwrap());
+        let error = reference::forward(&Attention::new(), q, kv, out, Some(&mut lse));
+        assert_eq!(error, Err(Error::LseLength { expected: 48, actual }));
+    }
+}
+
+#[test]
+fn scratch_too_short() {
+    let case = fitting();
+    let required = scratch_len(3, 5);
+    for backend in Backend::available() {
+        for actual in [0, 1, required - 1] {
+            let mut answer = case.blank();
+            let work = case.prepare(backend, &mut answer).unwrap();
+            let error = Err(Error::ScratchTooShort { required, actual });
+            assert_eq!(work.run(&mut vec![0.0; actual]), error);
+            #[cfg(feature = "rayon")]
+            assert_eq!(work.run_parallel(&mut vec![0.0; actual]), error);
+            drop(work);
+            assert_unwritten(&answer);
+
+            let output = Output::new(answer.out.view_mut().unwrap()).lse(&mut answer.lse);
+            let attention = case.attention().backend(backend);
+            let (q, kv) = (case.q.view().unwrap(), case.kv().unwrap());
+            assert_eq!(attention.forward(q, kv, output, &mut vec![0.0; actual]), error);
+            assert_unwritten(&answer);
+        }
+    }
+}
+
+/// A call that failed for want of scratch has taken no work from those that follow.
+#[test]
+fn scratch_too_short_leaves_the_work_whole() {
+    let case = fitting();
+    for backend in Backend::available() {
+        let mut answer = case.blank();
+        let work = case.prepare(backend, &mut answer).unwrap();
+        work.run(&mut []).unwrap_err();
+        work.run(&mut vec![0.0; work.scratch_len()]).unwrap();
+        drop(work);
+        assert_eq!(answer.out.data, case.run(backend).out.data);
+    }
+}
+
+/// Where there is such a backend: on another CPU, or under an emulator of one.
+#[test]
+fn backend_unavailable() {
+    for backend in Backend::ALL.into_iter().filter(|backend| !backend.is_available()) {
+        assert_eq!(backend_error(&fitting(), backend), Error::BackendUnavailable { backend });
+    }
+}
+
+/// Every field's number, and the names of operand and axis, are in the message.
+#[test]
+fn messages_name_what_is_wrong() {
+    for (error, parts) in [
+        (Error::StorageTooShort { required: 120, actual: 119 }, &["120", "119"][..]),
+        (Error::SizeOverflow { shape: SHAPE }, &["batch: 2", "heads: 3", "len: 4", "dim: 5"]),
+        (Error::ZeroDim, &["head_dim", "value_dim", "1"]),
+        (Error::OverlappingRows { axis: Axis::Len, required: 15, actual: 14 }, &["Len", "15", "14"]),
+        (mismatch(Operand::Key, Axis::Dim, 31, 32), &["Key", "Dim", "31", "32"]),
+        (Error::HeadsNotDivisible { q_heads: 7, kv_heads: 3 }, &["7", "3"]),
+        (Error::ScaleNotFinite { scale: f32::INFINITY }, &["scale", "inf"]),
+        (Error::LseLength { expected: 48, actual: 47 }, &["48", "47"]),
+        (Error::ScratchTooShort { required: 1000, actual: 999 }, &["1000", "999"]),
+        (Error::BackendUnavailable { backend: Backend::Avx512 }, &["avx512"]),
+    ] {
+        let message = error.to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message:?} lacks one of {parts:?}");
+        assert!(!message.ends_with('.') && !message.contains('\n'), "{message:?}");
+        let _: &dyn core::error::Error = &error;
+    }
+}

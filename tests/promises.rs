@@ -1,0 +1,578 @@
+//! What the README promises, each promise on every backend.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Answer, Case, Content, Layout, MARKER, Mask, Oracle, Plan, Row, Tensor};
+use simd_attention::{Attention, Backend, Kv, Shape, Strides, View, ViewMut, scratch_len};
+
+/// What may lie in memory that nobody is to look at: quiet and signalling NaNs with all kinds of payloads, infinities, extremes.
+const GARBAGE: [f32; 9] = [
+    f32::NAN,
+    f32::from_bits(0xffc0_0000),
+    f32::from_bits(0x7fc0_0001),
+    f32::from_bits(0x7fff_ffff),
+    f32::from_bits(0x7f80_0001),
+    f32::from_bits(0xffa5_5aff),
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::MAX,
+];
+
+/// Those of [`GARBAGE`] that are NaN.
+fn nans() -> impl Iterator<Item = f32> {
+    GARBAGE.into_iter().filter(|x| x.is_nan())
+}
+
+/// The same bits; which NaN a NaN is, Rust leaves open.
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
+/// One row of an answer equals, bit for bit, one of another.
+#[track_caller]
+fn assert_same_row(what: &str, (a, row_a): (&Answer<f32>, Row), (b, row_b): (&Answer<f32>, Row)) {
+    let (lse_a, lse_b) = (a.lse[a.out.index(row_a)], b.lse[b.out.index(row_b)]);
+    assert!(same(lse_a, lse_b), "{what}: lse of {row_a:?} is {lse_a:e}, that of {row_b:?} {lse_b:e}");
+    let (out_a, out_b) = (a.out.row(row_a), b.out.row(row_b));
+    let all_same = out_a.len() == out_b.len() && out_a.iter().zip(out_b).all(|(a, b)| same(*a, *b));
+    assert!(all_same, "{what}: {row_a:?} is\n{out_a:?}, {row_b:?}\n{out_b:?}");
+}
+
+/// As [`assert_same_row`], for every row.
+#[track_caller]
+fn assert_same(what: &str, a: &Answer<f32>, b: &Answer<f32>) {
+    a.out.rows().for_each(|row| assert_same_row(what, (a, row), (b, row)));
+}
+
+/// Whether query `i` sees key `j`, stated once more.
+fn sees(mask: Mask, [q_len, kv_len]: [usize; 2], i: usize, j: usize) -> bool {
+    let (i, j) = (i as i128, j as i128);
+    match mask {
+        Mask::Dense => true,
+        Mask::Causal => j <= i + kv_len as i128 - q_len as i128,
+        Mask::Offset(offset) => j <= i + i128::from(offset),
+    }
+}
+
+mod rows_without_keys {
+    use super::*;
+
+    #[track_caller]
+    fn assert_empty(backend: Backend, answer: &Answer<f32>, row: Row) {
+        // Not even the sign of zero is left open.
+        assert!(answer.out.row(row).iter().all(|x| x.to_bits() == 0), "{backend}: {:?}", answer.out.row(row));
+        assert_eq!(answer.lse[answer.out.index(row)], f32::NEG_INFINITY, "{backend}");
+    }
+
+    #[test]
+    fn give_zeros_whatever_the_keys() {
+        for garbage in GARBAGE.into_iter().chain([1.0, -1.0]) {
+            for offset in [-1, -5, -20, -69, -70, -1000, i64::MIN] {
+                let mut case = Plan { mask: Mask::Offset(offset), ..Plan::new([70, 130], [9, 7]) }.case();
+                case.k.data.fill(garbage);
+                case.v.data.fill(garbage);
+                for backend in Backend::available() {
+                    let answer = case.run(backend);
+                    let empty = |&[_, _, i]: &Row| !sees(case.mask, [70, 130], i, 0);
+                    case.out.rows().filter(empty).for_each(|row| assert_empty(backend, &answer, row));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn give_zeros_without_keys() {
+        for q_len in [1, 5, 50] {
+            let case = Plan { batch: 2, q_heads: 2, ..Plan::new([q_len, 0], [3, 5]) }.case();
+            for backend in Backend::available() {
+                let answer = case.run(backend);
+                case.out.rows().for_each(|row| assert_empty(backend, &answer, row));
+            }
+        }
+    }
+
+    /// Scores of -infinity are as good as a mask.
+    #[test]
+    fn give_zeros_where_every_score_is_minus_infinity() {
+        let mut case = Plan { q: (Layout::HeadsFirst, Content::Constant(1.0)), ..Plan::new([20, 200], [4, 3]) }.case();
+        case.k.data.fill(f32::NEG_INFINITY);
+        for backend in Backend::available() {
+            let answer = case.run(backend);
+            case.out.rows().for_each(|row| assert_empty(backend, &answer, row));
+        }
+    }
+}
+
+mod masked_keys_are_never_observed {
+    use super::*;
+
+    const LENS: [usize; 2] = [70, 300];
+
+    /// Every key and value from `cut` on is spoilt; the rows that see none of them must not change.
+    #[test]
+    fn whatever_they_are() {
+        for mask in [Mask::Causal, Mask::Offset(-20), Mask::Offset(0), Mask::Offset(100), Mask::Offset(180)] {
+            let clean = Plan { q_heads: 2, mask, ..Plan::new(LENS, [9, 7]) }.case();
+            for backend in Backend::available() {
+                let expected = clean.run(backend);
+                for cut in [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 150, 170, 231, 249, 256, 270, 299] {
+                    for garbage in GARBAGE {
+                        let mut spoilt = clean.clone();
+                        for row in clean.k.rows().filter(|[_, _, j]| *j >= cut) {
+                            spoilt.k.row_mut(row).fill(garbage);
+                            spoilt.v.row_mut(row).fill(garbage);
+                        }
+                        let actual = spoilt.run(backend);
+                        for row in clean.out.rows().filter(|[_, _, i]| !sees(mask, LENS, *i, cut)) {
+                            let what = format!("{backend}, {mask:?}, {garbage:?} from key {cut} on");
+                            assert_same_row(&what, (&actual, row), (&expected, row));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// A row has the bits of a call that has only the keys it sees.
+    #[test]
+    fn as_if_they_were_not_there() {
+        let masked = Plan { mask: Mask::Offset(130), ..Plan::new(LENS, [9, 7]) }.case();
+        for backend in Backend::available() {
+            let expected = masked.run(backend);
+            for row @ [_, _, i] in masked.out.rows() {
+                let seen = i + 131;
+                let cut = |x: &Tensor<f32>| Tensor { shape: Shape { len: seen, ..x.shape }, ..x.clone() };
+                let dense = Case { mask: Mask::Dense, k: cut(&masked.k), v: cut(&masked.v), ..masked.clone() };
+                assert_same_row(&format!("{backend}"), (&dense.run(backend), row), (&expected, row));
+            }
+        }
+    }
+
+    /// There are so many keys that a call which looked at each masked one, or at each tile of them, would never return.
+    #[test]
+    fn nor_do_they_cost_time() {
+        let endless = Plan {
+            k: (Layout::Broadcast([true; 3]), Content::Normal(1.0)),
+            v: (Layout::Broadcast([true; 3]), Content::Normal(1.0)),
+            mask: Mask::Offset(10),
+            ..Plan::new([40, 1], [8, 8])
+        };
+        let mut case = endless.case();
+        let few = Case { k: lengthen(&case.k, 50), v: lengthen(&case.v, 50), ..case.clone() };
+        case.k = lengthen(&case.k, isize::MAX as usize);
+        case.v = lengthen(&case.v, isize::MAX as usize);
+        for backend in Backend::available() {
+            assert_same(&format!("{backend}"), &case.run(backend), &few.run(backend));
+        }
+    }
+
+    fn lengthen(x: &Tensor<f32>, len: usize) -> Tensor<f32> {
+        Tensor { shape: Shape { len, ..x.shape }, ..x.clone() }
+    }
+}
+
+mod nan {
+    use super::*;
+
+    const LENS: [usize; 2] = [50, 200];
+    const MASKS: [Mask; 2] = [Mask::Dense, Mask::Causal];
+    const KEYS: [usize; 9] = [0, 1, 63, 64, 127, 150, 151, 180, 199];
+
+    fn plan(mask: Mask) -> Plan {
+        Plan { batch: 2, q_heads: 4, kv_heads: 2, mask, ..Plan::new(LENS, [9, 7]) }
+    }
+
+    /// The rows that attend to key `j` of sequence 1 and KV head 1 are those of its query heads, 2 and 3, that see it.
+    fn attends(mask: Mask, [b, h, i]: Row, j: usize) -> bool {
+        b == 1 && h / 2 == 1 && sees(mask, LENS, i, j)
+    }
+
+    /// `reached` says which elements must be NaN (for the lse, column `None`); the others must be those of the clean case.
+    fn assert_reaches(
+        what: &str,
+        clean: &Answer<f32>,
+        actual: &Answer<f32>,
+        reached: impl Fn(Row, Option<usize>) -> bool,
+    ) {
+        let assert_element = |row, column, clean: f32, actual: f32| {
+            let right = if reached(row, column) { actual.is_nan() } else { clean.to_bits() == actual.to_bits() };
+            assert!(right, "{what}: {row:?} {column:?} is {actual}, without NaN {clean}");
+        };
+        for row in clean.out.rows() {
+            let i = clean.out.index(row);
+            assert_element(row, None, clean.lse[i], actual.lse[i]);
+            for (c, (clean, actual)) in clean.out.row(row).iter().zip(actual.out.row(row)).enumerate() {
+                assert_element(row, Some(c), *clean, *actual);
+            }
+        }
+    }
+
+    /// Runs the case with each NaN put in by `spoil`.
+    fn check(mask: Mask, spoil: impl Fn(&mut Case, f32), reached: impl Fn(Row, Option<usize>) -> bool) {
+        let case = plan(mask).case();
+        for backend in Backend::available() {
+            let clean = case.run(backend);
+            for nan in nans() {
+                let mut spoilt = case.clone();
+                spoil(&mut spoilt, nan);
+                let what = format!("{backend}, {mask:?}, NaN {:#x}", nan.to_bits());
+                assert_reaches(&what, &clean, &spoilt.run(backend), &reached);
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_key_reaches_the_rows_that_attend_to_it() {
+        for mask in MASKS {
+            for j in KEYS {
+                check(mask, |case, nan| case.k.row_mut([1, 1, j])[j % 9] = nan, |row, _| attends(mask, row, j));
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_value_reaches_its_column_of_the_rows_that_attend_to_it() {
+        for mask in MASKS {
+            for j in KEYS {
+                check(
+                    mask,
+                    |case, nan| case.v.row_mut([1, 1, j])[j % 7] = nan,
+                    |row, column| attends(mask, row, j) && column == Some(j % 7),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_query_reaches_its_row() {
+        for mask in MASKS {
+            for i in [0, 1, 15, 16, 33, 49] {
+                check(mask, |case, nan| case.q.row_mut([1, 3, i])[i % 9] = nan, |row, _| row == [1, 3, i]);
+            }
+        }
+    }
+
+    /// A query that sees no key is not looked at either: its row is zero.
+    #[test]
+    fn of_a_query_without_keys_reaches_nothing() {
+        check(Mask::Offset(-10), |case, nan| case.q.row_mut([0, 0, 9]).fill(nan), |_, _| false);
+    }
+}
+
+/// Infinities make the same rows finite, infinite or NaN as in the reference.
+#[test]
+fn infinities_do_what_they_do_in_the_reference() {
+    type Operand = fn(&mut Case) -> &mut Tensor<f32>;
+    let operands: [(Operand, usize); 3] =
+        [(|case| &mut case.q, 30), (|case| &mut case.k, 150), (|case| &mut case.v, 150)];
+    for mask in [Mask::Dense, Mask::Causal] {
+        for infinity in [f32::INFINITY, f32::NEG_INFINITY] {
+            for (operand, len) in operands {
+                for i in [0, 1, len / 2, len - 1] {
+                    let plan = Plan { q_heads: 2, kv_heads: 2, mask, ..Plan::new([30, 150], [5, 3]) };
+                    let mut case = plan.case();
+                    operand(&mut case).row_mut([0, 1, i])[2] = infinity;
+                    case.name += &format!(" with {infinity} in row {i} of {len}");
+                    let oracle = Oracle::new(&case);
+                    for backend in Backend::available() {
+                        oracle.check(backend, &case.run(backend));
+                    }
+                }
+            }
+        }
+    }
+}
+
+mod a_row_depends_on_itself_alone {
+    use super::*;
+
+    const KV_LEN: usize = 200;
+
+    /// What the rows are made of: easy values, and such as make a difference where operations are reordered or left out.
+    fn cases(mask: Mask) -> impl Iterator<Item = Case> {
+        let contents =
+            [Content::Normal(1.0), Content::Normal(40.0), Content::Mixed, Content::Subnormal, Content::Constant(-0.0)];
+        contents.into_iter().flat_map(move |content| {
+            let source = (Layout::HeadsFirst, content);
+            let plan = Plan { q: source, k: source, v: source, mask, ..Plan::new([130, KV_LEN], [9, 7]) };
+            let finite = plan.case();
+            let mut special = finite.clone();
+            special.name += " with NaN and infinities";
+            special.k.row_mut([0, 0, 70])[3] = f32::NAN;
+            special.k.row_mut([0, 0, 30])[4] = f32::NEG_INFINITY;
+            special.v.row_mut([0, 0, 90])[5] = f32::INFINITY;
+            special.q.row_mut([0, 0, 20])[6] = f32::INFINITY;
+            [finite, special]
+        })
+    }
+
+    /// Only the queries `first .. first + len`, which see the keys they saw.
+    fn slice(case: &Case, first: usize, len: usize) -> Case {
+        let cut = |x: &Tensor<f32>| Tensor {
+            data: x.data[first * x.strides.len..].to_vec(),
+            shape: Shape { len, ..x.shape },
+            strides: x.strides,
+        };
+        let mask = match case.mask {
+            Mask::Offset(offset) => Mask::Offset(offset + first as i64),
+            mask => mask,
+        };
+        Case { q: cut(&case.q), out: cut(&case.out), mask, ..case.clone() }
+    }
+
+    /// Calls of many lengths, begun at many queries: each query stands at every place of a block, beside others and alone.
+    #[test]
+    fn not_on_its_place_in_the_call() {
+        for mask in [Mask::Dense, Mask::Offset(40), Mask::Offset(-30)] {
+            for case in cases(mask) {
+                for backend in Backend::available() {
+                    let whole = case.run(backend);
+                    for len in [1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 48, 49, 65] {
+                        for first in (0..=130 - len).step_by(if len == 1 { 1 } else { 3 }) {
+                            let part = slice(&case, first, len).run(backend);
+                            for i in 0..len {
+                                let what = format!("{backend}, queries {first}.. ({len}), {}", case.name);
+                                assert_same_row(&what, (&part, [0, 0, i]), (&whole, [0, 0, first + i]));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn not_on_other_sequences_and_heads() {
+        for mask in [Mask::Dense, Mask::Causal] {
+            let plan = Plan { batch: 3, q_heads: 6, kv_heads: 2, mask, ..Plan::new([50, KV_LEN], [9, 7]) };
+            let together = plan.case();
+            let head = |x: &Tensor<f32>, b, h| Tensor {
+                data: x.data[b * x.strides.batch + h * x.strides.heads..].to_vec(),
+                shape: Shape { batch: 1, heads: 1, ..x.shape },
+                strides: x.strides,
+            };
+            for backend in Backend::available() {
+                let expected = together.run(backend);
+                for [b, h] in (0..3).flat_map(|b| (0..6).map(move |h| [b, h])) {
+                    let alone = Case {
+                        q: head(&together.q, b, h),
+                        k: head(&together.k, b, h / 3),
+                        v: head(&together.v, b, h / 3),
+                        out: head(&together.out, b, h),
+                        ..together.clone()
+                    }
+                    .run(backend);
+                    for i in 0..50 {
+                        assert_same_row(&format!("{backend}, {mask:?}"), (&alone, [0, 0, i]), (&expected, [b, h, i]));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn not_on_the_threads() {
+        for mask in [Mask::Dense, Mask::Offset(40)] {
+            for case in cases(mask) {
+                for backend in Backend::available() {
+                    let alone = case.run(backend);
+                    for threads in [2, 3, 4] {
+                        let shared = case.run_on_threads(backend, threads);
+                        assert_same(&format!("{backend}, {threads} threads, {}", case.name), &shared, &alone);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nor on whether anybody asks for the log-sum-exp, on what the scratch held, nor on where it begins.
+    #[test]
+    fn not_on_scratch_or_log_sum_exp() {
+        let case = Plan { mask: Mask::Causal, ..Plan::new([50, KV_LEN], [9, 7]) }.case();
+        for backend in Backend::available() {
+            let expected = case.run(backend);
+            for start in 0..20 {
+                for content in [0.0, f32::NAN, f32::MAX] {
+                    let mut out = case.out.clone();
+                    let mut scratch = vec![content; start + scratch_len(9, 7)];
+                    let values = out.view_mut().unwrap();
+                    let attention = case.attention().backend(backend);
+                    attention
+                        .forward(case.q.view().unwrap(), case.kv().unwrap(), values, &mut scratch[start..])
+                        .unwrap();
+                    assert_eq!(out.data, expected.out.data, "{backend}, scratch from {start} on, full of {content}");
+                }
+            }
+        }
+    }
+
+    /// Nor on how the operands lie in memory.
+    #[test]
+    fn not_on_the_layout() {
+        let plan = Plan { batch: 2, q_heads: 4, kv_heads: 2, mask: Mask::Causal, ..Plan::new([50, KV_LEN], [9, 7]) };
+        let plain = plan.case();
+        for backend in Backend::available() {
+            let expected = plain.run(backend);
+            for layout in [Layout::TokensFirst, Layout::Fused, Layout::Padded(1), Layout::Padded(16)] {
+                let other = |(_, content)| (layout, content);
+                let plan = Plan { q: other(plan.q), k: other(plan.k), v: other(plan.v), out: layout, ..plan };
+                assert_same(&format!("{backend}, {layout:?}"), &plan.case().run(backend), &expected);
+            }
+        }
+    }
+}
+
+/// A projection `[token][query | key | value]` is read in place: three views of one slice.
+#[test]
+fn a_fused_projection_is_read_where_it_lies() {
+    const TOKENS: usize = 40;
+    const HEADS: usize = 3;
+    const DIM: usize = 8;
+    const WIDTH: usize = HEADS * DIM;
+    let qkv = Tensor::random(
+        Shape { batch: 1, heads: 1, len: TOKENS, dim: 3 * WIDTH },
+        Layout::HeadsFirst,
+        Content::Normal(1.0),
+        &mut common::Random::new(7),
+    );
+    let shape = Shape { batch: 1, heads: HEADS, len: TOKENS, dim: DIM };
+    let strides = Strides { batch: 0, heads: DIM, len: 3 * WIDTH };
+    let third = |n: usize| View::strided(&qkv.data[n * WIDTH..], shape, strides).unwrap();
+
+    let own = |n: usize| Tensor { data: qkv.data[n * WIDTH..].to_vec(), shape, strides };
+    let out = Tensor::filled(shape, Layout::TokensFirst, MARKER);
+    let case = Case { q: own(0), k: own(1), v: own(2), out, ..Plan::new([1, 1], [1, 1]).case() };
+    for backend in Backend::available() {
+        let mut out = [MARKER; TOKENS * WIDTH];
+        Attention::new()
+            .backend(backend)
+            .forward(
+                third(0),
+                Kv::new(third(1), third(2)).unwrap(),
+                ViewMut::tokens_first(&mut out, [1, TOKENS, HEADS, DIM]).unwrap(),
+                &mut [0.0; scratch_len(DIM, DIM)],
+            )
+            .unwrap();
+        let answer = case.run(backend);
+        assert_eq!(out[..], answer.out.data[..], "{backend}");
+        Oracle::new(&case).check(backend, &answer);
+    }
+}
+
+mod memory {
+    use super::*;
+
+    #[test]
+    fn does_not_grow_with_the_lengths() {
+        for backend in Backend::available() {
+            for (lens, dims) in
+                [([1, 1], [16, 8]), ([1000, 1], [16, 8]), ([1, 100_000], [16, 8]), ([100, 3], [129, 33])]
+            {
+                let case = Plan::new(lens, dims).case();
+                let mut answer = case.blank();
+                let work = case.prepare(backend, &mut answer).unwrap();
+                assert_eq!(work.scratch_len(), scratch_len(dims[0], dims[1]));
+            }
+        }
+    }
+
+    #[test]
+    fn is_known_to_the_compiler() {
+        static SCRATCH: [f32; scratch_len(64, 64)] = [0.0; scratch_len(64, 64)];
+        // Three tiles of 48 or so queries: two of 64 rows and one for the scores of a tile of keys. Less than 256 KiB.
+        assert!((64 * 2 * 16..256 * 256).contains(&SCRATCH.len()), "{}", SCRATCH.len());
+        assert_eq!(scratch_len(usize::MAX, 1), usize::MAX);
+        assert_eq!(scratch_len(1, usize::MAX), usize::MAX);
+    }
+}
+
+mod accuracy {
+    use super::*;
+
+    /// Softmax attention as a textbook has it, in f32 throughout, one operation after the other.
+    fn textbook(case: &Case, [b, h, i]: Row) -> Vec<f32> {
+        let keys = (0..case.kv_len()).filter(|j| sees(case.mask, [case.q.shape.len, case.kv_len()], i, *j));
+        let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
+        let q = case.q.row([b, h, i]);
+        let dot = |k: &[f32]| q.iter().zip(k).fold(0.0, |sum, (q, k)| sum + q * k);
+        let scores: Vec<(usize, f32)> = keys.map(|j| (j, dot(case.k.row([b, kv_head, j])) * case.scale())).collect();
+        let max = scores.iter().fold(f32::NEG_INFINITY, |max, (_, score)| max.max(*score));
+        let weights: Vec<(usize, f32)> = scores.into_iter().map(|(j, score)| (j, (score - max).exp())).collect();
+        let sum = weights.iter().fold(0.0, |sum, (_, weight)| sum + weight);
+        let mut out = vec![0.0; case.v.shape.dim];
+        for (j, weight) in weights {
+            for (out, v) in out.iter_mut().zip(case.v.row([b, kv_head, j])) {
+                *out += weight / sum * v;
+            }
+        }
+        out
+    }
+
+    /// The root of the mean square of the errors of all elements.
+    fn error(exact: &Tensor<f64>, actual: impl Fn(Row) -> Vec<f32>) -> f64 {
+        let squares = exact.rows().flat_map(|row| {
+            let pairs = actual(row).into_iter().zip(exact.row(row).to_vec());
+            pairs.map(|(actual, exact)| (f64::from(actual) - exact).powi(2))
+        });
+        let (sum, count) = squares.fold((0.0, 0.0), |(sum, count), square| (sum + square, count + 1.0));
+        f64::sqrt(sum / count)
+    }
+
+    /// Scores of standard deviation 1 to 4: all keys matter, or a few of them.
+    fn plans(shape: Plan) -> impl Iterator<Item = Plan> {
+        (0..24u8).map(move |seed| {
+            let deviation = [1.0, 2.0, 4.0][usize::from(seed % 3)];
+            Plan { q: (Layout::HeadsFirst, Content::Normal(deviation)), seed: seed.into(), ..shape }
+        })
+    }
+
+    /// The logarithms of the backend's errors over the textbook's, one for each plan.
+    fn compare(backend: Backend, references: &[(Case, Tensor<f64>, f64)]) -> Vec<f64> {
+        let log_ratio = |(case, exact, textbook): &(Case, Tensor<f64>, f64)| {
+            let out = case.run(backend).out;
+            (error(exact, |row| out.row(row).to_vec()) / textbook).ln()
+        };
+        references.iter().map(log_ratio).collect()
+    }
+
+    /// Mean and standard error of the mean.
+    fn mean(samples: &[f64]) -> (f64, f64) {
+        let count = samples.len() as f64;
+        let mean = samples.iter().sum::<f64>() / count;
+        let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        (mean, (variance / count).sqrt())
+    }
+
+    /// On each shape, as far as the samples can tell (three standard errors); over all shapes, in any case.
+    #[test]
+    fn is_no_worse_than_the_textbooks() {
+        let mut overall = vec![0.0; Backend::available().count()];
+        for shape in [
+            Plan::new([56, 56], [32, 32]),
+            Plan::new([64, 128], [64, 64]),
+            Plan { mask: Mask::Causal, ..Plan::new([100, 100], [64, 64]) },
+            Plan::new([32, 1000], [128, 128]),
+            Plan { mask: Mask::Causal, ..Plan::new([30, 2000], [16, 16]) },
+            Plan::new([50, 300], [256, 8]),
+        ] {
+            let reference = |plan: Plan| {
+                let case = plan.case();
+                let exact = case.reference().out;
+                let textbook = error(&exact, |row| textbook(&case, row));
+                (case, exact, textbook)
+            };
+            let references: Vec<_> = plans(shape).map(reference).collect();
+            for (backend, overall) in Backend::available().zip(&mut overall) {
+                let (mean, standard_error) = mean(&compare(backend, &references));
+                let Plan { q_len, kv_len, head_dim, mask, .. } = shape;
+                let what = format!("{backend:8} {q_len:3} x {kv_len:4}, head_dim {head_dim:3}, {mask:?}");
+                println!("{what}: {:.2} +- {standard_error:.2} of the textbook's error", mean.exp());
+                assert!(mean <= 3.0 * standard_error, "{what}: {:.3}", mean.exp());
+                *overall += mean;
+            }
+        }
+        assert!(overall.iter().all(|mean| *mean < 0.0), "{overall:?}");
+    }
+}
