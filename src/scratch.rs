@@ -1,10 +1,10 @@
-//! The working memory of a query block, carved from a slice that the caller owns.
+//! The working memory of a unit, carved from a slice that the caller owns.
 
 use crate::simd::{Portable, Simd};
 
-/// Elements that [`Tiles::carve`] takes, with room to align the first vector.
+/// Elements that a unit takes, with room to align the first vector.
 const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
-    let rows = head_dim.saturating_add(value_dim).saturating_add(score_rows::<S>());
+    let rows = head_dim.saturating_add(value_dim).saturating_mul(S::BLOCKS).saturating_add(score_rows::<S>());
     rows.saturating_mul(S::MAX_COLS * S::LANES).saturating_add(S::LANES - 1)
 }
 
@@ -34,26 +34,30 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
     most
 }
 
-/// The three tiles of one block of `COLS` vectors of queries; each query owns a lane.
-pub(crate) struct Tiles<'s, S: Simd, const COLS: usize> {
-    /// `[head_dim][queries]`
-    pub(crate) queries: &'s mut [[S::Vector; COLS]],
-    /// `[keys of a tile][queries]`
-    pub(crate) scores: &'s mut [[S::Vector; COLS]],
-    /// `[value_dim][queries]`
-    pub(crate) output: &'s mut [[S::Vector; COLS]],
+/// Rows of `COLS` vectors to be handed out.
+pub(crate) struct Scratch<'s, S: Simd, const COLS: usize> {
+    rows: &'s mut [[S::Vector; COLS]],
 }
 
-impl<'s, S: Simd, const COLS: usize> Tiles<'s, S, COLS> {
-    /// `None` only if `scratch` is shorter than [`scratch_len`].
+impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     #[inline(always)]
-    pub(crate) fn carve(scratch: &'s mut [f32], head_dim: usize, value_dim: usize) -> Option<Self> {
+    pub(crate) fn new(scratch: &'s mut [f32]) -> Self {
         // SAFETY: vectors are `LANES` `f32`, any bits of which are valid, with no padding (see `Simd::Vector`).
         let (_, vectors, _) = unsafe { scratch.align_to_mut::<S::Vector>() };
-        let (rows, _) = vectors.as_chunks_mut::<COLS>();
-        let (queries, rows) = rows.split_at_mut_checked(head_dim)?;
-        let (output, rows) = rows.split_at_mut_checked(value_dim)?;
-        let (scores, _) = rows.split_at_mut_checked(score_rows::<S>())?;
-        Some(Self { queries, scores, output })
+        Self { rows: vectors.as_chunks_mut().0 }
+    }
+
+    /// Rows for the scores of a tile of keys; `None` only if the scratch was shorter than [`scratch_len`].
+    #[inline(always)]
+    pub(crate) fn score_tile(&mut self) -> Option<&'s mut [[S::Vector; COLS]]> {
+        self.take(score_rows::<S>())
+    }
+
+    /// The next rows; `None` only if the scratch was shorter than [`scratch_len`].
+    #[inline(always)]
+    pub(crate) fn take(&mut self, rows: usize) -> Option<&'s mut [[S::Vector; COLS]]> {
+        let (taken, rest) = core::mem::take(&mut self.rows).split_at_mut_checked(rows)?;
+        self.rows = rest;
+        Some(taken)
     }
 }

@@ -4,7 +4,7 @@ use core::{f64::consts::LOG2_E, num::NonZeroUsize};
 
 use crate::{
     Attention, Error, Kv, Output, Shape, View, ViewMut, attention::Causal, error::Operand, kv::expect_shape,
-    score::mask::Reach, scratch::scratch_len, simd::Token, view::SharedRows,
+    score::mask::Mask, scratch::scratch_len, simd::Token, view::SharedRows,
 };
 
 /// Arguments that fit together.
@@ -18,21 +18,9 @@ pub(crate) struct Problem<'a> {
     pub(crate) group: NonZeroUsize,
     /// `scale * log2(e)`
     pub(crate) scale: f32,
-    /// Query `i` sees the keys `j <= i + offset`.
-    pub(crate) causal_offset: Option<i64>,
+    pub(crate) mask: Mask,
     pub(crate) backend: Token,
     pub(crate) scratch_len: usize,
-}
-
-impl Problem<'_> {
-    /// The keys that the queries `first .. first + rows` see; `rows >= 1`.
-    pub(crate) fn reach(&self, first: usize, rows: usize) -> Reach {
-        let kv_len = self.kv.keys.shape().len;
-        match self.causal_offset {
-            None => Reach::dense(kv_len),
-            Some(offset) => Reach::causal(offset, first, rows, kv_len),
-        }
-    }
 }
 
 pub(crate) fn problem<'a>(
@@ -44,6 +32,7 @@ pub(crate) fn problem<'a>(
     let q = queries.shape();
     let group = shapes(q, kv.keys.shape(), kv.values.shape(), output.values.shape())?;
     let scale = f64::from(scale(attention, q.dim)?) * LOG2_E;
+    let kv_len = kv.keys.shape().len;
     lse_len(q, output.lse.as_deref().map(<[f32]>::len))?;
     let wanted = attention.backend.unwrap_or_else(crate::Backend::best);
     let backend = wanted.token().ok_or(Error::BackendUnavailable { backend: wanted })?;
@@ -58,7 +47,7 @@ pub(crate) fn problem<'a>(
         output: output.values.into_shared(),
         group,
         scale: scale as f32,
-        causal_offset: attention.diagonal(q.len, kv.keys.shape().len),
+        mask: Mask { kv_len, causal_offset: attention.diagonal(q.len, kv_len) },
         backend,
         scratch_len: scratch_len(q.dim, kv.values.shape().dim),
     })

@@ -5,7 +5,10 @@
 
 use core::marker::PhantomData;
 
-use crate::error::{Axis, Error};
+use crate::{
+    error::{Axis, Error},
+    simd::{CACHE_LINE, prefetch},
+};
 
 /// Extents of a rank-4 tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -268,6 +271,10 @@ impl<'a, T> Rows<'a, T> {
         self.dim
     }
 
+    pub(crate) const fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// Rows `start..start + len`, cut to those that exist; `None` if none does.
     #[inline(always)]
     pub(crate) fn range(&self, start: usize, len: usize) -> Option<Self> {
@@ -279,11 +286,18 @@ impl<'a, T> Rows<'a, T> {
         Some(Self { first, len: len.min(self.len - start), ..*self })
     }
 
-    /// Where row `i` begins; `dim` elements may be read there if `i < len`.
+    /// Where row `i` begins, or would begin; `dim` elements may be read there if `i < len`.
     #[inline(always)]
     pub(crate) fn row_ptr(&self, i: usize) -> *const T {
-        debug_assert!(i < self.len);
-        self.first.wrapping_add(i * self.stride)
+        self.first.wrapping_add(i.wrapping_mul(self.stride))
+    }
+
+    /// Asks for row `i` to be fetched, if there is one.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, i: usize) {
+        if i < self.len {
+            prefetch_row(self.row_ptr(i), self.dim);
+        }
     }
 
     /// Elements `t .. t + len` of row `i`.
@@ -375,6 +389,14 @@ impl<T> RowsMut<'_, T> {
         self.dim
     }
 
+    /// Asks for row `i` to be fetched, if there is one.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, i: usize) {
+        if i < self.len {
+            prefetch_row(self.first.wrapping_add(i * self.stride), self.dim);
+        }
+    }
+
     /// Elements `t .. t + len` of row `i`.
     ///
     /// # Safety
@@ -395,5 +417,13 @@ impl<T> RowsMut<'_, T> {
         }
         // SAFETY: `i < len`, so by the type's invariant `dim` elements are this value's there, and it is borrowed mutably.
         unsafe { core::slice::from_raw_parts_mut(self.first.add(i * self.stride), self.dim) }
+    }
+}
+
+/// Asks for the cache lines of a row to be fetched.
+#[inline(always)]
+fn prefetch_row<T>(first: *const T, dim: usize) {
+    for t in (0..dim).step_by(CACHE_LINE / size_of::<T>()) {
+        prefetch(first.wrapping_add(t));
     }
 }

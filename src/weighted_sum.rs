@@ -3,7 +3,7 @@
 use crate::{
     kernel::{multiply, multiply_where},
     score::mask::Visible,
-    simd::Simd,
+    simd::{Simd, prefetch},
     view::Rows,
 };
 
@@ -58,10 +58,14 @@ fn columns<S: Simd, const ROWS: usize, const COLS: usize>(
     let (seen_by_all, seen_by_some) = weights.split_at_checked(visible.full).unwrap_or((weights, &[]));
     // SAFETY: there are as many rows as weights, and each column is one of the rows' `dim`.
     let value = |i, j| unsafe { *values.row_ptr(j).add(column(i)) };
+    let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(column(0)));
     let full = seen_by_all.len();
-    let sum = multiply(simd, [[simd.splat(-0.0); COLS]; ROWS], value, seen_by_all);
-    multiply_where(simd, sum, |i, j| value(i, full + j), seen_by_some, |j| visible.lanes(simd, full + j))
+    let sum = multiply(simd, [[simd.splat(-0.0); COLS]; ROWS], seen_by_all, value, later_row);
+    multiply_where(simd, sum, seen_by_some, |i, j| value(i, full + j), |j| visible.lanes(simd, full + j))
 }
+
+/// How long before it is read a row of values is fetched.
+const ROWS_AHEAD: usize = 24;
 
 /// `output = output * rescale + sum`
 #[inline(always)]

@@ -4,9 +4,10 @@ use core::num::NonZeroUsize;
 
 use crate::{
     Error,
-    kernel::prefill::Block,
+    kernel::prefill::Unit,
     simd::{Simd, with_simd},
     validate::Problem,
+    view::Rows,
 };
 
 /// A checked computation, split into units: each a block of queries of one head of one sequence.
@@ -33,22 +34,18 @@ use crate::{
 /// ```
 pub struct Work<'a> {
     problem: Problem<'a>,
-    /// Blocks that each head's queries are divided into, and the vectors of queries they have in all.
-    blocks: usize,
-    vectors: usize,
-    lanes: usize,
+    /// How the queries of each head are divided into units.
+    partition: Partition,
     units: usize,
     next: Counter,
 }
 
 impl<'a> Work<'a> {
     pub(crate) fn new(problem: Problem<'a>) -> Self {
-        let (lanes, most) = with_simd!(problem.backend, simd => block_size(simd));
+        let partition = with_simd!(problem.backend, simd => partition(simd, &problem));
         let q = problem.queries.shape();
-        let vectors = q.len.div_ceil(lanes);
-        let blocks = vectors.div_ceil(most);
         // No overflow: the views counted `batch * heads * len` elements.
-        Self { units: q.batch * q.heads * blocks, problem, blocks, vectors, lanes, next: Counter::new() }
+        Self { units: q.batch * q.heads * partition.units(), problem, partition, next: Counter::new() }
     }
 
     /// How many units there are; more threads than that have nothing to do.
@@ -104,42 +101,109 @@ impl<'a> Work<'a> {
     }
 
     fn run_unit(&self, unit: usize, scratch: &mut [f32]) {
-        let Self { ref problem, vectors, lanes, .. } = *self;
-        let q = problem.queries.shape();
-        // Without blocks or heads there would be no unit; the compiler is told, as it would keep a panic for division by zero.
-        let (Some(blocks), Some(heads)) = (NonZeroUsize::new(self.blocks), NonZeroUsize::new(q.heads)) else { return };
-        let (head, block) = (unit / blocks, unit % blocks);
-        let (batch, head) = (head / heads, head % heads);
-        // The last block first: under a causal mask it has the most keys, and the short ones even out the threads.
-        let block = blocks.get() - 1 - block;
-        // Not `vectors * block / blocks`, whose product may overflow 32 bits.
-        let vector = |block: usize| vectors / blocks * block + block.min(vectors % blocks);
-        let (first, cols) = (vector(block) * lanes, vector(block + 1) - vector(block));
-        let rows = problem.queries.rows(batch, head).and_then(|rows| rows.range(first, cols * lanes));
-        let Some(queries) = rows else { return };
-
+        let Self { problem, .. } = self;
+        let Some((batch, head, part)) = self.locate(unit) else { return };
+        let Part { first, len, cols } = part;
         let kv_head = head / problem.group;
         let (keys, values) = (problem.kv.keys.rows(batch, kv_head), problem.kv.values.rows(batch, kv_head));
         // SAFETY: each unit is taken once, and no two units have a row in common.
-        let output = unsafe { problem.output.rows_mut(batch, head, first, queries.len()) };
-        let Some(output) = output else { return };
-        let block = Block {
+        let output = unsafe { problem.output.rows_mut(batch, head, first, len) };
+        // SAFETY: as above.
+        let lse = problem.lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, head, first, len) });
+        let (Some(queries), Some(output)) = (self.queries(unit), output) else { return };
+        let unit = Unit {
             queries,
+            next_queries: self.queries(unit + 1),
+            first,
             kv: keys.zip(values),
-            reach: problem.reach(first, queries.len()),
+            mask: problem.mask,
             scale: problem.scale,
             output,
-            // SAFETY: as above.
-            lse: problem.lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, head, first, queries.len()) }),
+            lse,
             scratch,
         };
-        with_simd!(problem.backend, simd => simd.run(cols, block));
+        with_simd!(problem.backend, simd => simd.run(cols, unit));
+    }
+
+    /// Sequence, head and queries of a unit.
+    fn locate(&self, unit: usize) -> Option<(usize, usize, Part)> {
+        let (per_head, heads) = (self.partition.units(), self.problem.queries.shape().heads);
+        let (head, unit) = (unit.checked_div(per_head)?, unit.checked_rem(per_head)?);
+        // The last part first: under a causal mask it has the most keys, and the short ones even out the threads.
+        Some((head.checked_div(heads)?, head.checked_rem(heads)?, self.partition.part(per_head - 1 - unit)))
+    }
+
+    fn queries(&self, unit: usize) -> Option<Rows<'a, f32>> {
+        let (batch, head, part) = self.locate(unit)?;
+        self.problem.queries.rows(batch, head)?.range(part.first, part.len)
     }
 }
 
-/// Lanes of a vector and the most vectors of a block.
-fn block_size<S: Simd>(_: S) -> (usize, usize) {
-    (S::LANES, S::MAX_COLS)
+/// How the queries of a head are divided into units: runs of blocks, each of `COLS` vectors of queries.
+///
+/// A block has `narrow` vectors or one more, so that none is much smaller than the others; those with one more come first.
+struct Partition {
+    lanes: usize,
+    blocks: usize,
+    narrow: usize,
+    wide_blocks: usize,
+    blocks_per_unit: NonZeroUsize,
+}
+
+/// The queries of one unit.
+struct Part {
+    first: usize,
+    /// The last unit may have fewer.
+    len: usize,
+    cols: usize,
+}
+
+impl Partition {
+    fn new(q_len: usize, lanes: usize, max_cols: usize, blocks_per_unit: NonZeroUsize) -> Self {
+        let vectors = q_len.div_ceil(lanes);
+        let blocks = vectors.div_ceil(max_cols);
+        let (narrow, wide_blocks) =
+            NonZeroUsize::new(blocks).map_or((0, 0), |blocks| (vectors / blocks, vectors % blocks));
+        Self { lanes, blocks, narrow, wide_blocks, blocks_per_unit }
+    }
+
+    /// Units of wide blocks; those of narrow ones come after.
+    fn wide_units(&self) -> usize {
+        self.wide_blocks / self.blocks_per_unit + usize::from(self.wide_blocks % self.blocks_per_unit != 0)
+    }
+
+    fn units(&self) -> usize {
+        let narrow_blocks = self.blocks - self.wide_blocks;
+        let narrow_units =
+            narrow_blocks / self.blocks_per_unit + usize::from(narrow_blocks % self.blocks_per_unit != 0);
+        self.wide_units() + narrow_units
+    }
+
+    fn part(&self, unit: usize) -> Part {
+        let per_unit = self.blocks_per_unit.get();
+        let (block, end, cols) = match unit.checked_sub(self.wide_units()) {
+            None => (unit * per_unit, self.wide_blocks, self.narrow + 1),
+            Some(unit) => (self.wide_blocks + unit * per_unit, self.blocks, self.narrow),
+        };
+        let blocks = per_unit.min(end - block);
+        let first = block * self.narrow + block.min(self.wide_blocks);
+        Part { first: first * self.lanes, len: blocks * cols * self.lanes, cols }
+    }
+}
+
+/// Bytes of keys and values that stay in a core's cache from one unit to the next.
+const CACHED: usize = 1 << 18;
+
+/// Units that leave the threads of a large machine enough to share out.
+const ENOUGH_UNITS: usize = 32;
+
+/// A unit has several blocks where that saves fetching keys and values again for each of them.
+fn partition<S: Simd>(_: S, problem: &Problem<'_>) -> Partition {
+    let (q, v) = (problem.queries.shape(), problem.kv.values.shape());
+    let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
+    let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
+    let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
+    Partition::new(q.len, S::LANES, S::MAX_COLS, NonZeroUsize::new(blocks_per_unit).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Hands out `0, 1, 2, ...`, each once.

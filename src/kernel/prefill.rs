@@ -1,24 +1,32 @@
 //! Many queries at once, each in a SIMD lane of its own.
 //!
 //! A block of queries is transposed once. From then on keys and values are read one element at a time where they lie,
-//! maxima, sums and rescaling are plain vertical operations, and nothing has a tail but the queries themselves.
+//! maxima, sums and rescaling are plain vertical operations, and nothing has a tail but the queries themselves. Several
+//! blocks go over the keys together, so that each tile of keys and values is fetched from memory once for all of them.
 
 use crate::{
-    score::{dot, mask::Reach},
-    scratch::Tiles,
-    simd::{Kernel, Simd},
+    score::{
+        dot,
+        mask::{Mask, Reach},
+    },
+    scratch::Scratch,
+    simd::{Kernel, MAX_BLOCKS, Simd},
     softmax::Softmax,
     view::{Rows, RowsMut},
     weighted_sum,
 };
 
-/// One block of queries of one head, and where its results go.
-pub(crate) struct Block<'a> {
-    /// The block's queries: at most as many as its vectors have lanes.
+/// Consecutive queries of one head, and where their results go.
+pub(crate) struct Unit<'a> {
+    /// At most as many as `BLOCKS` blocks have lanes.
     pub(crate) queries: Rows<'a, f32>,
+    /// What will probably be asked for next.
+    pub(crate) next_queries: Option<Rows<'a, f32>>,
+    /// Which of the head's queries is the first one.
+    pub(crate) first: usize,
     /// The head's keys and values; `None` where there are none.
     pub(crate) kv: Option<(Rows<'a, f32>, Rows<'a, f32>)>,
-    pub(crate) reach: Reach,
+    pub(crate) mask: Mask,
     /// `scale * log2(e)`
     pub(crate) scale: f32,
     /// As many rows as there are queries.
@@ -28,33 +36,99 @@ pub(crate) struct Block<'a> {
     pub(crate) scratch: &'a mut [f32],
 }
 
-impl Kernel for Block<'_> {
+impl Kernel for Unit<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize, const COLS: usize>(mut self, simd: S) {
-        let tiles = Tiles::<S, COLS>::carve(self.scratch, self.queries.dim(), self.output.dim());
-        let Some(Tiles { queries, scores, output }) = tiles else { return };
-        load(simd, self.queries, self.scale, queries);
-        output.fill([simd.splat(0.0); COLS]);
-        let mut softmax = Softmax::new(simd);
+        let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
+        let Some(scores) = scratch.score_tile() else { return };
+        let mut blocks = [const { None }; MAX_BLOCKS];
+        let mut end = 0;
+        for (block, first) in blocks.iter_mut().zip((0..self.queries.len()).step_by(COLS * S::LANES)) {
+            let Some(queries) = self.queries.range(first, COLS * S::LANES) else { break };
+            let reach = self.mask.reach(self.first + first, queries.len());
+            let (Some(q), Some(o)) = (scratch.take(queries.dim()), scratch.take(self.output.dim())) else { break };
+            end = end.max(reach.end);
+            *block = Some(Block::new(simd, queries, reach, self.scale, q, o));
+        }
 
         if let Some((keys, values)) = self.kv {
-            for start in (0..self.reach.end).step_by(S::KEY_TILE) {
-                let len = S::KEY_TILE.min(self.reach.end - start);
-                let (Some(keys), Some(values)) = (keys.range(start, len), values.range(start, len)) else { break };
-                let visible = self.reach.tile(simd, start, len);
-                let max = dot::tile::<S, ROWS, COLS>(simd, queries, keys, &visible, scores);
-                let Some(weights) = scores.get_mut(..len) else { break };
-                let rescale = softmax.update(max, weights);
-                weighted_sum::accumulate::<S, ROWS, COLS>(simd, weights, values, &visible, rescale, output);
+            let tiles = end.div_ceil(S::KEY_TILE);
+            for (tile, start) in (0..end).step_by(S::KEY_TILE).enumerate() {
+                self.prefetch(tile, tiles);
+                for block in blocks.iter_mut().flatten() {
+                    block.attend::<ROWS>(simd, keys, values, start, scores);
+                }
             }
         }
 
-        store(simd, output, softmax.normaliser(), &mut self.output);
-        if let Some(lse) = &mut self.lse {
-            store_lse(simd, &softmax, lse);
+        for (block, first) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
+            store(simd, block.output, block.softmax.normaliser(), &mut self.output, first);
+            if let Some(lse) = &mut self.lse {
+                store_lse(simd, &block.softmax, lse, first);
+            }
         }
+    }
+}
+
+impl Unit<'_> {
+    /// Asks for the part of what lies at both ends of a unit that falls to one of its tiles: the rows that it will write, and
+    /// the queries of the next one.
+    #[inline(always)]
+    fn prefetch(&self, tile: usize, tiles: usize) {
+        let rows = self.output.len().div_ceil(tiles);
+        for i in tile * rows..(tile + 1) * rows {
+            self.output.prefetch(i);
+            if let Some(next) = &self.next_queries {
+                next.prefetch(i);
+            }
+        }
+    }
+}
+
+/// One block of queries, each in a lane of its own, and what it has gathered so far.
+struct Block<'s, S: Simd, const COLS: usize> {
+    reach: Reach,
+    softmax: Softmax<S, COLS>,
+    /// `[head_dim][query]`, scaled
+    queries: &'s mut [[S::Vector; COLS]],
+    /// `[value_dim][query]`, not yet normalised
+    output: &'s mut [[S::Vector; COLS]],
+}
+
+impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
+    #[inline(always)]
+    fn new(
+        simd: S,
+        from: Rows<'_, f32>,
+        reach: Reach,
+        scale: f32,
+        queries: &'s mut [[S::Vector; COLS]],
+        output: &'s mut [[S::Vector; COLS]],
+    ) -> Self {
+        load(simd, from, scale, queries);
+        output.fill([simd.splat(0.0); COLS]);
+        Self { reach, softmax: Softmax::new(simd), queries, output }
+    }
+
+    /// Attends to the keys of the tile that begins with key `start`.
+    #[inline(always)]
+    fn attend<const ROWS: usize>(
+        &mut self,
+        simd: S,
+        keys: Rows<'_, f32>,
+        values: Rows<'_, f32>,
+        start: usize,
+        scores: &mut [[S::Vector; COLS]],
+    ) {
+        let len = S::KEY_TILE.min(self.reach.end.saturating_sub(start));
+        let (Some(keys), Some(values)) = (keys.range(start, len), values.range(start, len)) else { return };
+        let visible = self.reach.tile(simd, start, len);
+        let max = dot::tile::<S, ROWS, COLS>(simd, self.queries, keys, &visible, scores);
+        let Some(weights) = scores.get_mut(..len) else { return };
+        let rescale = self.softmax.update(max, weights);
+        weighted_sum::accumulate::<S, ROWS, COLS>(simd, weights, values, &visible, rescale, self.output);
     }
 }
 
@@ -89,13 +163,14 @@ fn load_square<S: Simd>(simd: S, from: Rows<'_, f32>, first: usize, t: usize, le
     square
 }
 
-/// `to[query][t] = from[t][query] * factor[query]`
+/// `to[first + query][t] = from[t][query] * factor[query]`
 #[inline(always)]
 fn store<S: Simd, const COLS: usize>(
     simd: S,
     from: &[[S::Vector; COLS]],
     factor: [S::Vector; COLS],
     to: &mut RowsMut<'_, f32>,
+    first: usize,
 ) {
     for c in 0..COLS {
         for (chunk, t) in from.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
@@ -106,9 +181,9 @@ fn store<S: Simd, const COLS: usize>(
             simd.transpose(&mut square);
             let len = chunk.len();
             if len == S::LANES {
-                store_square(simd, &square, to, c * S::LANES, t, S::LANES);
+                store_square(simd, &square, to, first + c * S::LANES, t, S::LANES);
             } else {
-                store_square(simd, &square, to, c * S::LANES, t, len);
+                store_square(simd, &square, to, first + c * S::LANES, t, len);
             }
         }
     }
@@ -124,16 +199,16 @@ fn store_square<S: Simd>(simd: S, square: &S::Square, to: &mut RowsMut<'_, f32>,
     }
 }
 
-/// `to[query] = ln(sum_j e^score_j)`
+/// `to[first + query] = ln(sum_j e^score_j)`
 #[inline(always)]
-fn store_lse<S: Simd, const COLS: usize>(simd: S, softmax: &Softmax<S, COLS>, to: &mut RowsMut<'_, f32>) {
+fn store_lse<S: Simd, const COLS: usize>(simd: S, softmax: &Softmax<S, COLS>, to: &mut RowsMut<'_, f32>, first: usize) {
     let (max, sum) = softmax.state();
     for c in 0..COLS {
         let (mut maxima, mut sums) = ([0.0; 16], [0.0; 16]);
         simd.store(max[c], &mut maxima);
         simd.store(sum[c], &mut sums);
         for (i, (max, sum)) in maxima.iter().zip(&sums).take(S::LANES).enumerate() {
-            if let [lse] = to.row_mut(c * S::LANES + i) {
+            if let [lse] = to.row_mut(first + c * S::LANES + i) {
                 *lse = max * core::f32::consts::LN_2 + libm::logf(*sum);
             }
         }

@@ -3,7 +3,11 @@
 use core::array::from_fn;
 
 use super::mask::Visible;
-use crate::{kernel::multiply, simd::Simd, view::Rows};
+use crate::{
+    kernel::multiply,
+    simd::{CACHE_LINE, Simd, prefetch},
+    view::Rows,
+};
 
 /// `scores[j][query] = keys[j] . queries[..][query]`, -infinity where masked. Returns each query's largest score.
 ///
@@ -31,7 +35,14 @@ pub(crate) fn tile<S: Simd, const ROWS: usize, const COLS: usize>(
         let zero = [[simd.splat(0.0); COLS]; ROWS];
         // SAFETY: `t < queries.len()`, which is `head_dim`, the length of each row.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
-        *group = multiply(simd, zero, key, queries);
+        let next_group = |t: usize| {
+            if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
+                for i in 0..ROWS {
+                    prefetch(rows[i].wrapping_add(ROWS * keys.stride() + t));
+                }
+            }
+        };
+        *group = multiply(simd, zero, queries, key, next_group);
         if j + ROWS > visible.full {
             for (i, row) in group.iter_mut().enumerate() {
                 let lanes = visible.lanes(simd, j + i);

@@ -2,6 +2,24 @@
 
 use crate::simd::Simd;
 
+/// Which keys the queries of a head see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mask {
+    pub(crate) kv_len: usize,
+    /// Query `i` sees the keys `j <= i + offset`.
+    pub(crate) causal_offset: Option<i64>,
+}
+
+impl Mask {
+    /// What the queries `first .. first + rows` see, `rows >= 1`.
+    pub(crate) fn reach(&self, first: usize, rows: usize) -> Reach {
+        match self.causal_offset {
+            None => Reach::dense(self.kv_len),
+            Some(offset) => Reach::causal(offset, first, rows, self.kv_len),
+        }
+    }
+}
+
 /// The keys that a block of queries sees: row `i` of the block sees the keys below `first_end + i * step`, and
 /// none at or past `end`.
 #[derive(Clone, Copy, Debug)]

@@ -41,7 +41,8 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
     const MAX_ROWS: usize = 8;
-    const KEY_TILE: usize = 192;
+    const BLOCKS: usize = 6;
+    const KEY_TILE: usize = 128;
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
@@ -134,7 +135,7 @@ impl Simd for Avx2 {
         // The power of -127 comes out as zero. In this order, a NaN in `x` stays.
         let x = self.max(self.splat(-127.0), x);
         // SAFETY: `self` exists, so the CPU has AVX2.
-        let n = unsafe { _mm256_floor_ps(x) };
+        let n = unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) };
         let power = polynomial(self, self.sub(x, n));
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe {

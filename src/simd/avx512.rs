@@ -41,6 +41,7 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
     const MAX_ROWS: usize = 16;
+    const BLOCKS: usize = 4;
     const KEY_TILE: usize = 128;
 
     #[inline(always)]
@@ -117,11 +118,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
+        // These two take care of what is out of range: the rest of an infinity is zero.
         // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
-        let fraction = unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x) };
-        // This multiplies by 2^floor(x), and takes care of what is out of range: the fraction of an infinity is zero.
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_scalef_ps(polynomial(self, fraction), x) }
+        unsafe {
+            let r = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            _mm512_scalef_ps(polynomial(self, r), self.sub(x, r))
+        }
     }
 
     #[inline(always)]

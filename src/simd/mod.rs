@@ -28,6 +28,24 @@ pub(crate) trait Kernel {
     fn run<S: Simd, const ROWS: usize, const COLS: usize>(self, simd: S) -> Self::Output;
 }
 
+/// Bytes that come from memory together.
+pub(crate) const CACHE_LINE: usize = 64;
+
+/// Asks for the cache line of an address, which need not be valid, to be fetched.
+#[inline(always)]
+pub(crate) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 CPU has SSE; prefetching reads nothing and never faults.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// The most blocks of queries that any backend lets go over the keys together.
+pub(crate) const MAX_BLOCKS: usize = 8;
+
 /// Vectors of `LANES` `f32` and what can be done with them.
 pub(crate) trait Simd: Copy {
     /// `LANES` `f32`. Any bit pattern is valid, and there is no padding.
@@ -43,6 +61,8 @@ pub(crate) trait Simd: Copy {
     const MAX_COLS: usize;
     /// The most rows of any register tile of [`run`](Self::run).
     const MAX_ROWS: usize;
+    /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
+    const BLOCKS: usize;
     /// Keys of a tile: scores are held for so many at a time.
     const KEY_TILE: usize;
 
@@ -74,8 +94,11 @@ pub(crate) trait Simd: Copy {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// `2^x` for `x <= 127`, by [`polynomial`](crate::math::exp::polynomial), whose accuracy it has: `x` divided into its
-    /// floor and the rest in the way that is cheapest here.
+    /// `2^x` for `x <= 127`, by [`polynomial`](crate::math::exp::polynomial), with `x` divided into the nearest
+    /// integer and the rest in the way that is cheapest here.
+    ///
+    /// At most 1.95 ulp off for `x > -126` (2.2 without FMA; checked over every such `f32`); below, off by less than `f32::MIN_POSITIVE`. Exactly 1
+    /// at 0, exactly 0 at -infinity, NaN at NaN.
     fn exp2(self, x: Self::Vector) -> Self::Vector;
 
     /// `LANES` vectors of zeros.

@@ -33,6 +33,7 @@ impl Simd for Portable {
     const LANES: usize = LANES;
     const MAX_COLS: usize = 2;
     const MAX_ROWS: usize = 8;
+    const BLOCKS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
     const KEY_TILE: usize = 64;
 
     #[inline(always)]
@@ -110,13 +111,12 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn exp2(self, x: Floats) -> Floats {
-        // Any `x` from here down to -127 has the power zero. In this order, a NaN in `x` stays.
-        let x = self.max(self.splat(-126.75), x);
-        // At this magnitude the spacing of f32 is one: the sum is rounded to an integer, and its bits end in that integer, here
-        // the exponent's bits of 2^n. The integer nearest to `x` less the f32 below 1/2 is the floor of `x`, or one less where
-        // `x` is an integer other than 0.
+        // The power of -127 comes out as zero. In this order, a NaN in `x` stays.
+        let x = self.max(self.splat(-127.0), x);
+        // At this magnitude the spacing of f32 is one: the sum is rounded to an integer, in whose last bits stands the biased
+        // exponent of 2^n.
         let magic = self.splat(12_582_912.0 + 127.0);
-        let shifted = (x - self.splat(0.5f32.next_down())) + magic;
+        let shifted = x + magic;
         polynomial(self, x - (shifted - magic)) * floats(bits(shifted) << 23)
     }
 
