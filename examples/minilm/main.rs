@@ -14,6 +14,7 @@ use std::{
     error::Error,
     fmt, fs,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -25,8 +26,8 @@ use simd_attention::{Attention, Backend};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/minilm_l6.safetensors");
 
-/// How far f32 arithmetic may be off, relative to the largest value: outputs are weighted means of values, and the weights'
-/// relative errors are those of the scores, sums of 32 products around 10.
+/// How far f32 arithmetic may be off, relative to the largest value. Outputs are weighted means of values; what the weights are
+/// off by, relatively, is what the scores are off by, absolutely: some units in the last place of a sum of 32 products.
 const TOLERANCE: f32 = 1e-6;
 
 /// Links that are listed.
@@ -72,10 +73,7 @@ fn run(
         columns: Axis { name: "key", labels: &model.tokens },
         weights: &weights,
     };
-    if let Some(folder) = output.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(output, heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", output.display()))?;
+    write_file(output, &heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", output.display()))?;
 
     writeln!(out, "{}\n\n{}", model.text, heatmap.terminal(terminal))?;
     writeln!(out, "Strongest links between words:\n\n{}", strongest_links(&model.tokens, &weights))?;
@@ -85,6 +83,14 @@ fn run(
     writeln!(out, "speed     {speed}")?;
     writeln!(out, "picture   {}", output.display())?;
     accuracy.check()
+}
+
+/// Writes a file, in a folder that may not exist yet.
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, text)
 }
 
 /// The largest deviation from the expected outputs, beside what f32 allows and what the naive form reaches.
@@ -259,6 +265,7 @@ mod tests {
     fn wrong_arguments_are_told_with_the_right_ones() {
         assert_eq!(complaint(&["--layer", "1"]), "--layer \"1\": must be one of 0, 3, 5");
         assert_eq!(complaint(&["--head=12"]), "--head \"12\": must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11");
+        assert!(complaint(&["--output", &format!("{DATA}/no.svg")]).contains("safetensors/no.svg: "));
         assert!(complaint(&["--backend", "mmx"]).starts_with("--backend \"mmx\": must be one of portable"));
         assert_eq!(complaint(&["--head"]), "missing argument for option '--head'");
         assert_eq!(complaint(&["--heads", "1"]), "invalid option '--heads'; --help lists the options");
