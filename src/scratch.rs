@@ -4,13 +4,8 @@ use crate::simd::{Portable, Simd};
 
 /// Elements that a unit takes, with room to align the first vector.
 const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
-    let rows = head_dim.saturating_add(value_dim).saturating_mul(S::BLOCKS).saturating_add(score_rows::<S>());
+    let rows = head_dim.saturating_add(value_dim).saturating_mul(S::BLOCKS).saturating_add(S::KEY_TILE);
     rows.saturating_mul(S::MAX_COLS * S::LANES).saturating_add(S::LANES - 1)
-}
-
-/// A tile of scores is written whole register tiles at a time, the last of which may reach past the last key.
-const fn score_rows<S: Simd>() -> usize {
-    S::KEY_TILE + S::MAX_ROWS
 }
 
 /// Elements of scratch that one thread needs, whatever the backend, `q_len`, `kv_len` and number of heads.
@@ -50,7 +45,7 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     /// Rows for the scores of a tile of keys; `None` only if the scratch was shorter than [`scratch_len`].
     #[inline(always)]
     pub(crate) fn score_tile(&mut self) -> Option<&'s mut [[S::Vector; COLS]]> {
-        self.take(score_rows::<S>())
+        self.take(S::KEY_TILE)
     }
 
     /// The next rows; `None` only if the scratch was shorter than [`scratch_len`].

@@ -47,3 +47,49 @@ pub(crate) fn multiply_where<S: Simd, const ROWS: usize, const COLS: usize>(
     }
     sum
 }
+
+/// Rows of a product divided into the register tiles that they are computed with: groups of `ROWS`, of the somewhat smaller
+/// `NARROW`, and the few that are left one by one, so that nothing is computed in vain.
+pub(crate) struct Groups<'a, T> {
+    pub(crate) wide: &'a mut [T],
+    pub(crate) narrow: &'a mut [T],
+    pub(crate) single: &'a mut [T],
+}
+
+impl<'a, T> Groups<'a, T> {
+    #[inline(always)]
+    pub(crate) fn new<const ROWS: usize, const NARROW: usize>(rows: &'a mut [T]) -> Self {
+        let (wide, narrow) = count::<ROWS, NARROW>(rows.len());
+        let (wide, rest) = rows.split_at_mut_checked(wide * ROWS).unwrap_or_default();
+        let (narrow, single) = rest.split_at_mut_checked(narrow * NARROW).unwrap_or_default();
+        Self { wide, narrow, single }
+    }
+}
+
+/// How many groups of `ROWS` and of `NARROW` leave the fewest of `n` over.
+#[inline(always)]
+fn count<const ROWS: usize, const NARROW: usize>(n: usize) -> (usize, usize) {
+    if NARROW == ROWS {
+        return (n / ROWS, 0);
+    }
+    let groups = n.div_ceil(ROWS);
+    let narrow = (groups * ROWS - n).div_ceil(ROWS - NARROW);
+    if narrow <= groups { (groups - narrow, narrow) } else { (0, n / NARROW) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn groups_leave_few_over() {
+        for n in 0..1000 {
+            for ((wide, narrow), (rows, most)) in
+                [(count::<6, 4>(n), (6, 1)), (count::<5, 4>(n), (5, 0)), (count::<8, 8>(n), (8, 7))]
+            {
+                let covered = wide * rows + narrow * (if rows == 8 { 8 } else { 4 });
+                assert!(covered <= n && (n - covered <= most || n < 12), "{n}: {wide}, {narrow}");
+            }
+        }
+    }
+}

@@ -40,7 +40,7 @@ impl Kernel for Unit<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const COLS: usize>(mut self, simd: S) {
+    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
         let Some(scores) = scratch.score_tile() else { return };
         let mut blocks = [const { None }; MAX_BLOCKS];
@@ -58,7 +58,7 @@ impl Kernel for Unit<'_> {
             for (tile, start) in (0..end).step_by(S::KEY_TILE).enumerate() {
                 self.prefetch(tile, tiles);
                 for block in blocks.iter_mut().flatten() {
-                    block.attend::<ROWS>(simd, keys, values, start, scores);
+                    block.attend::<ROWS, NARROW>(simd, keys, values, start, scores);
                 }
             }
         }
@@ -114,7 +114,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// Attends to the keys of the tile that begins with key `start`.
     #[inline(always)]
-    fn attend<const ROWS: usize>(
+    fn attend<const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
         keys: Rows<'_, f32>,
@@ -125,10 +125,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let len = S::KEY_TILE.min(self.reach.end.saturating_sub(start));
         let (Some(keys), Some(values)) = (keys.range(start, len), values.range(start, len)) else { return };
         let visible = self.reach.tile(simd, start, len);
-        let max = dot::tile::<S, ROWS, COLS>(simd, self.queries, keys, &visible, scores);
-        let Some(weights) = scores.get_mut(..len) else { return };
-        let rescale = self.softmax.update(max, weights);
-        weighted_sum::accumulate::<S, ROWS, COLS>(simd, weights, values, &visible, rescale, self.output);
+        let Some(scores) = scores.get_mut(..len) else { return };
+        let max = dot::Tile { simd, queries: self.queries, keys, visible: &visible }.scores::<ROWS, NARROW>(scores);
+        let rescale = self.softmax.update(max, scores);
+        let tile = weighted_sum::Tile { simd, weights: scores, values, visible: &visible, rescale };
+        tile.accumulate::<ROWS, NARROW>(self.output);
     }
 }
 

@@ -91,7 +91,7 @@ mod tests {
         type Output = f64;
 
         #[inline(always)]
-        fn run<S: Simd, const ROWS: usize, const COLS: usize>(self, simd: S) -> f64 {
+        fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f64 {
             let mut worst = [0.0; CHUNK];
             for start in (self.first..=self.last).step_by(CHUNK) {
                 let x = from_fn(|i| f32::from_bits((start + i as u32).min(self.last)));
@@ -111,7 +111,7 @@ mod tests {
         type Output = [f32; CHUNK];
 
         #[inline(always)]
-        fn run<S: Simd, const ROWS: usize, const COLS: usize>(self, simd: S) -> [f32; CHUNK] {
+        fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> [f32; CHUNK] {
             exp2(simd, self.0)
         }
     }

@@ -20,8 +20,8 @@ impl Avx2 {
     #[target_feature(enable = "avx2,fma")]
     fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
-            1 => kernel.run::<Self, 8, 1>(self),
-            _ => kernel.run::<Self, 6, 2>(self),
+            1 => kernel.run::<Self, 8, 8, 1>(self),
+            _ => kernel.run::<Self, 6, 4, 2>(self),
         }
     }
 }
@@ -40,9 +40,8 @@ impl Simd for Avx2 {
 
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
-    const MAX_ROWS: usize = 8;
     const BLOCKS: usize = 6;
-    const KEY_TILE: usize = 128;
+    const KEY_TILE: usize = 192;
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {

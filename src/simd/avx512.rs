@@ -20,9 +20,9 @@ impl Avx512 {
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
     fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
-            1 => kernel.run::<Self, 16, 1>(self),
-            2 => kernel.run::<Self, 8, 2>(self),
-            _ => kernel.run::<Self, 8, 3>(self),
+            1 => kernel.run::<Self, 16, 16, 1>(self),
+            2 => kernel.run::<Self, 8, 8, 2>(self),
+            _ => kernel.run::<Self, 8, 8, 3>(self),
         }
     }
 }
@@ -40,7 +40,6 @@ impl Simd for Avx512 {
 
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
-    const MAX_ROWS: usize = 16;
     const BLOCKS: usize = 4;
     const KEY_TILE: usize = 128;
 

@@ -20,12 +20,12 @@ pub(crate) use {avx2::Avx2, avx512::Avx512};
 /// A computation to be compiled for each backend.
 ///
 /// `ROWS x COLS` is the register tile that keeps the backend's multipliers busy: `COLS` vectors of queries by `ROWS`
-/// keys, or columns of values.
+/// keys, or columns of values. `NARROW x COLS` is a smaller one for what `ROWS` does not divide, or the same one.
 pub(crate) trait Kernel {
     type Output;
 
     /// Implementations are `#[inline(always)]`, as is all that they call.
-    fn run<S: Simd, const ROWS: usize, const COLS: usize>(self, simd: S) -> Self::Output;
+    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> Self::Output;
 }
 
 /// Bytes that come from memory together.
@@ -59,8 +59,6 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
     const MAX_COLS: usize;
-    /// The most rows of any register tile of [`run`](Self::run).
-    const MAX_ROWS: usize;
     /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
     const BLOCKS: usize;
     /// Keys of a tile: scores are held for so many at a time.

@@ -32,15 +32,14 @@ impl Simd for Portable {
 
     const LANES: usize = LANES;
     const MAX_COLS: usize = 2;
-    const MAX_ROWS: usize = 8;
     const BLOCKS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
-    const KEY_TILE: usize = 64;
+    const KEY_TILE: usize = 80;
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
-            1 => kernel.run::<Self, 8, 1>(self),
-            _ => kernel.run::<Self, 5, 2>(self),
+            1 => kernel.run::<Self, 8, 8, 1>(self),
+            _ => kernel.run::<Self, 5, 4, 2>(self),
         }
     }
 
