@@ -127,10 +127,12 @@ impl<'a> Work<'a> {
 
     /// Sequence, head and queries of a unit.
     fn locate(&self, unit: usize) -> Option<(usize, usize, Part)> {
-        let (per_head, heads) = (self.partition.units(), self.problem.queries.shape().heads);
-        let (head, unit) = (unit.checked_div(per_head)?, unit.checked_rem(per_head)?);
+        // There is no unit where either is zero; the compiler is told, as it would keep a panic for division by zero.
+        let per_head = NonZeroUsize::new(self.partition.units())?;
+        let heads = NonZeroUsize::new(self.problem.queries.shape().heads)?;
+        let (head, unit) = (unit / per_head, unit % per_head);
         // The last part first: under a causal mask it has the most keys, and the short ones even out the threads.
-        Some((head.checked_div(heads)?, head.checked_rem(heads)?, self.partition.part(per_head - 1 - unit)))
+        Some((head / heads, head % heads, self.partition.part(per_head.get() - 1 - unit)))
     }
 
     fn queries(&self, unit: usize) -> Option<Rows<'a, f32>> {

@@ -4,6 +4,8 @@
 //! maxima, sums and rescaling are plain vertical operations, and nothing has a tail but the queries themselves. Several
 //! blocks go over the keys together, so that each tile of keys and values is fetched from memory once for all of them.
 
+use core::num::NonZeroUsize;
+
 use crate::{
     score::{
         dot,
@@ -54,7 +56,7 @@ impl Kernel for Unit<'_> {
         }
 
         if let Some((keys, values)) = self.kv {
-            let tiles = end.div_ceil(S::KEY_TILE);
+            let tiles = NonZeroUsize::MIN.saturating_add(end / S::KEY_TILE);
             for (tile, start) in (0..end).step_by(S::KEY_TILE).enumerate() {
                 self.prefetch(tile, tiles);
                 for block in blocks.iter_mut().flatten() {
@@ -76,8 +78,8 @@ impl Unit<'_> {
     /// Asks for the part of what lies at both ends of a unit that falls to one of its tiles: the rows that it will write, and
     /// the queries of the next one.
     #[inline(always)]
-    fn prefetch(&self, tile: usize, tiles: usize) {
-        let rows = self.output.len().div_ceil(tiles);
+    fn prefetch(&self, tile: usize, tiles: NonZeroUsize) {
+        let rows = self.output.len() / tiles + 1;
         for i in tile * rows..(tile + 1) * rows {
             self.output.prefetch(i);
             if let Some(next) = &self.next_queries {
