@@ -1,7 +1,8 @@
 //! The sizes at which something in a kernel begins or ends: one less, just as many, one more.
 //!
-//! Lanes are 4, 8 or 16 queries; a block is 1 to 4 vectors of them; a register tile has up to 16 keys, or columns of values; a tile of keys
-//! has 64 to 256. The table covers every backend's sizes on each backend, so it need not know them.
+//! Lanes are 4, 8 or 16 queries; a block is 1 to 4 vectors of them; a unit of work is up to 8 blocks; a register tile has up to 16
+//! keys, or columns of values; a tile of keys has 64 to 256. The table covers every backend's sizes on each backend, so it need
+//! not know them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -43,6 +44,14 @@ const EDGES: &[Edge] = &[
         ..SMALL
     },
     Edge {
+        reason: "blocks fill units of up to 8, and begin the next",
+        q_len: &[127, 128, 191, 192, 193, 239, 240, 241, 255, 256, 257, 287, 288, 289, 383, 384, 385],
+        kv_len: &[30, 140],
+        dims: &[[4, 3]],
+        masks: DENSE_AND_CAUSAL,
+        ..SMALL
+    },
+    Edge {
         reason: "keys fill register tiles of up to 16 rows",
         q_len: &[3, 40],
         kv_len: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33],
@@ -52,7 +61,10 @@ const EDGES: &[Edge] = &[
     Edge {
         reason: "keys fill one tile, or several, and begin the next",
         q_len: &[1, 17],
-        kv_len: &[63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 384, 385, 511, 512, 513],
+        kv_len: &[
+            63, 64, 65, 79, 80, 81, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 384, 385, 511, 512,
+            513,
+        ],
         masks: DENSE_AND_CAUSAL,
         ..SMALL
     },
