@@ -21,6 +21,13 @@ mod width {
 
 use width::{Floats, Ints, LANES};
 
+/// Without vector instructions, as on a microcontroller, registers and memory are few and there is no cache to think of.
+const SCALAR: bool = !cfg!(any(
+    target_feature = "sse2",
+    target_feature = "simd128",
+    all(target_feature = "neon", target_arch = "aarch64")
+));
+
 /// Available everywhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -31,13 +38,14 @@ impl Simd for Portable {
     type Square = [Floats; LANES];
 
     const LANES: usize = LANES;
-    const MAX_COLS: usize = 2;
-    const BLOCKS: usize = if cfg!(target_pointer_width = "64") { 8 } else { 1 };
-    const KEY_TILE: usize = 80;
+    const MAX_COLS: usize = if SCALAR { 1 } else { 2 };
+    const BLOCKS: usize = if SCALAR { 1 } else { 8 };
+    const KEY_TILE: usize = if SCALAR { 16 } else { 80 };
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
+            _ if SCALAR => kernel.run::<Self, 4, 4, 1>(self),
             1 => kernel.run::<Self, 8, 8, 1>(self),
             _ => kernel.run::<Self, 5, 4, 2>(self),
         }
