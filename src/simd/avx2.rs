@@ -41,7 +41,7 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
     const BLOCKS: usize = 6;
-    const KEY_TILE: usize = 192;
+    const KEY_TILE: usize = 96;
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {

@@ -41,7 +41,7 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
     const BLOCKS: usize = 4;
-    const KEY_TILE: usize = 128;
+    const KEY_TILE: usize = 64;
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {

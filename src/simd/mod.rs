@@ -61,7 +61,8 @@ pub(crate) trait Simd: Copy {
     const MAX_COLS: usize;
     /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
     const BLOCKS: usize;
-    /// Keys of a tile: scores are held for so many at a time.
+    /// Keys of a tile: scores are held, and products summed up in one go, for so many at a time. Longer tiles are a little
+    /// faster, shorter ones a little more accurate.
     const KEY_TILE: usize;
 
     /// Runs `kernel`, compiled for this backend, with the register tile for `cols` vectors of queries (1 to `MAX_COLS`).
