@@ -10,7 +10,9 @@
 
 #![no_std]
 
-use simd_attention::{Attention, Backend, Error, Kv, Output, Shape, Strides, View, ViewMut, Work, reference, scratch_len};
+use simd_attention::{
+    Attention, Backend, Error, Kv, Output, Shape, Strides, View, ViewMut, Work, reference, scratch_len,
+};
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
