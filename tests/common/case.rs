@@ -131,8 +131,9 @@ impl Case {
 
     /// The prepared call, to be run by the caller.
     pub fn prepare<'a>(&'a self, backend: Backend, answer: &'a mut Answer<f32>) -> Result<Work<'a>, Error> {
+        let (q, kv) = (self.q.view()?, self.kv()?);
         let output = Output::new(answer.out.view_mut()?).lse(&mut answer.lse);
-        self.attention().backend(backend).prepare(self.q.view()?, self.kv()?, output)
+        self.attention().backend(backend).prepare(q, kv, output)
     }
 
     /// The answer of a backend. Elements between the output's rows must stay as they are.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod case;
+pub mod fuzz_input;
 mod oracle;
 mod random;
 mod tensor;

@@ -18,18 +18,20 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// Meaningless where they exceed a `usize`: such shapes are the crate's to refuse.
     pub fn strides(self, Shape { heads, len, dim, .. }: Shape) -> Strides {
-        let nested = |row: usize, gap: usize| {
-            let head = len * row + 2 * gap;
-            Strides { batch: heads * head + 3 * gap, heads: head, len: row }
+        let tokens_first = |row: usize| Strides { batch: len.wrapping_mul(row), heads: dim, len: row };
+        let heads_first = |row: usize, gap: usize| {
+            let head = len.wrapping_mul(row).wrapping_add(2 * gap);
+            Strides { batch: heads.wrapping_mul(head).wrapping_add(3 * gap), heads: head, len: row }
         };
         match self {
-            Self::HeadsFirst => nested(dim, 0),
-            Self::TokensFirst => Strides { batch: len * heads * dim, heads: dim, len: heads * dim },
-            Self::Fused => Strides { batch: 3 * len * heads * dim, heads: dim, len: 3 * heads * dim },
-            Self::Padded(gap) => nested(dim + gap, gap),
+            Self::HeadsFirst => heads_first(dim, 0),
+            Self::TokensFirst => tokens_first(heads.wrapping_mul(dim)),
+            Self::Fused => tokens_first(heads.wrapping_mul(dim).wrapping_mul(3)),
+            Self::Padded(gap) => heads_first(dim.wrapping_add(gap), gap),
             Self::Broadcast([batch, heads, len]) => {
-                let once = nested(dim, 0);
+                let once = heads_first(dim, 0);
                 let unless = |repeated: bool, stride: usize| if repeated { 0 } else { stride };
                 Strides {
                     batch: unless(batch, once.batch),
@@ -67,11 +69,13 @@ impl<T: Copy> Tensor<T> {
 
     /// Every row, in the order of its index.
     pub fn rows(&self) -> impl Iterator<Item = Row> + use<T> {
-        let Shape { batch, heads, len, .. } = self.shape;
+        let Shape { heads, len, .. } = self.shape;
+        // Not to count sequences or heads, however many, that have no tokens.
+        let batch = if heads == 0 || len == 0 { 0 } else { self.shape.batch };
         (0..batch).flat_map(move |b| (0..heads).flat_map(move |h| (0..len).map(move |i| [b, h, i])))
     }
 
-    fn start(&self, [b, h, i]: Row) -> usize {
+    pub fn start(&self, [b, h, i]: Row) -> usize {
         b * self.strides.batch + h * self.strides.heads + i * self.strides.len
     }
 

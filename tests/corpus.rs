@@ -1,0 +1,49 @@
+//! Replays what the fuzzer has found worth keeping.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::fuzz_input::Outcome;
+use std::{fs, path::Path};
+
+#[test]
+fn every_input_of_the_corpus() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    if !fuzz.exists() {
+        return println!("the published package comes without the corpus");
+    }
+    let inputs: Vec<_> =
+        fs::read_dir(fuzz.join("corpus/forward")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!inputs.is_empty());
+    for input in inputs {
+        println!("{}", input.display());
+        common::fuzz_input::check(&fs::read(input).unwrap());
+    }
+}
+
+/// Short and empty inputs, which read as calls that end in zeros.
+#[test]
+fn no_bytes_and_few() {
+    for len in 0..64 {
+        for byte in [0, 1, 2, 15, 16, 127, 128, 254, 255] {
+            common::fuzz_input::check(&vec![byte; len]);
+        }
+    }
+}
+
+/// Calls as random as the fuzzer's first; most of them are such that there is an answer to check.
+#[test]
+fn random_bytes() {
+    let mut random = common::Random::new(1);
+    let outcomes: Vec<Outcome> = (0..2000)
+        .map(|_| {
+            let bytes: Vec<u8> = (0..200).map(|_| random.bits() as u8).collect();
+            common::fuzz_input::check(&bytes)
+        })
+        .collect();
+    let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
+    let counts = [Outcome::Answered, Outcome::Refused, Outcome::Skipped].map(count);
+    println!("answered, refused, skipped: {counts:?}");
+    assert!(counts[0] > 800 && counts[1] > 200, "{counts:?}");
+}
