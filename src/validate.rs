@@ -83,7 +83,8 @@ impl Attention {
     /// Where the causal mask lies, if there is one: query `i` sees the keys `j <= i + diagonal`.
     pub(crate) fn diagonal(&self, q_len: usize, kv_len: usize) -> Option<i64> {
         self.causal.map(|causal| match causal {
-            Causal::BottomRight => kv_len as i64 - q_len as i64,
+            // Broadcast keys, or keys of no sequence, may be more than an `i64` counts.
+            Causal::BottomRight => i64::try_from(kv_len).unwrap_or(i64::MAX).saturating_sub_unsigned(q_len as u64),
             Causal::Offset(offset) => offset,
         })
     }

@@ -235,7 +235,6 @@ fn scratch_too_short() {
             assert_eq!(work.run(&mut vec![0.0; actual]), error);
             #[cfg(feature = "rayon")]
             assert_eq!(work.run_parallel(&mut vec![0.0; actual]), error);
-            drop(work);
             assert_unwritten(&answer);
 
             let output = Output::new(answer.out.view_mut().unwrap()).lse(&mut answer.lse);
@@ -256,7 +255,6 @@ fn scratch_too_short_leaves_the_work_whole() {
         let work = case.prepare(backend, &mut answer).unwrap();
         work.run(&mut []).unwrap_err();
         work.run(&mut vec![0.0; work.scratch_len()]).unwrap();
-        drop(work);
         assert_eq!(answer.out.data, case.run(backend).out.data);
     }
 }
@@ -288,5 +286,21 @@ fn messages_name_what_is_wrong() {
         assert!(parts.iter().all(|part| message.contains(part)), "{message:?} lacks one of {parts:?}");
         assert!(!message.ends_with('.') && !message.contains('\n'), "{message:?}");
         let _: &dyn core::error::Error = &error;
+    }
+}
+
+/// Sizes that no storage bounds, as there are no rows, overflow nothing.
+#[test]
+fn endless_shapes_without_rows() {
+    let nowhere = Strides { batch: 0, heads: 0, len: 0 };
+    let lens = [1, 2, 1 << (usize::BITS - 2), 1 << (usize::BITS - 1), usize::MAX - 1, usize::MAX];
+    for [q_len, kv_len] in lens.iter().flat_map(|q_len| lens.map(|kv_len| [*q_len, kv_len])) {
+        let shape = |len| Shape { batch: 0, heads: 1, len, dim: 1 };
+        let (mut out, nothing) = ([0.0; 0], [0.0; 0]);
+        let view = |len| View::strided(&nothing, shape(len), nowhere).unwrap();
+        let kv = Kv::new(view(kv_len), view(kv_len)).unwrap();
+        let out = ViewMut::strided(&mut out, shape(q_len), nowhere).unwrap();
+        let result = Attention::new().causal().forward(view(q_len), kv, out, &mut [0.0; scratch_len(1, 1)]);
+        assert_eq!(result, Ok(()), "{q_len} x {kv_len}");
     }
 }
