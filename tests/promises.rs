@@ -389,6 +389,19 @@ mod a_row_depends_on_itself_alone {
         }
     }
 
+    #[cfg(feature = "rayon")]
+    #[test]
+    fn not_on_the_threads_of_a_pool() {
+        for case in cases(Mask::Offset(40)) {
+            for backend in Backend::available() {
+                let mut shared = case.blank();
+                let work = case.prepare(backend, &mut shared).unwrap();
+                work.run_parallel(&mut vec![f32::NAN; 3 * work.scratch_len() + 1]).unwrap();
+                assert_same(&format!("{backend}, {}", case.name), &shared, &case.run(backend));
+            }
+        }
+    }
+
     /// Nor on whether anybody asks for the log-sum-exp, on what the scratch held, nor on where it begins.
     #[test]
     fn not_on_scratch_or_log_sum_exp() {

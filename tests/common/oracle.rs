@@ -6,7 +6,10 @@
 //! score is off by. No correct kernel can fail, whatever the input; one that loses a key, a rescaling or a lane cannot pass.
 //! How much *better* than the bound the kernels are is measured by `promises.rs` and `minilm.rs`.
 
-use super::case::{Answer, Case, Plan};
+use super::{
+    case::{Answer, Case, Plan},
+    tensor::Tensor,
+};
 use simd_attention::Backend;
 
 /// Unit roundoff of f32.
@@ -26,7 +29,8 @@ pub struct Oracle {
 
 impl Oracle {
     pub fn new(case: &Case) -> Self {
-        Self { name: case.name.clone(), exact: case.reference(), tolerance: tolerance(case) }
+        let exact = case.reference();
+        Self { name: case.name.clone(), tolerance: tolerance(case, &exact), exact }
     }
 
     /// Panics unless each element of `actual` is as close to the reference as it must be.
@@ -72,48 +76,82 @@ fn value_agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
 /// As [`value_agrees`], but -infinity, the mark of a row that sees no key, must be just that.
 fn lse_agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
     match exact {
-        f64::NEG_INFINITY => actual == f32::NEG_INFINITY,
+        f64::NEG_INFINITY if tolerance < f64::INFINITY => actual == f32::NEG_INFINITY,
         exact => value_agrees(actual, exact, tolerance),
     }
 }
 
+/// What a tensor's elements are like.
+struct Range {
+    /// The smallest magnitude but zero, and the largest, of those that are finite.
+    smallest: f64,
+    largest: f64,
+    is_finite: bool,
+}
+
+impl Range {
+    fn of(tensor: &Tensor<f32>) -> Self {
+        let mut range = Self { smallest: f64::INFINITY, largest: 0.0, is_finite: true };
+        for x in tensor.rows().flat_map(|row| tensor.row(row)) {
+            let x = f64::from(x.abs());
+            range.is_finite &= x.is_finite();
+            if x.is_finite() && x > 0.0 {
+                range.smallest = range.smallest.min(x);
+                range.largest = range.largest.max(x);
+            }
+        }
+        range
+    }
+}
+
 /// The bound for every element. Non-finite inputs count as zero: where they arrive there is nothing to be close to.
-fn tolerance(case: &Case) -> Answer<f64> {
-    let magnitude = |x: f32| if x.is_finite() { x.abs() } else { 0.0 };
-    let (q, k, v) = (case.q.map(magnitude), case.k.map(magnitude), case.v.map(magnitude));
-    let [max_q, max_k, max_v] = [&q, &k, &v].map(|x| x.rows().flat_map(|row| x.row(row).to_vec()).fold(0.0, f32::max));
-    let [max_q, max_k, max_v] = [max_q, max_k, max_v].map(f64::from);
+fn tolerance(case: &Case, exact: &Answer<f64>) -> Answer<f64> {
+    let [q, k, v] = [&case.q, &case.k, &case.v].map(Range::of);
     let (head_dim, kv_len) = (case.q.shape.dim as f64, case.kv_len() as f64);
     let scale = f64::from(case.scale()).abs();
-
-    // The oracle itself knows `sum_j p_j |v_j|`, and (no less than) the largest `sum_t |scale q_t k_t|` of the keys that a row sees.
-    let sum_of_values = Case { v: v.clone(), ..case.clone() }.reference().out;
-    let score_sizes = Case { scale: Some(scale as f32), q, k, v, ..case.clone() }.reference().lse;
+    let (sum_of_values, score_sizes) = magnitudes(case);
 
     // A scale so small that it is rounded as a subnormal, and queries that become subnormal when scaled.
     let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
-    let scaling_error = head_dim * SUBNORMAL * (max_k + 2.0);
+    let scaling_error = head_dim * SUBNORMAL * (k.largest + 2.0);
     let score_error = |size: f64| ((head_dim + FEW) * U + scale_error) * size + scaling_error;
     let sum_error = (kv_len + FEW) * U;
     // Weights below the smallest normal number may be zero, and so may products with them.
-    let underflow = 2.0 * kv_len * (f64::from(f32::MIN_POSITIVE) * max_v + SUBNORMAL);
+    let underflow = 2.0 * kv_len * (f64::from(f32::MIN_POSITIVE) * v.largest + SUBNORMAL);
 
     let limit = f64::from(f32::MAX) / 4.0;
-    let in_range = |score_size: f64| scale * max_q < limit && score_size < limit && kv_len.max(1.0) * max_v < limit;
+    let overflows = |size: f64| scale * q.largest >= limit || size >= limit || kv_len * v.largest >= limit;
+    // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
+    let vanishes = scale * q.smallest < 2.0 * SUBNORMAL && !k.is_finite;
+    let bound = |size: f64, bound: f64| match size {
+        // No key, no arithmetic.
+        f64::NEG_INFINITY => 0.0,
+        size if overflows(size) || vanishes => f64::INFINITY,
+        _ => bound,
+    };
 
     let mut out = sum_of_values;
     for row in out.rows() {
-        let size = score_sizes[out.index(row)];
+        let (size, lse) = (score_sizes[out.index(row)], exact.lse[out.index(row)]);
         let relative = (2.0 * (score_error(size) + sum_error)).exp_m1();
+        // Weights that are all zero: zeros, but for values that make NaN with them.
+        let is_undefined = lse == f64::NEG_INFINITY && size > lse && !v.is_finite;
         for x in out.row_mut(row) {
             // However wrong the weights: both results are averages of the values.
-            let rounding = (relative * *x).min(2.0 * max_v);
-            *x = if in_range(size) { rounding + underflow } else { f64::INFINITY };
+            let rounding = (relative * *x).min(2.0 * v.largest);
+            *x = if is_undefined { f64::INFINITY } else { bound(size, rounding + underflow) };
         }
     }
-    let lse = score_sizes.iter().map(|&size| {
-        let rounding = score_error(size) + sum_error + 2.0 * U * size;
-        if in_range(size) { rounding } else { f64::INFINITY }
-    });
+    let lse = score_sizes.iter().map(|&size| bound(size, score_error(size) + sum_error + 2.0 * U * size));
     Answer { lse: lse.collect(), out }
+}
+
+/// `sum_j p_j |v_j|` of each element, and of each row no less than the largest `sum_t |scale q_t k_t|` of the keys it sees: the oracle
+/// itself knows them.
+fn magnitudes(case: &Case) -> (Tensor<f64>, Vec<f64>) {
+    let magnitude = |x: f32| if x.is_finite() { x.abs() } else { 0.0 };
+    let [q, k, v] = [&case.q, &case.k, &case.v].map(|tensor| tensor.map(magnitude));
+    let sum_of_values = Case { v: v.clone(), ..case.clone() }.reference().out;
+    let score_sizes = Case { scale: Some(case.scale().abs()), q, k, v, ..case.clone() }.reference().lse;
+    (sum_of_values, score_sizes)
 }
