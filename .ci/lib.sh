@@ -14,15 +14,13 @@ step() {
     steps=$((steps + 1))
 }
 
+trap 'printf "\nFAILED after %d steps, in: %s\n" $steps "$current"' EXIT
+
+# Said only by a run that came to its end.
 summary() {
-    local status=$?
-    if [ $status = 0 ]; then
-        printf '\nAll %d steps passed in %d s.\n' $steps $SECONDS
-    else
-        printf '\nFAILED after %d steps, in: %s\n' $steps "$current"
-    fi
+    trap - EXIT
+    printf '\nAll %d steps passed in %d s.\n' $steps $SECONDS
 }
-trap summary EXIT
 
 # Debian's Rust comes with the sources of `core` and `std`, from which it builds them for any target.
 packages=(
