@@ -273,8 +273,8 @@ fn check_error(call: &Call, error: Error, answer: &Answer<f32>) {
         Error::ScratchTooShort { required, actual } => assert_eq!(required - actual, call.scratch_shortage),
         Error::LseLength { expected, actual } => assert_ne!(expected, actual),
         Error::BackendUnavailable { .. } => panic!("{error}"),
-        // Its output is its own and contiguous.
-        Error::OverlappingRows { .. } | Error::StorageTooShort { .. } | Error::SizeOverflow { .. } => {}
+        // The reference is given an output of its own, which there is none for a shape without storage.
+        _ if call.case.out.clone().view_mut().is_err() => {}
         error => {
             let reference = call.case.try_reference().err();
             // As text, since NaN does not equal itself.
