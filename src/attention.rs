@@ -1,15 +1,21 @@
 //! Configuration and entry points: validate, then dispatch.
 
-use crate::{Backend, Error, Kv, Output, View, Work, validate};
+use crate::{
+    Backend, Error, Kv, Mask, Output, View, Work,
+    score::custom::{MaskMod, Modify, Position, ScoreMod},
+    validate,
+};
 
-/// How to attend: configuration without data, reusable and `const`.
+/// How to attend: what is done to scores, and which keys a query sees. Reusable; `const` as far as it borrows nothing.
 ///
 /// ```text
-/// out = softmax(q k' * scale, masked) v
+/// score[i][j] = cap * tanh(q[i] . k[j] * scale / cap) + bias[i][j] - slope * |i + offset - j|
+/// out[i] = sum_j e^score[i][j] v[j] / (sum_j e^score[i][j] + e^sink)       over the keys j that query i sees
 /// ```
 ///
-/// (Vaswani et al., 2017, "Attention Is All You Need", equation 1), computed in one pass over keys and values with the online
-/// softmax of FlashAttention (Dao et al., 2022). `k'` is `k` transposed.
+/// (Vaswani et al., 2017, "Attention Is All You Need", equation 1, where nothing else is asked for), computed in one pass over keys and
+/// values with the online softmax of FlashAttention (Dao et al., 2022). The order of operations is that of the ONNX operator
+/// `Attention`: scale, softcap, bias, mask, softmax. Everything can be combined with everything.
 ///
 /// ```
 /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
@@ -26,41 +32,164 @@ use crate::{Backend, Error, Kv, Output, View, Work, validate};
 /// assert!(out.iter().all(|x| (x - 1.0).abs() < 1e-6));
 /// # Ok::<(), simd_attention::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Attention {
+///
+/// `M` is what a caller adds in Rust: see [`mask_mod`](Self::mask_mod) and [`score_mod`](Self::score_mod).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Attention<'a, M = ()> {
     pub(crate) scale: Option<f32>,
-    pub(crate) causal: Option<Causal>,
+    pub(crate) softcap: Option<f32>,
+    pub(crate) bias: Option<View<'a, f32>>,
+    pub(crate) alibi_slopes: Option<&'a [f32]>,
+    pub(crate) sinks: Option<&'a [f32]>,
+    pub(crate) causal: bool,
+    pub(crate) window: Window,
+    pub(crate) offset: Option<i64>,
+    pub(crate) mask: Option<Mask<'a>>,
+    pub(crate) block_mask: Option<Mask<'a>>,
+    pub(crate) packed: Option<Packed<'a>>,
+    pub(crate) modify: M,
     pub(crate) backend: Option<Backend>,
 }
 
-/// How the diagonal of a causal mask lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Causal {
-    /// The last query sees the last key.
-    BottomRight,
-    /// Query `i` sees the keys `j <= i + offset`.
-    Offset(i64),
+/// How far a query sees from where it stands, in keys; `None` is without limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Keys before it.
+    pub left: Option<usize>,
+    /// Keys after it.
+    pub right: Option<usize>,
 }
 
-impl Attention {
+/// Where packed sequences begin and end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packed<'a> {
+    pub(crate) queries: &'a [usize],
+    pub(crate) keys: &'a [usize],
+}
+
+impl Attention<'_> {
     /// Every query attends to every key; scores are scaled by `1 / sqrt(head_dim)`.
     #[must_use]
     pub const fn new() -> Self {
-        Self { scale: None, causal: None, backend: None }
+        Self {
+            scale: None,
+            softcap: None,
+            bias: None,
+            alibi_slopes: None,
+            sinks: None,
+            causal: false,
+            window: Window { left: None, right: None },
+            offset: None,
+            mask: None,
+            block_mask: None,
+            packed: None,
+            modify: (),
+            backend: None,
+        }
     }
+}
 
+impl<'a, M: Modify> Attention<'a, M> {
     /// Multiplies scores by `scale` instead of `1 / sqrt(head_dim)`. Any finite number, zero and negative ones included.
     #[must_use]
     pub const fn scale(self, scale: f32) -> Self {
         Self { scale: Some(scale), ..self }
     }
 
-    /// Query `i` sees key `j` where `j <= i + kv_len - q_len`: the last query sees the last key (bottom-right alignment, as in
-    /// FlashAttention and in decoding with a cache).
+    /// Keeps scores between `-cap` and `cap`: `cap * tanh(score / cap)` (Gemma 2, 2024).
+    #[must_use]
+    pub const fn softcap(self, cap: f32) -> Self {
+        Self { softcap: Some(cap), ..self }
+    }
+
+    /// Adds a bias `[batch, q_heads, q_len, kv_len]` to the scores. An extent of 1 is repeated along its axis, and so is a stride of
+    /// 0. A bias of `-inf` masks.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // Two queries share one bias, which makes the second key weigh thrice as much as the first.
+    /// let (q, k, v) = ([0.0; 2], [0.0; 2], [0.0, 4.0]);
+    /// let (bias, mut out) = ([0.0, 3f32.ln()], [0.0; 2]);
+    /// Attention::new().bias(View::matrix(&bias, [1, 2])?).forward(
+    ///     View::matrix(&q, [2, 1])?,
+    ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [2, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert!(out.iter().all(|x| (x - 3.0).abs() < 1e-6));
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn bias(self, bias: View<'a, f32>) -> Self {
+        Self { bias: Some(bias), ..self }
+    }
+
+    /// Subtracts `slope * |i + offset - j|`, with one slope for each query head: attention with linear biases (Press et al., 2021, "Train
+    /// Short, Test Long"; symmetrical as in FlashAttention).
     ///
     /// ```text
-    /// q_len = 2, kv_len = 4:   1 1 1 0      q_len = 4, kv_len = 2:   0 0
-    ///                          1 1 1 1                               0 0
+    /// q_len = 2, kv_len = 4, slope 1:   -2 -1  0 -1
+    ///                                   -3 -2 -1  0
+    /// ```
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // Each key further away weighs half as much.
+    /// let (q, k, v) = ([0.0], [0.0; 3], [7.0, 0.0, 0.0]);
+    /// let mut out = [0.0];
+    /// Attention::new().alibi_slopes(&[2f32.ln()]).forward(
+    ///     View::matrix(&q, [1, 1])?,
+    ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [1, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert!((out[0] - 7.0 * 0.25 / 1.75).abs() < 1e-6);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn alibi_slopes(self, slopes: &'a [f32]) -> Self {
+        Self { alibi_slopes: Some(slopes), ..self }
+    }
+
+    /// One more score for each query head, which takes weight from the keys and has no value (Xiao et al., 2023, "Efficient Streaming
+    /// Language Models with Attention Sinks"; as learned in gpt-oss, 2025). It counts in the log-sum-exp, so that a
+    /// query without keys gives zeros and the sink. A sink of `-inf` is none.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // The sink weighs as much as either of the two keys.
+    /// let (q, k, v) = ([0.0], [0.0; 2], [3.0, 3.0]);
+    /// let mut out = [0.0];
+    /// Attention::new().sinks(&[0.0]).forward(
+    ///     View::matrix(&q, [1, 1])?,
+    ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [1, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert!((out[0] - 2.0).abs() < 1e-6);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn sinks(self, sinks: &'a [f32]) -> Self {
+        Self { sinks: Some(sinks), ..self }
+    }
+
+    /// Where the first query stands among the keys: query `i` stands at key `i + offset`. From there causal masks, windows and ALiBi
+    /// count. By default the last query stands at the last key: `offset = kv_len - q_len` (bottom-right alignment, as in
+    /// FlashAttention and in decoding with a cache). With 0, the first one stands at the first (top-left).
+    #[must_use]
+    pub const fn offset(self, offset: i64) -> Self {
+        Self { offset: Some(offset), ..self }
+    }
+
+    /// A query sees no key after the one at which it [stands](Self::offset).
+    ///
+    /// ```text
+    /// q_len = 2, kv_len = 4:   1 1 1 0      q_len = 4, kv_len = 2:   0 0      q_len = 2, kv_len = 4, offset 0:   1 0 0 0
+    ///                          1 1 1 1                               0 0                                         1 1 0 0
     ///                                                                1 0
     ///                                                                1 1
     /// ```
@@ -68,13 +197,93 @@ impl Attention {
     /// A query that sees no key gives zeros, and its log-sum-exp is `-inf`. Keys that no query sees are never read.
     #[must_use]
     pub const fn causal(self) -> Self {
-        Self { causal: Some(Causal::BottomRight), ..self }
+        Self { causal: true, ..self }
     }
 
-    /// Query `i` sees key `j` where `j <= i + offset`. With 0, the first query sees the first key only (top-left alignment).
+    /// A query sees no more keys than these before and after the one at which it [stands](Self::offset) (sliding-window attention: Beltagy
+    /// et al., 2020, "Longformer").
+    ///
+    /// ```text
+    /// left 1, right 1:   1 1 0 0      left 1, causal:   1 0 0 0
+    ///                    1 1 1 0                        1 1 0 0
+    ///                    0 1 1 1                        0 1 1 0
+    ///                    0 0 1 1                        0 0 1 1
+    /// ```
+    ///
+    /// Time grows with the window, not with the keys.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, Window, scratch_len};
+    ///
+    /// let (q, k, v) = ([0.0; 4], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
+    /// let mut out = [0.0; 4];
+    /// Attention::new().causal().window(Window { left: Some(1), right: None }).forward(
+    ///     View::matrix(&q, [4, 1])?,
+    ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [4, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [1.0, 2.0, 4.0, 6.0]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
     #[must_use]
-    pub const fn causal_offset(self, offset: i64) -> Self {
-        Self { causal: Some(Causal::Offset(offset)), ..self }
+    pub const fn window(self, window: Window) -> Self {
+        Self { window, ..self }
+    }
+
+    /// A query sees only keys for which its element of the mask is true.
+    #[must_use]
+    pub const fn mask(self, mask: Mask<'a>) -> Self {
+        Self { mask: Some(mask), ..self }
+    }
+
+    /// Another mask, besides [`mask`](Self::mask): one whose elements speak for [blocks](Mask::blocks), for example.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, Mask, View, ViewMut, scratch_len};
+    ///
+    /// // Blocks of 2 by 2: a query sees the keys of its own block up to itself.
+    /// let (q, k, v) = ([0.0; 4], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
+    /// let mut out = [0.0; 4];
+    /// let blocks = [true, false, false, true];
+    /// Attention::new().causal().block_mask(Mask::new(View::matrix(&blocks, [2, 2])?).blocks(2, 2)).forward(
+    ///     View::matrix(&q, [4, 1])?,
+    ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [4, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [1.0, 2.0, 5.0, 6.0]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn block_mask(self, mask: Mask<'a>) -> Self {
+        Self { block_mask: Some(mask), ..self }
+    }
+
+    /// Several sequences of different lengths, one after the other without padding: sequence `s` has the queries
+    /// `queries[s] .. queries[s + 1]` and the keys `keys[s] .. keys[s + 1]` of a batch of 1 (`cu_seqlens` in FlashAttention). No query
+    /// sees a key of another sequence. Queries before the first and past the last number are not computed.
+    ///
+    /// Masks and biases have the extents of the whole: row `i` and column `j` are those of the views.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // Sequences of 2 and 1 tokens.
+    /// let (q, k, v) = ([0.0; 3], [0.0; 3], [1.0, 3.0, 5.0]);
+    /// let mut out = [0.0; 3];
+    /// Attention::new().packed(&[0, 2, 3], &[0, 2, 3]).forward(
+    ///     View::matrix(&q, [3, 1])?,
+    ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [3, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [2.0, 2.0, 5.0]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn packed(self, queries: &'a [usize], keys: &'a [usize]) -> Self {
+        Self { packed: Some(Packed { queries, keys }), ..self }
     }
 
     /// Runs on this backend instead of the fastest one: the same build then gives the same bits on every CPU that has it.
@@ -83,24 +292,98 @@ impl Attention {
         Self { backend: Some(backend), ..self }
     }
 
+    /// A mask written in Rust, compiled into the kernel: a query sees only keys for which `sees` says so. Asked only about tiles that the
+    /// other masks leave standing.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // A query sees every second key.
+    /// let (q, k, v) = ([0.0; 2], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
+    /// let mut out = [0.0; 2];
+    /// Attention::new().mask_mod(|at| at.query % 2 == at.key % 2).forward(
+    ///     View::matrix(&q, [2, 1])?,
+    ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [2, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [3.0, 5.0]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn mask_mod<F: Fn(Position) -> bool + Copy>(self, sees: F) -> Attention<'a, (M, MaskMod<F>)> {
+        let modify = (self.modify, MaskMod(sees));
+        self.modify(modify)
+    }
+
+    /// A change of scores written in Rust, compiled into the kernel. The score that it is given is scaled, capped and biased; what it
+    /// returns takes its place, if the key is not masked. Where it returns `-inf`, the key has no weight; but to mask it, so that its value is not even
+    /// multiplied by zero, takes [`mask_mod`](Self::mask_mod).
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // The last of three keys weighs twice as much as the others.
+    /// let (q, k, v) = ([0.0], [0.0; 3], [0.0, 0.0, 4.0]);
+    /// let mut out = [0.0];
+    /// let favour = |score, at: simd_attention::Position| if at.key == 2 { score + 2f32.ln() } else { score };
+    /// Attention::new().score_mod(favour).forward(
+    ///     View::matrix(&q, [1, 1])?,
+    ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [1, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert!((out[0] - 2.0).abs() < 1e-6);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn score_mod<F: Fn(f32, Position) -> f32 + Copy>(self, score: F) -> Attention<'a, (M, ScoreMod<F>)> {
+        let modify = (self.modify, ScoreMod(score));
+        self.modify(modify)
+    }
+
+    /// The same with another modification.
+    const fn modify<N: Modify>(self, modify: N) -> Attention<'a, N> {
+        let Self { scale, softcap, bias, alibi_slopes, sinks, causal, window, offset, .. } = self;
+        let Self { mask, block_mask, packed, backend, .. } = self;
+        Attention {
+            scale,
+            softcap,
+            bias,
+            alibi_slopes,
+            sinks,
+            causal,
+            window,
+            offset,
+            mask,
+            block_mask,
+            packed,
+            modify,
+            backend,
+        }
+    }
+
     /// Computes attention: `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`,
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
     /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after.
     ///
-    /// Time is `O(head_dim + value_dim)` for each query-key pair that the mask leaves standing, in tiles.
+    /// Time is `O(head_dim + value_dim)` for each query-key pair that the masks leave standing, in tiles.
     ///
     /// # Errors
     ///
     /// Before anything is written, as [`prepare`](Self::prepare), and [`Error::ScratchTooShort`].
-    pub fn forward<'a>(
+    pub fn forward<'b>(
         &self,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: impl Into<Output<'a, f32>>,
+        q: View<'b, f32>,
+        kv: Kv<'b, f32>,
+        out: impl Into<Output<'b, f32>>,
         scratch: &mut [f32],
-    ) -> Result<(), Error> {
+    ) -> Result<(), Error>
+    where
+        'a: 'b,
+    {
         self.prepare(q, kv, out)?.run(scratch)
     }
 
@@ -109,17 +392,24 @@ impl Attention {
     ///
     /// # Errors
     ///
-    /// - [`Error::ShapeMismatch`]: `batch`, heads, `len` or `dim` of two operands disagree.
+    /// - [`Error::ShapeMismatch`]: `batch`, heads, `len` or `dim` of two operands disagree; a mask or a bias does not broadcast.
     /// - [`Error::HeadsNotDivisible`]: `q_heads` is not a multiple of `kv_heads`.
-    /// - [`Error::ScaleNotFinite`]: the scale is infinite or NaN, or overflows when multiplied by `log2(e)`.
-    /// - [`Error::LseLength`]: the log-sum-exp slice is not as long as there are queries.
+    /// - [`Error::ScaleNotFinite`]: the scale is infinite or NaN, or overflows when multiplied by `log2(e)` or divided by the softcap.
+    /// - [`Error::SoftcapNotPositive`]: the softcap is zero, negative, infinite or NaN.
+    /// - [`Error::ZeroBlock`]: the elements of a mask speak for blocks of no queries or no keys.
+    /// - [`Error::LengthMismatch`]: as many log-sum-exps, slopes, sinks or lengths are needed as there are queries, heads or
+    ///   sequences.
+    /// - [`Error::TooManyKeys`], [`Error::CumulativeLensDecrease`], [`Error::CumulativeLensTooLong`]: lengths that cannot be.
     /// - [`Error::BackendUnavailable`]: this CPU cannot run the backend that was asked for.
-    pub fn prepare<'a>(
+    pub fn prepare<'b>(
         &self,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: impl Into<Output<'a, f32>>,
-    ) -> Result<Work<'a>, Error> {
+        q: View<'b, f32>,
+        kv: Kv<'b, f32>,
+        out: impl Into<Output<'b, f32>>,
+    ) -> Result<Work<'b, M>, Error>
+    where
+        'a: 'b,
+    {
         validate::problem(self, q, kv, out.into()).map(Work::new)
     }
 }

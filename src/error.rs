@@ -18,6 +18,20 @@ pub enum Operand {
     Output,
     /// The log-sum-exp output.
     LogSumExp,
+    /// The output of scores.
+    Scores,
+    /// The mask.
+    Mask,
+    /// The mask of blocks.
+    BlockMask,
+    /// The bias.
+    Bias,
+    /// The slopes of ALiBi.
+    AlibiSlopes,
+    /// The attention sinks.
+    Sinks,
+    /// The numbers of keys.
+    KeyLens,
 }
 
 /// Which axis of a [`Shape`] an [`Error`] speaks of.
@@ -84,12 +98,51 @@ pub enum Error {
         /// The scale given.
         scale: f32,
     },
-    /// The log-sum-exp slice does not have one element for each query.
-    LseLength {
-        /// `batch * q_heads * q_len`.
+    /// The softcap is not a positive, finite number.
+    SoftcapNotPositive {
+        /// The softcap given.
+        softcap: f32,
+    },
+    /// A mask whose elements speak for blocks of no queries or no keys.
+    ZeroBlock,
+    /// A slice does not have as many elements as it must.
+    LengthMismatch {
+        /// What the slice is.
+        operand: Operand,
+        /// One for each query ([`Operand::LogSumExp`]), query head ([`Operand::AlibiSlopes`], [`Operand::Sinks`]) or
+        /// sequence ([`Operand::KeyLens`]); for the cumulative lengths of packed keys, as many as there are for queries ([`Operand::Key`]).
         expected: usize,
         /// Elements in the slice.
         actual: usize,
+    },
+    /// A sequence is said to have more keys than there is room for.
+    TooManyKeys {
+        /// The sequence.
+        sequence: usize,
+        /// The keys there is room for.
+        room: usize,
+        /// The keys it is said to have.
+        actual: usize,
+    },
+    /// Cumulative lengths decrease.
+    CumulativeLensDecrease {
+        /// [`Operand::Query`] or [`Operand::Key`].
+        operand: Operand,
+        /// The sequence that would end before it starts.
+        sequence: usize,
+        /// Where it starts.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+    },
+    /// Cumulative lengths reach past the last query or key.
+    CumulativeLensTooLong {
+        /// [`Operand::Query`] or [`Operand::Key`].
+        operand: Operand,
+        /// How many there are.
+        len: usize,
+        /// Where the last sequence ends.
+        end: usize,
     },
     /// The scratch slice is too short.
     ScratchTooShort {
@@ -125,8 +178,19 @@ impl fmt::Display for Error {
                 write!(f, "{q_heads} query heads cannot share {kv_heads} key/value heads evenly")
             }
             Self::ScaleNotFinite { scale } => write!(f, "scale {scale} (or scale * log2(e)) is not finite"),
-            Self::LseLength { expected, actual } => {
-                write!(f, "the log-sum-exp slice has {actual} elements, one for each of {expected} queries is needed")
+            Self::SoftcapNotPositive { softcap } => write!(f, "softcap {softcap} is not a positive, finite number"),
+            Self::ZeroBlock => write!(f, "the blocks of a mask must have at least 1 query and 1 key"),
+            Self::LengthMismatch { operand, expected, actual } => {
+                write!(f, "{operand:?} has {actual} elements, {expected} are needed")
+            }
+            Self::TooManyKeys { sequence, room, actual } => {
+                write!(f, "sequence {sequence} is said to have {actual} keys, there is room for {room}")
+            }
+            Self::CumulativeLensDecrease { operand, sequence, start, end } => {
+                write!(f, "{operand:?}: packed sequence {sequence} starts at {start} and ends at {end}")
+            }
+            Self::CumulativeLensTooLong { operand, len, end } => {
+                write!(f, "{operand:?}: the last packed sequence ends at {end}, there are {len}")
             }
             Self::ScratchTooShort { required, actual } => {
                 write!(f, "scratch has {actual} elements, {required} are needed")

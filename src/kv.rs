@@ -10,6 +10,7 @@ use crate::{
 pub struct Kv<'a, T> {
     pub(crate) keys: View<'a, T>,
     pub(crate) values: View<'a, T>,
+    pub(crate) lens: Option<&'a [usize]>,
 }
 
 impl<'a, T> Kv<'a, T> {
@@ -21,7 +22,34 @@ impl<'a, T> Kv<'a, T> {
     pub fn new(keys: View<'a, T>, values: View<'a, T>) -> Result<Self, Error> {
         let expected = Shape { dim: values.shape().dim, ..keys.shape() };
         expect_shape(Operand::Value, expected, values.shape())?;
-        Ok(Self { keys, values })
+        Ok(Self { keys, values, lens: None })
+    }
+
+    /// How many keys each sequence of the batch has, where there is room for `kv_len`. What lies past them is never read; the diagonal of
+    /// [causal masks](crate::Attention::causal) ends at the last one.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // Two sequences with room for three keys; the second has only one.
+    /// let (q, k, v) = ([0.0; 2], [0.0; 6], [1.0, 2.0, 3.0, 4.0, f32::NAN, f32::NAN]);
+    /// let mut out = [0.0; 2];
+    /// let view = |data| View::heads_first(data, [2, 1, 3, 1]);
+    /// Attention::new().forward(
+    ///     View::heads_first(&q, [2, 1, 1, 1])?,
+    ///     Kv::new(view(&k)?, view(&v)?)?.lens(&[3, 1]),
+    ///     ViewMut::heads_first(&mut out, [2, 1, 1, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [2.0, 4.0]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn lens(self, lens: &'a [usize]) -> Self
+    where
+        T: Copy,
+    {
+        Self { lens: Some(lens), ..self }
     }
 
     /// The keys.

@@ -20,10 +20,14 @@ mod view;
 mod weighted_sum;
 mod work;
 
-pub use attention::Attention;
+pub use attention::{Attention, Window};
 pub use error::{Axis, Error, Operand};
 pub use kv::Kv;
-pub use output::Output;
+pub use output::{Output, Stage};
+pub use score::{
+    custom::{MaskMod, Modify, Position, ScoreMod},
+    mask::Mask,
+};
 pub use scratch::scratch_len;
 pub use simd::Backend;
 pub use view::{Shape, Strides, View, ViewMut};

@@ -1,76 +1,146 @@
-//! The paper's formula, naively, in f64: the oracle that the kernels are held to.
+//! The formula, naively, in f64: the oracle that the kernels are held to.
 
-use core::ops::Range;
+use crate::{
+    Attention, Error, Kv, Modify, Output, Position, Stage, View,
+    validate::{Call, Sequence},
+};
 
-use crate::{Attention, Error, Kv, View, ViewMut, validate, view::Rows};
-
-/// `softmax(q k' * scale, masked) v`, and on request each query's log-sum-exp, contiguous `[batch, q_heads, q_len]`.
+/// What [`Attention::forward`] computes, in f64 (a caller's own modification excepted, which is of f32).
 ///
-/// A query with no key left, or none whose score is above `-inf`, gives zeros and a log-sum-exp of `-inf`.
+/// A query with no key left, or none whose score is above `-inf`, gives zeros and a log-sum-exp of `-inf`, if there is no sink.
 ///
 /// Each score is computed three times instead of stored: `O(3 * head_dim + value_dim)` for each query-key pair.
 ///
 /// # Errors
 ///
 /// Those of [`Attention::prepare`] but for the backend, which does not matter here.
-pub fn forward(
-    attention: &Attention,
-    q: View<'_, f32>,
-    kv: Kv<'_, f32>,
-    mut out: ViewMut<'_, f64>,
-    mut lse: Option<&mut [f64]>,
+pub fn forward<'a, M: Modify>(
+    attention: &Attention<'a, M>,
+    q: View<'a, f32>,
+    kv: Kv<'a, f32>,
+    out: impl Into<Output<'a, f64>>,
 ) -> Result<(), Error> {
-    let (shape, kv_len) = (q.shape(), kv.keys.shape().len);
-    let group = validate::shapes(shape, kv.keys.shape(), kv.values.shape(), out.shape())?;
-    let scale = f64::from(validate::scale(attention, shape.dim)?);
-    validate::lse_len(shape, lse.as_deref().map(<[f64]>::len))?;
-    let diagonal = attention.diagonal(shape.len, kv_len);
-
-    for batch in 0..shape.batch {
-        for head in 0..shape.heads {
-            let Some(queries) = q.rows(batch, head) else { continue };
-            let (keys, values) = (kv.keys.rows(batch, head / group), kv.values.rows(batch, head / group));
-            for i in 0..shape.len {
-                let row_lse = row(
-                    |j| scale * keys.map_or(0.0, |keys| dot(queries.row(i), keys.row(j))),
-                    seen(diagonal, i, kv_len),
-                    values,
-                    out.row_mut(batch, head, i),
-                );
-                if let Some(lse) =
-                    lse.as_deref_mut().and_then(|lse| lse.get_mut((batch * shape.heads + head) * shape.len + i))
-                {
-                    *lse = row_lse;
-                }
+    let mut out = out.into();
+    let call = Call::new(attention, q, kv, &out)?;
+    for index in 0..call.sequences() {
+        let sequence = call.sequence(index);
+        for head in 0..q.shape().heads {
+            for i in 0..sequence.queries.len() {
+                Row { call: &call, sequence: &sequence, head, i }.forward(&mut out);
             }
         }
     }
     Ok(())
 }
 
-/// The keys that query `i` sees.
-fn seen(diagonal: Option<i64>, i: usize, kv_len: usize) -> Range<usize> {
-    match diagonal {
-        None => 0..kv_len,
-        Some(offset) => 0..(i as i128 + i128::from(offset) + 1).clamp(0, kv_len as i128) as usize,
+/// One query of one head.
+struct Row<'r, 'a, M> {
+    call: &'r Call<'a, M>,
+    sequence: &'r Sequence,
+    head: usize,
+    i: usize,
+}
+
+impl<M: Modify> Row<'_, '_, M> {
+    fn forward(&self, out: &mut Output<'_, f64>) {
+        let Self { call, sequence, head, .. } = *self;
+        let (batch, row, heads) = (sequence.batch, sequence.queries.start + self.i, call.queries.shape());
+        let (max, sum) = self.max_and_sum();
+
+        let values = call.kv.values.rows(batch, head / call.group);
+        let result = out.values.row_mut(batch, head, row);
+        result.fill(0.0);
+        let attended = if max == f64::NEG_INFINITY { 0 } else { sequence.kv_len };
+        for j in (0..attended).filter(|j| self.sees(*j)) {
+            let weight = weight(self.score(j), max, sum);
+            for (out, v) in result.iter_mut().zip(values.map_or(&[][..], |values| values.row(sequence.room.start + j)))
+            {
+                *out += weight * f64::from(*v);
+            }
+        }
+
+        let index = (batch * heads.heads + head) * heads.len + row;
+        if let Some(lse) = out.lse.as_deref_mut().and_then(|lse| lse.get_mut(index)) {
+            *lse = if max == f64::NEG_INFINITY { max } else { max + libm::log(sum) };
+        }
+        if let Some((stage, scores)) = &mut out.scores {
+            let result = scores.row_mut(batch, head, row);
+            result.fill(if *stage == Stage::Weights { 0.0 } else { f64::NEG_INFINITY });
+            for (j, score) in result.iter_mut().skip(sequence.room.start).take(sequence.room.len()).enumerate() {
+                *score = match stage {
+                    Stage::Scaled => self.scaled(j),
+                    Stage::Capped => self.capped(j),
+                    _ if j >= sequence.kv_len || !self.sees(j) => *score,
+                    Stage::Masked => self.score(j),
+                    Stage::Weights => weight(self.score(j), max, sum),
+                };
+            }
+        }
+    }
+
+    /// The largest score, and the sum of the exponentials of all with respect to it.
+    fn max_and_sum(&self) -> (f64, f64) {
+        let sink = self.call.sinks.and_then(|sinks| sinks.get(self.head)).map(|sink| f64::from(*sink));
+        let seen = || (0..self.sequence.kv_len).filter(|j| self.sees(*j)).map(|j| self.score(j)).chain(sink);
+        let max = seen().fold(f64::NEG_INFINITY, |max, s| if s > max || s.is_nan() { s } else { max });
+        (max, seen().map(|score| libm::exp(score - max)).sum())
+    }
+
+    /// Whether the query attends to key `j` of the sequence.
+    fn sees(&self, j: usize) -> bool {
+        let Self { call, sequence, head, i } = *self;
+        let distance = j as i128 - (i as i128 + i128::from(sequence.diagonal));
+        let (row, column) = (sequence.queries.start + i, sequence.room.start + j);
+        call.window.left.is_none_or(|left| -distance <= left as i128)
+            && call.window.right.is_none_or(|right| distance <= right as i128)
+            && call.masks.iter().flatten().all(|mask| mask.sees(sequence.batch, head, row, column))
+            && self.bias(j) != f64::NEG_INFINITY
+            && call.modify.sees(self.position(j))
+    }
+
+    /// What the softmax is taken of.
+    fn score(&self, j: usize) -> f64 {
+        let Self { call, sequence, head, i } = *self;
+        let mut score = self.capped(j) + self.bias(j);
+        if let Some(slope) = call.alibi_slopes.and_then(|slopes| slopes.get(head)) {
+            let distance = i as i128 + i128::from(sequence.diagonal) - j as i128;
+            score -= f64::from(*slope) * distance.unsigned_abs() as f64;
+        }
+        if M::SCORES { f64::from(call.modify.score(score as f32, self.position(j))) } else { score }
+    }
+
+    fn capped(&self, j: usize) -> f64 {
+        let score = self.scaled(j);
+        self.call.softcap.map(f64::from).map_or(score, |cap| cap * libm::tanh(score / cap))
+    }
+
+    fn scaled(&self, j: usize) -> f64 {
+        let Self { call, sequence, head, i } = *self;
+        let query = call.queries.rows(sequence.batch, head);
+        let key = call.kv.keys.rows(sequence.batch, head / call.group);
+        let dot = query
+            .zip(key)
+            .map_or(0.0, |(query, key)| dot(query.row(sequence.queries.start + i), key.row(sequence.room.start + j)));
+        f64::from(call.scale) * dot
+    }
+
+    fn bias(&self, j: usize) -> f64 {
+        let Self { call, sequence, head, i } = *self;
+        let row = call.bias.and_then(|bias| bias.rows(sequence.batch, head));
+        match row.map_or(&[][..], |rows| rows.row(sequence.queries.start + i)) {
+            [only] => f64::from(*only),
+            row => row.get(sequence.room.start + j).map_or(0.0, |bias| f64::from(*bias)),
+        }
+    }
+
+    fn position(&self, key: usize) -> Position {
+        Position { sequence: self.sequence.index, head: self.head, query: self.i, key }
     }
 }
 
-/// One row of the output; returns its log-sum-exp.
-fn row(score: impl Fn(usize) -> f64, keys: Range<usize>, values: Option<Rows<'_, f32>>, out: &mut [f64]) -> f64 {
-    out.fill(0.0);
-    let max = keys.clone().map(&score).fold(f64::NEG_INFINITY, |max, s| if s > max || s.is_nan() { s } else { max });
-    if max == f64::NEG_INFINITY {
-        return max;
-    }
-    let sum: f64 = keys.clone().map(|j| libm::exp(score(j) - max)).sum();
-    for j in keys {
-        let weight = libm::exp(score(j) - max) / sum;
-        for (out, v) in out.iter_mut().zip(values.map_or(&[][..], |values| values.row(j))) {
-            *out += weight * f64::from(*v);
-        }
-    }
-    max + libm::log(sum)
+/// A key's share. Where no score is above `-inf`, none has any.
+fn weight(score: f64, max: f64, sum: f64) -> f64 {
+    if max == f64::NEG_INFINITY { 0.0 } else { libm::exp(score - max) / sum }
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {

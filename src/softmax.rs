@@ -1,6 +1,6 @@
 //! Stage 2: the online softmax of Milakov and Gimelshein (2018), in base 2.
 
-use crate::simd::Simd;
+use crate::{kernel::Columns, simd::Simd};
 
 /// For each query: the largest score so far, and the sum of `2^(score - max)`.
 pub(crate) struct Softmax<S: Simd, const COLS: usize> {
@@ -10,40 +10,58 @@ pub(crate) struct Softmax<S: Simd, const COLS: usize> {
 }
 
 impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
-    /// No key yet.
+    /// No key yet, or only the sink: a score that takes weight and has no value.
     #[inline(always)]
-    pub(crate) fn new(simd: S) -> Self {
-        Self { simd, max: [simd.splat(f32::NEG_INFINITY); COLS], sum: [simd.splat(0.0); COLS] }
+    pub(crate) fn new(simd: S, sink: Option<f32>) -> Self {
+        let sink = sink.filter(|sink| *sink != f32::NEG_INFINITY);
+        let (max, sum) = sink.map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
+        Self { simd, max: [simd.splat(max); COLS], sum: [simd.splat(sum); COLS] }
     }
 
     /// Turns a tile of scores, the largest of which are `tile_max`, into weights. Returns what is to be multiplied with all that
     /// was summed up before: exactly 1 for a query whose maximum did not move.
     #[inline(always)]
-    pub(crate) fn update(
+    pub(crate) fn update<const N: usize>(
         &mut self,
-        tile_max: [S::Vector; COLS],
+        columns: Columns<N>,
+        tile_max: [S::Vector; N],
         scores: &mut [[S::Vector; COLS]],
-    ) -> [S::Vector; COLS] {
+    ) -> [S::Vector; N] {
         let simd = self.simd;
         let zero = simd.splat(0.0);
-        let (mut offset, mut rescale, mut sum) = ([zero; COLS], [zero; COLS], [zero; COLS]);
-        for c in 0..COLS {
-            let max = simd.max(self.max[c], tile_max[c]);
-            // Where no key has been seen: weights of 2^(-inf - 0), zero, instead of NaN.
-            offset[c] = simd.select(simd.less(simd.splat(f32::NEG_INFINITY), max), max, zero);
-            rescale[c] = simd.exp2(simd.sub(self.max[c], offset[c]));
-            self.max[c] = max;
+        let max = columns.of_mut(&mut self.max);
+        let (mut offset, mut rescale, mut sum) = ([zero; N], [zero; N], [zero; N]);
+        for c in 0..N {
+            let old = max[c];
+            max[c] = simd.max(old, tile_max[c]);
+            offset[c] = finite_or_zero(simd, max[c]);
+            rescale[c] = simd.exp2(simd.sub(old, offset[c]));
         }
         for row in scores {
-            for c in 0..COLS {
+            let row = columns.of_mut(row);
+            for c in 0..N {
                 row[c] = simd.exp2(simd.sub(row[c], offset[c]));
                 sum[c] = simd.add(sum[c], row[c]);
             }
         }
-        for c in 0..COLS {
-            self.sum[c] = simd.mul_add(self.sum[c], rescale[c], sum[c]);
+        let total = columns.of_mut(&mut self.sum);
+        for c in 0..N {
+            total[c] = simd.mul_add(total[c], rescale[c], sum[c]);
         }
         rescale
+    }
+
+    /// Turns scores into weights, normalised, once all keys have been seen.
+    #[inline(always)]
+    pub(crate) fn weights<const N: usize>(&self, columns: Columns<N>, scores: &mut [[S::Vector; COLS]]) {
+        let simd = self.simd;
+        let (max, factor) = (*columns.of(&self.max), *columns.of(&self.normaliser()));
+        for row in scores {
+            let row = columns.of_mut(row);
+            for c in 0..N {
+                row[c] = simd.mul(simd.exp2(simd.sub(row[c], finite_or_zero(simd, max[c]))), factor[c]);
+            }
+        }
     }
 
     /// The factor that normalises each query's weighted sum: 1 / sum, or zero where no key had weight.
@@ -64,4 +82,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     pub(crate) fn state(&self) -> ([S::Vector; COLS], [S::Vector; COLS]) {
         (self.max, self.sum)
     }
+}
+
+/// Where no key has been seen: weights of 2^(-inf - 0), zero, instead of NaN.
+#[inline(always)]
+fn finite_or_zero<S: Simd>(simd: S, max: S::Vector) -> S::Vector {
+    simd.select(simd.less(simd.splat(f32::NEG_INFINITY), max), max, simd.splat(0.0))
 }

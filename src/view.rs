@@ -6,7 +6,8 @@
 use core::marker::PhantomData;
 
 use crate::{
-    error::{Axis, Error},
+    error::{Axis, Error, Operand},
+    kv::expect_shape,
     simd::{CACHE_LINE, prefetch},
 };
 
@@ -203,6 +204,19 @@ impl<'a, T> View<'a, T> {
             return Err(Error::StorageTooShort { required, actual: data.len() });
         }
         Ok(Self { data, shape, strides })
+    }
+
+    /// Repeated along the axes in which it has an extent of 1, to be of this shape; a `dim` of 1 stays.
+    pub(crate) fn broadcast(self, operand: Operand, to: Shape) -> Result<Self, Error> {
+        let Self { data, shape, strides } = self;
+        let stretch = |from: usize, to: usize, stride: usize| if from == 1 { (to, 0) } else { (from, stride) };
+        let (batch, batch_stride) = stretch(shape.batch, to.batch, strides.batch);
+        let (heads, head_stride) = stretch(shape.heads, to.heads, strides.heads);
+        let (len, row_stride) = stretch(shape.len, to.len, strides.len);
+        let dim = if shape.dim == 1 { to.dim } else { shape.dim };
+        expect_shape(operand, to, Shape { batch, heads, len, dim })?;
+        let shape = Shape { batch, heads, len, dim: shape.dim };
+        Ok(Self { data, shape, strides: Strides { batch: batch_stride, heads: head_stride, len: row_stride } })
     }
 
     /// The rows of one head of one sequence, or `None` past the end.

@@ -1,8 +1,7 @@
 //! Stage 3: `o = sum_j p_j v_j`.
 
 use crate::{
-    kernel::{Groups, multiply, multiply_where},
-    score::mask::Visible,
+    kernel::{Columns, Groups, multiply, multiply_unmarked},
     simd::{Simd, prefetch},
     view::Rows,
 };
@@ -11,19 +10,22 @@ use crate::{
 const ROWS_AHEAD: usize = 24;
 
 /// The values of a tile of keys, and what each query weighs them with.
-pub(crate) struct Tile<'a, S: Simd, const COLS: usize> {
+pub(crate) struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
     pub(crate) simd: S,
+    /// Which of the queries.
+    pub(crate) columns: Columns<N>,
     /// `[key][query]`
     pub(crate) weights: &'a [[S::Vector; COLS]],
+    /// As many rows, or more.
     pub(crate) values: Rows<'a, f32>,
-    pub(crate) visible: &'a Visible<S, COLS>,
+    /// Whether keys that are masked are marked by negative weights; else all values are finite, or all keys seen by all.
+    pub(crate) is_marked: bool,
     /// What the sums over earlier tiles are to be multiplied with.
-    pub(crate) rescale: [S::Vector; COLS],
+    pub(crate) rescale: [S::Vector; N],
 }
 
-impl<S: Simd, const COLS: usize> Tile<'_, S, COLS> {
-    /// `output[c][query] = output[c][query] * rescale[query] + sum_j values[j][c] * weights[j][query]`, over the keys that
-    /// the query sees.
+impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
+    /// `output[c][query] = output[c][query] * rescale[query] + sum_j values[j][c] * weights[j][query]`
     ///
     /// Plain form:
     ///
@@ -53,23 +55,21 @@ impl<S: Simd, const COLS: usize> Tile<'_, S, COLS> {
     }
 
     /// The columns from `first` on.
-    ///
-    /// The sum starts from -0, which leaves anything it is added to as it is. Where a query does not see a key, the value is
-    /// not multiplied by zero but left out: it may be NaN.
     #[inline(always)]
     fn group<const ROWS: usize>(&self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {
-        let Self { simd, weights, values, visible, rescale } = *self;
+        let Self { simd, columns, weights, values, is_marked, rescale } = *self;
         debug_assert!(weights.len() <= values.len() && first + ROWS <= values.dim());
         // SAFETY: there are as many rows as weights, and each has these columns.
         let value = |i, j| unsafe { *values.row_ptr(j).add(first + i) };
-        let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(first));
-
-        let (seen_by_all, seen_by_some) = weights.split_at_checked(visible.full).unwrap_or((weights, &[]));
-        let full = seen_by_all.len();
-        let sum = multiply(simd, [[simd.splat(-0.0); COLS]; ROWS], seen_by_all, value, later_row);
-        let sum = multiply_where(simd, sum, seen_by_some, |i, j| value(i, full + j), |j| visible.lanes(simd, full + j));
+        let sum: [[S::Vector; N]; ROWS] = if is_marked {
+            multiply_unmarked(simd, columns, weights, value)
+        } else {
+            let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(first));
+            multiply(simd, columns, weights, value, later_row)
+        };
         for (output, sum) in output.iter_mut().zip(sum) {
-            for c in 0..COLS {
+            let output = columns.of_mut(output);
+            for c in 0..N {
                 output[c] = simd.mul_add(output[c], rescale[c], sum[c]);
             }
         }

@@ -1,12 +1,13 @@
 //! A computation split into independent units, to be run from any number of threads.
 
-use core::num::NonZeroUsize;
+use core::{f32::consts::LOG2_E, num::NonZeroUsize};
 
 use crate::{
-    Error,
-    kernel::prefill::Unit,
+    Error, View,
+    kernel::prefill::{Head, Unit},
+    score::{band::Band, custom::Modify, mask::Sight, modify::Modifiers},
     simd::{Simd, with_simd},
-    validate::Problem,
+    validate::{Call, Problem, Sequence},
     view::Rows,
 };
 
@@ -32,20 +33,24 @@ use crate::{
 /// });
 /// # Ok::<(), simd_attention::Error>(())
 /// ```
-pub struct Work<'a> {
-    problem: Problem<'a>,
-    /// How the queries of each head are divided into units.
-    partition: Partition,
+pub struct Work<'a, M = ()> {
+    problem: Problem<'a, M>,
+    split: Split,
     units: usize,
     next: Counter,
 }
 
-impl<'a> Work<'a> {
-    pub(crate) fn new(problem: Problem<'a>) -> Self {
-        let partition = with_simd!(problem.backend, simd => partition(simd, &problem));
-        let q = problem.queries.shape();
+impl<'a, M: Modify> Work<'a, M> {
+    pub(crate) fn new(problem: Problem<'a, M>) -> Self {
+        let split = with_simd!(problem.backend, simd => Split::new(simd, &problem.call));
+        let call = &problem.call;
+        let heads = call.queries.shape().heads;
         // No overflow: the views counted `batch * heads * len` elements.
-        Self { units: q.batch * q.heads * partition.units(), problem, partition, next: Counter::new() }
+        let units = match call.packed_sequences() {
+            None => call.queries.shape().batch * heads * split.sequence(call, 0).units(),
+            Some(sequences) => (0..sequences).map(|s| heads * split.sequence(call, s).units()).sum(),
+        };
+        Self { problem, split, units, next: Counter::new() }
     }
 
     /// How many units there are; more threads than that have nothing to do.
@@ -70,8 +75,10 @@ impl<'a> Work<'a> {
         if actual < required {
             return Err(Error::ScratchTooShort { required, actual });
         }
+        let mut at = Place::start(&self.problem.call, &self.split);
         while let Some(unit) = self.next.take(self.units) {
-            self.run_unit(unit, scratch);
+            at.advance(&self.problem.call, &self.split, unit);
+            self.run_unit(&at, unit, scratch);
         }
         Ok(())
     }
@@ -83,7 +90,10 @@ impl<'a> Work<'a> {
     ///
     /// [`Error::ScratchTooShort`] if there is not room for one.
     #[cfg(feature = "rayon")]
-    pub fn run_parallel(&self, scratch: &mut [f32]) -> Result<(), Error> {
+    pub fn run_parallel(&self, scratch: &mut [f32]) -> Result<(), Error>
+    where
+        M: Sync,
+    {
         let (required, actual) = (self.problem.scratch_len, scratch.len());
         if actual < required {
             return Err(Error::ScratchTooShort { required, actual });
@@ -100,44 +110,103 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn run_unit(&self, unit: usize, scratch: &mut [f32]) {
-        let Self { problem, .. } = self;
-        let Some((batch, head, part)) = self.locate(unit) else { return };
-        let Part { first, len, cols } = part;
-        let kv_head = head / problem.group;
-        let (keys, values) = (problem.kv.keys.rows(batch, kv_head), problem.kv.values.rows(batch, kv_head));
+    fn run_unit(&self, at: &Place, unit: usize, scratch: &mut [f32]) {
+        let Problem { call, output, lse, scores, backend, .. } = &self.problem;
+        let Some((head, part)) = at.locate(call, unit) else { return };
+        let Sequence { batch, queries, .. } = &at.sequence;
+        let (batch, row) = (*batch, queries.start + part.first);
+        let len = part.len.min(queries.len() - part.first);
         // SAFETY: each unit is taken once, and no two units have a row in common.
-        let output = unsafe { problem.output.rows_mut(batch, head, first, len) };
+        let Some(output) = (unsafe { output.rows_mut(batch, head, row, len) }) else { return };
         // SAFETY: as above.
-        let lse = problem.lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, head, first, len) });
-        let (Some(queries), Some(output)) = (self.queries(unit), output) else { return };
+        let lse = lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, head, row, len) });
+        let scores = scores.as_ref().and_then(|(stage, scores)| {
+            // SAFETY: as above.
+            let rows = unsafe { scores.rows_mut(batch, head, row, len) };
+            Some((*stage, rows?))
+        });
+        let Some(queries) = self.queries(at, unit) else { return };
         let unit = Unit {
+            head: self.head(&at.sequence, head),
             queries,
-            next_queries: self.queries(unit + 1),
-            first,
-            kv: keys.zip(values),
-            mask: problem.mask,
-            scale: problem.scale,
+            next_queries: self.queries(at, unit + 1),
+            first: part.first,
             output,
             lse,
+            scores,
             scratch,
         };
-        with_simd!(problem.backend, simd => simd.run(cols, unit));
+        with_simd!(*backend, simd => simd.run(part.cols, unit));
     }
 
-    /// Sequence, head and queries of a unit.
-    fn locate(&self, unit: usize) -> Option<(usize, usize, Part)> {
-        // There is no unit where either is zero; the compiler is told, as it would keep a panic for division by zero.
+    /// The queries of a unit, if it belongs to this sequence.
+    fn queries(&self, at: &Place, unit: usize) -> Option<Rows<'a, f32>> {
+        let (head, part) = at.locate(&self.problem.call, unit)?;
+        let Sequence { batch, queries, .. } = &at.sequence;
+        let rows = self.problem.call.queries.rows(*batch, head)?.range(queries.start, queries.len())?;
+        rows.range(part.first, part.len)
+    }
+
+    fn head(&self, sequence: &Sequence, head: usize) -> Head<'a, M> {
+        let Call { kv, group, window, masks, modify, .. } = &self.problem.call;
+        let Call { softcap, bias, alibi_slopes, sinks, .. } = self.problem.call;
+        let &Sequence { index, batch, ref queries, ref room, kv_len, diagonal } = sequence;
+        let of_head = |slice: Option<&[f32]>| slice.and_then(|slice| slice.get(head)).copied();
+        let rows = |view: View<'a, f32>| view.rows(batch, head / *group)?.range(room.start, room.len());
+        Head {
+            kv: rows(kv.keys).zip(rows(kv.values)),
+            sight: Sight {
+                band: Band { kv_len, diagonal, left: window.left, right: window.right },
+                masks: masks.map(|mask| mask.and_then(|mask| mask.rows(batch, head))),
+                origin: [queries.start, room.start],
+                modify: *modify,
+                sequence: index,
+                head,
+            },
+            modifiers: Modifiers {
+                softcap,
+                bias: bias.and_then(|bias| bias.rows(batch, head)),
+                alibi_slope: of_head(alibi_slopes),
+            },
+            sink: of_head(sinks).map(|sink| sink * LOG2_E),
+            scale: self.problem.call.query_scale(),
+        }
+    }
+}
+
+/// A sequence, and which unit is its first. It moves on with the units, of which a thread takes ever later ones.
+struct Place {
+    sequence: Sequence,
+    partition: Partition,
+    first_unit: usize,
+}
+
+impl Place {
+    fn start<M: Copy>(call: &Call<'_, M>, split: &Split) -> Self {
+        Self { sequence: call.sequence(0), partition: split.sequence(call, 0), first_unit: 0 }
+    }
+
+    /// Goes to the sequence that this unit belongs to, which there is and which is no earlier one.
+    fn advance<M: Copy>(&mut self, call: &Call<'_, M>, split: &Split, unit: usize) {
+        let heads = call.queries.shape().heads;
+        let mut index = self.sequence.index;
+        while index + 1 < call.sequences() && unit >= self.first_unit + heads * self.partition.units() {
+            self.first_unit += heads * self.partition.units();
+            index += 1;
+            self.partition = split.sequence(call, index);
+        }
+        if index != self.sequence.index {
+            self.sequence = call.sequence(index);
+        }
+    }
+
+    /// Head and queries of a unit, if it belongs to this sequence.
+    fn locate<M: Copy>(&self, call: &Call<'_, M>, unit: usize) -> Option<(usize, Part)> {
         let per_head = NonZeroUsize::new(self.partition.units())?;
-        let heads = NonZeroUsize::new(self.problem.queries.shape().heads)?;
+        let unit = unit.checked_sub(self.first_unit)?;
         let (head, unit) = (unit / per_head, unit % per_head);
         // The last part first: under a causal mask it has the most keys, and the short ones even out the threads.
-        Some((head / heads, head % heads, self.partition.part(per_head.get() - 1 - unit)))
-    }
-
-    fn queries(&self, unit: usize) -> Option<Rows<'a, f32>> {
-        let (batch, head, part) = self.locate(unit)?;
-        self.problem.queries.rows(batch, head)?.range(part.first, part.len)
+        (head < call.queries.shape().heads).then(|| (head, self.partition.part(per_head.get() - 1 - unit)))
     }
 }
 
@@ -199,13 +268,30 @@ const CACHED: usize = 1 << 18;
 /// Units that leave the threads of a large machine enough to share out.
 const ENOUGH_UNITS: usize = 32;
 
-/// A unit has several blocks where that saves fetching keys and values again for each of them.
-fn partition<S: Simd>(_: S, problem: &Problem<'_>) -> Partition {
-    let (q, v) = (problem.queries.shape(), problem.kv.values.shape());
-    let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
-    let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
-    let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
-    Partition::new(q.len, S::LANES, S::MAX_COLS, NonZeroUsize::new(blocks_per_unit).unwrap_or(NonZeroUsize::MIN))
+/// How sequences are divided, whatever their length.
+struct Split {
+    lanes: usize,
+    max_cols: usize,
+    blocks_per_unit: NonZeroUsize,
+}
+
+impl Split {
+    /// A unit has several blocks where that saves fetching keys and values again for each of them.
+    fn new<S: Simd, M: Copy>(_: S, call: &Call<'_, M>) -> Self {
+        let (q, v) = (call.queries.shape(), call.kv.values.shape());
+        let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
+        let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
+        let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
+        Self {
+            lanes: S::LANES,
+            max_cols: S::MAX_COLS,
+            blocks_per_unit: NonZeroUsize::new(blocks_per_unit).unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+
+    fn sequence<M: Copy>(&self, call: &Call<'_, M>, sequence: usize) -> Partition {
+        Partition::new(call.queries_of(sequence).len(), self.lanes, self.max_cols, self.blocks_per_unit)
+    }
 }
 
 /// Hands out `0, 1, 2, ...`, each once.

@@ -22,7 +22,7 @@ fn detected(backend: Backend) -> bool {
 }
 
 /// Two queries over three keys, the same in every call.
-fn attend(attention: Attention, out: &mut [f32; 4]) -> Result<(), Error> {
+fn attend(attention: Attention<'_>, out: &mut [f32; 4]) -> Result<(), Error> {
     attention.forward(
         View::matrix(&[0.5, -1.0, 2.0, 0.25], [2, 2])?,
         Kv::new(

@@ -213,13 +213,13 @@ fn lse_length() {
         let mut answer = Answer { lse: vec![MARKER; actual], ..case.blank() };
         for backend in Backend::available() {
             let error = case.prepare(backend, &mut answer).err();
-            assert_eq!(error, Some(Error::LseLength { expected: 48, actual }));
+            assert_eq!(error, Some(Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual }));
             assert_unwritten(&answer);
         }
         let (mut out, mut lse) = (case.reference().out, vec![0.0; actual]);
         let (q, kv, out) = (case.q.view().unwrap(), case.kv().unwrap(), out.view_mut().unwrap());
-        let error = reference::forward(&Attention::new(), q, kv, out, Some(&mut lse));
-        assert_eq!(error, Err(Error::LseLength { expected: 48, actual }));
+        let error = reference::forward(&Attention::new(), q, kv, Output::new(out).lse(&mut lse));
+        assert_eq!(error, Err(Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual }));
     }
 }
 
@@ -278,7 +278,7 @@ fn messages_name_what_is_wrong() {
         (mismatch(Operand::Key, Axis::Dim, 31, 32), &["Key", "Dim", "31", "32"]),
         (Error::HeadsNotDivisible { q_heads: 7, kv_heads: 3 }, &["7", "3"]),
         (Error::ScaleNotFinite { scale: f32::INFINITY }, &["scale", "inf"]),
-        (Error::LseLength { expected: 48, actual: 47 }, &["48", "47"]),
+        (Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual: 47 }, &["LogSumExp", "48", "47"]),
         (Error::ScratchTooShort { required: 1000, actual: 999 }, &["1000", "999"]),
         (Error::BackendUnavailable { backend: Backend::Avx512 }, &["avx512"]),
     ] {

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Answer, Case, Layout, Mask, Plan, Tensor};
 use core::f64::consts::LN_2;
-use simd_attention::{Attention, Backend, Error, Shape, ViewMut, reference};
+use simd_attention::{Attention, Backend, Error, Operand, Output, Shape, ViewMut, reference};
 
 /// One head of one sequence. Unscaled: the scores are the dot products.
 fn case<const D: usize, const V: usize>(q: &[[f32; D]], k: &[[f32; D]], v: &[[f32; V]]) -> Case {
@@ -226,11 +226,13 @@ fn the_reference_refuses_what_a_backend_refuses() {
             &Attention::new(),
             right.q.view()?,
             right.kv()?,
-            ViewMut::matrix(&mut out, [1, 1])?,
-            Some(lse),
+            Output::new(ViewMut::matrix(&mut out, [1, 1])?).lse(lse),
         )
     };
-    assert_eq!(forward(&mut [0.0; 2]), Err(Error::LseLength { expected: 1, actual: 2 }));
+    assert_eq!(
+        forward(&mut [0.0; 2]),
+        Err(Error::LengthMismatch { operand: Operand::LogSumExp, expected: 1, actual: 2 })
+    );
     assert_eq!(forward(&mut [0.0; 1]), Ok(()));
 }
 

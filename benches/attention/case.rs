@@ -64,7 +64,7 @@ impl Case {
 
     pub fn reference(&self, out: &mut [f64]) {
         let out = ViewMut::heads_first(out, self.shape.extents()).unwrap();
-        reference::forward(&self.attention(), self.queries(), self.kv(), out, None).unwrap();
+        reference::forward(&self.attention(), self.queries(), self.kv(), out).unwrap();
     }
 
     pub fn kernel(&self, backend: Backend, out: &mut [f32], scratch: &mut [f32]) {
@@ -81,7 +81,7 @@ impl Case {
         }
     }
 
-    fn attention(&self) -> Attention {
+    fn attention(&self) -> Attention<'_> {
         let attention = Attention::new().scale(self.shape.scale());
         if self.shape.causal { attention.causal() } else { attention }
     }

@@ -88,7 +88,7 @@ impl Shape {
         Ok(shape)
     }
 
-    fn attention(&self) -> Attention {
+    fn attention(&self) -> Attention<'_> {
         let attention = Attention::new().backend(self.backend);
         if self.causal { attention.causal() } else { attention }
     }
@@ -148,19 +148,13 @@ impl Shape {
             // The row as a single query of every key/value head; the one of its own head is compared.
             let repeated: Vec<f32> = q[row.clone()].repeat(kv_heads);
             let attention = if self.causal {
-                Attention::new().causal_offset(i as i64 + kv_len as i64 - q_len as i64)
+                Attention::new().causal().offset(i as i64 + kv_len as i64 - q_len as i64)
             } else {
                 Attention::new()
             };
             View::heads_first(&repeated, [1, kv_heads, 1, dim])
                 .and_then(|q| {
-                    reference::forward(
-                        &attention,
-                        q,
-                        kv,
-                        ViewMut::heads_first(&mut expected, [1, kv_heads, 1, dim])?,
-                        None,
-                    )
+                    reference::forward(&attention, q, kv, ViewMut::heads_first(&mut expected, [1, kv_heads, 1, dim])?)
                 })
                 .map_err(|error| error.to_string())?;
             let expected = &expected[head / (heads / kv_heads) * dim..][..dim];

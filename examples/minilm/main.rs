@@ -102,7 +102,7 @@ struct Accuracy {
 }
 
 impl Accuracy {
-    fn measure(layers: &[Layer], attention: &Attention) -> Result<Self, simd_attention::Error> {
+    fn measure(layers: &[Layer], attention: &Attention<'_>) -> Result<Self, simd_attention::Error> {
         let mut accuracy = Self { elements: 0, error: 0.0, naive_error: 0.0, tolerance: 0.0 };
         for layer in layers {
             let mut out = vec![f32::NAN; layer.expected.len()];
@@ -150,7 +150,7 @@ struct Speed {
 
 impl Speed {
     /// Medians of `rounds` runs of each, in turn, so that both see the same moods of the machine.
-    fn measure(layers: &[Layer], attention: &Attention, rounds: usize) -> Result<Self, simd_attention::Error> {
+    fn measure(layers: &[Layer], attention: &Attention<'_>, rounds: usize) -> Result<Self, simd_attention::Error> {
         // Allocated once, as a program that runs a model would.
         let mut buffers: Vec<_> =
             layers.iter().map(|layer| (layer, vec![0.0; layer.expected.len()], layer.scratch())).collect();

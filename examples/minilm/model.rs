@@ -75,7 +75,7 @@ impl Layer {
     /// The attention of all heads, in one call of the crate, with scratch of [`scratch`](Self::scratch).
     pub fn forward(
         &self,
-        attention: &Attention,
+        attention: &Attention<'_>,
         out: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), simd_attention::Error> {
@@ -92,7 +92,7 @@ impl Layer {
     ///
     /// A fused kernel never holds this matrix `P`: it computes `P V` tile by tile. But with the identity matrix as values,
     /// `P I = P` is what comes out: the values are one-hot rows, so that each key adds its weight to a column of its own.
-    pub fn weights(&self, attention: &Attention, head: usize) -> Result<Vec<f32>, simd_attention::Error> {
+    pub fn weights(&self, attention: &Attention<'_>, head: usize) -> Result<Vec<f32>, simd_attention::Error> {
         let Self { len, dim, .. } = *self;
         let identity: Vec<f32> = (0..len * len).map(|i| if i / len == i % len { 1.0 } else { 0.0 }).collect();
         let mut weights = vec![0.0; len * len];

@@ -4,22 +4,61 @@ pub(crate) mod prefill;
 
 use crate::simd::Simd;
 
+/// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<const N: usize>(usize);
+
+impl<const N: usize> Columns<N> {
+    #[inline(always)]
+    pub(crate) const fn new(first: usize) -> Self {
+        Self(first)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn first(self) -> usize {
+        self.0
+    }
+
+    /// Those of a row of `COLS`; its last `N` at the utmost.
+    #[inline(always)]
+    pub(crate) const fn of<T, const COLS: usize>(self, row: &[T; COLS]) -> &[T; N] {
+        // SAFETY: there are `N` elements from there on.
+        unsafe { &*row.as_ptr().add(self.start::<COLS>()).cast() }
+    }
+
+    /// Those of a row of `COLS`; its last `N` at the utmost.
+    #[inline(always)]
+    pub(crate) const fn of_mut<T, const COLS: usize>(self, row: &mut [T; COLS]) -> &mut [T; N] {
+        // SAFETY: there are `N` elements from there on, and the row is borrowed mutably.
+        unsafe { &mut *row.as_mut_ptr().add(self.start::<COLS>()).cast() }
+    }
+
+    /// At most `COLS - N`.
+    #[inline(always)]
+    const fn start<const COLS: usize>(self) -> usize {
+        const { assert!(N <= COLS) };
+        if self.0 < COLS - N { self.0 } else { COLS - N }
+    }
+}
+
 /// `sum[i][c] += left(i, t) * right[t][c]` for each `t`: a register tile of a matrix product whose left factor is read one
 /// element at a time, in whatever order it lies in memory. `prefetch(t)` may fetch what later steps will read: streams as
 /// short as a row of keys are over before a CPU has noticed them by itself.
 #[inline(always)]
-pub(crate) fn multiply<S: Simd, const ROWS: usize, const COLS: usize>(
+pub(crate) fn multiply<S: Simd, const ROWS: usize, const N: usize, const COLS: usize>(
     simd: S,
-    mut sum: [[S::Vector; COLS]; ROWS],
+    columns: Columns<N>,
     right: &[[S::Vector; COLS]],
     left: impl Fn(usize, usize) -> f32,
     prefetch: impl Fn(usize),
-) -> [[S::Vector; COLS]; ROWS] {
+) -> [[S::Vector; N]; ROWS] {
+    let mut sum = [[simd.splat(0.0); N]; ROWS];
     for (t, right) in right.iter().enumerate() {
         prefetch(t);
+        let right = *columns.of(right);
         for (i, sum) in sum.iter_mut().enumerate() {
             let left = simd.splat(left(i, t));
-            for c in 0..COLS {
+            for c in 0..N {
                 sum[c] = simd.mul_add(left, right[c], sum[c]);
             }
         }
@@ -27,21 +66,22 @@ pub(crate) fn multiply<S: Simd, const ROWS: usize, const COLS: usize>(
     sum
 }
 
-/// As [`multiply`], but leaving `sum[i][c]` as it is in the lanes where `mask(t)[c]` is false.
+/// As [`multiply`], but passing over what of `right` is negative.
 #[inline(always)]
-pub(crate) fn multiply_where<S: Simd, const ROWS: usize, const COLS: usize>(
+pub(crate) fn multiply_unmarked<S: Simd, const ROWS: usize, const N: usize, const COLS: usize>(
     simd: S,
-    mut sum: [[S::Vector; COLS]; ROWS],
+    columns: Columns<N>,
     right: &[[S::Vector; COLS]],
     left: impl Fn(usize, usize) -> f32,
-    mask: impl Fn(usize) -> [S::Mask; COLS],
-) -> [[S::Vector; COLS]; ROWS] {
+) -> [[S::Vector; N]; ROWS] {
+    let zero = simd.splat(0.0);
+    let mut sum = [[zero; N]; ROWS];
     for (t, right) in right.iter().enumerate() {
-        let mask = mask(t);
+        let right = *columns.of(right);
         for (i, sum) in sum.iter_mut().enumerate() {
             let left = simd.splat(left(i, t));
-            for c in 0..COLS {
-                sum[c] = simd.select(mask[c], simd.mul_add(left, right[c], sum[c]), sum[c]);
+            for c in 0..N {
+                sum[c] = simd.select(simd.less(right[c], zero), sum[c], simd.mul_add(left, right[c], sum[c]));
             }
         }
     }

@@ -4,12 +4,17 @@
 //! maxima, sums and rescaling are plain vertical operations, and nothing has a tail but the queries themselves. Several
 //! blocks go over the keys together, so that each tile of keys and values is fetched from memory once for all of them.
 
-use core::num::NonZeroUsize;
+use core::{num::NonZeroUsize, ops::Range};
 
+use super::Columns;
 use crate::{
+    Stage,
     score::{
+        band::Span,
+        custom::Modify,
         dot,
-        mask::{Mask, Reach},
+        mask::Sight,
+        modify::{self, Modifiers},
     },
     scratch::Scratch,
     simd::{Kernel, MAX_BLOCKS, Simd},
@@ -18,27 +23,41 @@ use crate::{
     weighted_sum,
 };
 
+/// The register tile, in keys or columns of values, for one vector of queries of several.
+const SINGLE: usize = 8;
+
+/// What the units of one head of one sequence have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Head<'a, M> {
+    /// The keys, and the values that belong to them; `None` where there are none. There may be more than the queries see.
+    pub(crate) kv: Option<(Rows<'a, f32>, Rows<'a, f32>)>,
+    pub(crate) sight: Sight<'a, M>,
+    pub(crate) modifiers: Modifiers<'a>,
+    /// In base 2.
+    pub(crate) sink: Option<f32>,
+    /// What queries are multiplied with for their products with keys to be scores in base 2, or over the softcap.
+    pub(crate) scale: f32,
+}
+
 /// Consecutive queries of one head, and where their results go.
-pub(crate) struct Unit<'a> {
+pub(crate) struct Unit<'a, M> {
+    pub(crate) head: Head<'a, M>,
     /// At most as many as `BLOCKS` blocks have lanes.
     pub(crate) queries: Rows<'a, f32>,
     /// What will probably be asked for next.
     pub(crate) next_queries: Option<Rows<'a, f32>>,
-    /// Which of the head's queries is the first one.
+    /// Which of the sequence's queries is the first one.
     pub(crate) first: usize,
-    /// The head's keys and values; `None` where there are none.
-    pub(crate) kv: Option<(Rows<'a, f32>, Rows<'a, f32>)>,
-    pub(crate) mask: Mask,
-    /// `scale * log2(e)`
-    pub(crate) scale: f32,
     /// As many rows as there are queries.
     pub(crate) output: RowsMut<'a, f32>,
     /// Rows of one element.
     pub(crate) lse: Option<RowsMut<'a, f32>>,
+    /// Rows of the whole call's keys.
+    pub(crate) scores: Option<(Stage, RowsMut<'a, f32>)>,
     pub(crate) scratch: &'a mut [f32],
 }
 
-impl Kernel for Unit<'_> {
+impl<M: Modify> Kernel for Unit<'_, M> {
     type Output = ();
 
     #[inline(always)]
@@ -46,21 +65,26 @@ impl Kernel for Unit<'_> {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
         let Some(scores) = scratch.score_tile() else { return };
         let mut blocks = [const { None }; MAX_BLOCKS];
-        let mut end = 0;
+        let (mut start, mut end) = (usize::MAX, 0);
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len()).step_by(COLS * S::LANES)) {
             let Some(queries) = self.queries.range(first, COLS * S::LANES) else { break };
-            let reach = self.mask.reach(self.first + first, queries.len());
             let (Some(q), Some(o)) = (scratch.take(queries.dim()), scratch.take(self.output.dim())) else { break };
-            end = end.max(reach.end);
-            *block = Some(Block::new(simd, queries, reach, self.scale, q, o));
+            let new = Block::new(simd, &self.head, queries, self.first + first, q, o);
+            for span in &new.spans {
+                (start, end) = (start.min(span.some.start), end.max(span.some.end));
+            }
+            *block = Some(new);
         }
 
-        if let Some((keys, values)) = self.kv {
-            let tiles = NonZeroUsize::MIN.saturating_add(end / S::KEY_TILE);
-            for (tile, start) in (0..end).step_by(S::KEY_TILE).enumerate() {
-                self.prefetch(tile, tiles);
+        if let Some((keys, values)) = self.head.kv {
+            // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
+            let start = start.min(end) / S::KEY_TILE * S::KEY_TILE;
+            let tiles = NonZeroUsize::MIN.saturating_add((end - start) / S::KEY_TILE);
+            for (i, start) in (start..end).step_by(S::KEY_TILE).enumerate() {
+                self.prefetch(i, tiles);
+                let mut tile = KeyTile::new(keys, values, start..end.min(start + S::KEY_TILE));
                 for block in blocks.iter_mut().flatten() {
-                    block.attend::<ROWS, NARROW>(simd, keys, values, start, scores);
+                    block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, scores);
                 }
             }
         }
@@ -70,11 +94,14 @@ impl Kernel for Unit<'_> {
             if let Some(lse) = &mut self.lse {
                 store_lse(simd, &block.softmax, lse, first);
             }
+            if let Some((stage, to)) = &mut self.scores {
+                block.store_scores(simd, &self.head, *stage, scores, to, first);
+            }
         }
     }
 }
 
-impl Unit<'_> {
+impl<M> Unit<'_, M> {
     /// Asks for the part of what lies at both ends of a unit that falls to one of its tiles: the rows that it will write, and
     /// the queries of the next one.
     #[inline(always)]
@@ -89,9 +116,49 @@ impl Unit<'_> {
     }
 }
 
+/// Consecutive keys, with their values.
+struct KeyTile<'a> {
+    keys: Rows<'a, f32>,
+    values: Rows<'a, f32>,
+    range: Range<usize>,
+    /// Whether every value is, once that is known.
+    is_finite: Option<bool>,
+}
+
+impl<'a> KeyTile<'a> {
+    #[inline(always)]
+    fn new(keys: Rows<'a, f32>, values: Rows<'a, f32>, range: Range<usize>) -> Self {
+        Self { keys, values, range, is_finite: None }
+    }
+
+    /// Whether no value is infinite or NaN.
+    #[inline(always)]
+    fn is_finite<S: Simd>(&mut self, simd: S) -> bool {
+        if let Some(is_finite) = self.is_finite {
+            return is_finite;
+        }
+        let zero = simd.splat(0.0);
+        let mut sum = zero;
+        for j in self.range.clone() {
+            for chunk in self.values.row(j).chunks(S::LANES) {
+                sum = simd.mul_add(simd.load(chunk), zero, sum);
+            }
+        }
+        let mut lanes = [0.0; 16];
+        simd.store(sum, &mut lanes);
+        let is_finite = lanes == [0.0; 16];
+        self.is_finite = Some(is_finite);
+        is_finite
+    }
+}
+
 /// One block of queries, each in a lane of its own, and what it has gathered so far.
 struct Block<'s, S: Simd, const COLS: usize> {
-    reach: Reach,
+    /// The first and the last query.
+    first: usize,
+    last: usize,
+    /// What the queries of each vector see by their position.
+    spans: [Span; COLS],
     softmax: Softmax<S, COLS>,
     /// `[head_dim][query]`, scaled
     queries: &'s mut [[S::Vector; COLS]],
@@ -101,37 +168,182 @@ struct Block<'s, S: Simd, const COLS: usize> {
 
 impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
-    fn new(
+    fn new<M>(
         simd: S,
+        head: &Head<'_, M>,
         from: Rows<'_, f32>,
-        reach: Reach,
-        scale: f32,
+        first: usize,
         queries: &'s mut [[S::Vector; COLS]],
         output: &'s mut [[S::Vector; COLS]],
     ) -> Self {
-        load(simd, from, scale, queries);
+        load(simd, from, head.scale, queries);
         output.fill([simd.splat(0.0); COLS]);
-        Self { reach, softmax: Softmax::new(simd), queries, output }
+        let last = first + (from.len() - 1);
+        let spans = core::array::from_fn(|c| {
+            let first = (first + c * S::LANES).min(last);
+            head.sight.band.span(first, (first + (S::LANES - 1)).min(last))
+        });
+        Self { first, last, spans, softmax: Softmax::new(simd, head.sink), queries, output }
     }
 
-    /// Attends to the keys of the tile that begins with key `start`.
+    /// Attends to the keys of a tile: all vectors of queries at once where they begin and end with the same key, else each by
+    /// itself, to leave out what it does not see.
     #[inline(always)]
-    fn attend<const ROWS: usize, const NARROW: usize>(
+    fn attend<M: Modify, const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
-        keys: Rows<'_, f32>,
-        values: Rows<'_, f32>,
-        start: usize,
+        head: &Head<'_, M>,
+        tile: &mut KeyTile<'_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
-        let len = S::KEY_TILE.min(self.reach.end.saturating_sub(start));
-        let (Some(keys), Some(values)) = (keys.range(start, len), values.range(start, len)) else { return };
-        let visible = self.reach.tile(simd, start, len);
-        let Some(scores) = scores.get_mut(..len) else { return };
-        let max = dot::Tile { simd, queries: self.queries, keys, visible: &visible }.scores::<ROWS, NARROW>(scores);
-        let rescale = self.softmax.update(max, scores);
-        let tile = weighted_sum::Tile { simd, weights: scores, values, visible: &visible, rescale };
-        tile.accumulate::<ROWS, NARROW>(self.output);
+        let (keys, mut is_full) = self.spans[0].within(&tile.range);
+        let mut is_even = true;
+        for span in &self.spans[1..] {
+            let (others, others_are_full) = span.within(&tile.range);
+            is_even &= others == keys;
+            is_full &= others_are_full;
+        }
+        if is_even {
+            self.attend_columns::<M, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
+        } else {
+            for c in 0..COLS {
+                let [span] = Columns::<1>::new(c).of(&self.spans);
+                let seen = span.within(&tile.range);
+                self.attend_columns::<M, SINGLE, SINGLE, 1>(simd, head, Columns::new(c), seen, tile, scores);
+            }
+        }
+    }
+
+    /// Attends to some keys of a tile, which all queries see by their position, or not all.
+    #[inline(always)]
+    fn attend_columns<M: Modify, const ROWS: usize, const NARROW: usize, const N: usize>(
+        &mut self,
+        simd: S,
+        head: &Head<'_, M>,
+        columns: Columns<N>,
+        (range, is_full): (Range<usize>, bool),
+        tile: &mut KeyTile<'_>,
+        scores: &mut [[S::Vector; COLS]],
+    ) {
+        let (Some(keys), Some(values)) =
+            (tile.keys.range(range.start, range.len()), tile.values.range(range.start, range.len()))
+        else {
+            return;
+        };
+        let Some(scores) = scores.get_mut(..range.len()) else { return };
+        let first = self.first_queries(columns);
+        let words = if is_full && head.sight.is_band() {
+            None
+        } else {
+            let words = head.sight.words(simd, first, self.last, &range);
+            if !words.any {
+                return;
+            }
+            if words.all { None } else { Some(words) }
+        };
+
+        let Head { sight, modifiers, .. } = head;
+        let modify = modify::Tile {
+            simd,
+            modifiers,
+            sight,
+            columns,
+            first,
+            last: self.last,
+            key: range.start,
+            words: words.as_ref(),
+        };
+        let mut max = dot::Tile { simd, columns, queries: self.queries, keys }.scores::<ROWS, NARROW>(scores);
+        if modify.is_needed() {
+            max = modify.apply(Stage::Masked, scores);
+        }
+        let rescale = self.softmax.update(columns, max, scores);
+        let is_marked = (words.is_some() || modifiers.bias.is_some()) && !tile.is_finite(simd);
+        if is_marked {
+            modify.mark(scores);
+        }
+        weighted_sum::Tile { simd, columns, weights: scores, values, is_marked, rescale }
+            .accumulate::<ROWS, NARROW>(self.output);
+    }
+
+    /// Writes the scores of all keys, as they are at some stage, to the rows from `first_row` on.
+    #[inline(always)]
+    fn store_scores<M: Modify>(
+        &self,
+        simd: S,
+        head: &Head<'_, M>,
+        stage: Stage,
+        scores: &mut [[S::Vector; COLS]],
+        to: &mut RowsMut<'_, f32>,
+        first_row: usize,
+    ) {
+        let [_, first_key] = head.sight.origin;
+        let nothing = if stage == Stage::Weights { 0.0 } else { f32::NEG_INFINITY };
+        for i in 0..=self.last - self.first {
+            to.row_mut(first_row + i).fill(nothing);
+        }
+        let Some((keys, _)) = head.kv else { return };
+        for c in 0..COLS {
+            let column = Columns::<1>::new(c);
+            for start in (0..keys.len()).step_by(S::KEY_TILE) {
+                let tile = start..keys.len().min(start + S::KEY_TILE);
+                let Some((seen, len)) = self.scores_at(simd, head, stage, column, &tile, scores) else { continue };
+                let Some(scores) = scores.get_mut(..len) else { continue };
+                for (chunk, j) in scores.chunks(S::LANES).zip((first_key + seen..).step_by(S::LANES)) {
+                    let mut square = simd.zeros();
+                    for (to, from) in square.as_mut().iter_mut().zip(chunk) {
+                        let [score] = column.of(from);
+                        *to = *score;
+                    }
+                    simd.transpose(&mut square);
+                    store_square(simd, &square, to, first_row + c * S::LANES, j, chunk.len());
+                }
+            }
+        }
+    }
+
+    /// The scores of one vector of queries with the keys of a tile that are seen, at some stage; the first of these keys, and how
+    /// many there are.
+    #[inline(always)]
+    fn scores_at<M: Modify>(
+        &self,
+        simd: S,
+        head: &Head<'_, M>,
+        stage: Stage,
+        column: Columns<1>,
+        tile: &Range<usize>,
+        scores: &mut [[S::Vector; COLS]],
+    ) -> Option<(usize, usize)> {
+        let Head { sight, modifiers, kv, .. } = head;
+        let is_masked = stage >= Stage::Masked;
+        let [span] = column.of(&self.spans);
+        let (range, is_full) = if is_masked { span.within(tile) } else { (tile.clone(), true) };
+        let keys = (*kv)?.0.range(range.start, range.len())?;
+        let scores = scores.get_mut(..range.len())?;
+        let (first, last) = (self.first_queries(column), self.last);
+        let is_partial = is_masked && !(is_full && sight.is_band());
+        let words = if is_partial { Some(sight.words(simd, first, last, &range)) } else { None };
+        let words = words.as_ref();
+        let modify = modify::Tile { simd, modifiers, sight, columns: column, first, last, key: range.start, words };
+        dot::Tile { simd, columns: column, queries: self.queries, keys }.scores::<SINGLE, SINGLE>(scores);
+        if modify.is_needed() {
+            modify.apply(stage, scores);
+        }
+        if stage == Stage::Weights {
+            self.softmax.weights(column, scores);
+        } else {
+            for row in scores {
+                let [score] = column.of_mut(row);
+                *score = simd.mul(*score, simd.splat(core::f32::consts::LN_2));
+            }
+        }
+        Some((range.start, range.len()))
+    }
+
+    /// The query in the first lane of each vector.
+    #[inline(always)]
+    fn first_queries<const N: usize>(&self, columns: Columns<N>) -> [usize; N] {
+        core::array::from_fn(|c| self.first + (columns.first() + c) * S::LANES)
     }
 }
 
@@ -179,7 +391,8 @@ fn store<S: Simd, const COLS: usize>(
         for (chunk, t) in from.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
             let mut square = simd.zeros();
             for (to, from) in square.as_mut().iter_mut().zip(chunk) {
-                *to = simd.mul(from[c], factor[c]);
+                // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
+                *to = simd.mul_add(from[c], factor[c], simd.splat(0.0));
             }
             simd.transpose(&mut square);
             let len = chunk.len();

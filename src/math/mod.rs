@@ -1,3 +1,4 @@
 //! Elementary functions over vectors.
 
 pub(crate) mod exp;
+pub(crate) mod tanh;

@@ -2,24 +2,24 @@
 
 use core::array::from_fn;
 
-use super::mask::Visible;
 use crate::{
-    kernel::{Groups, multiply},
+    kernel::{Columns, Groups, multiply},
     simd::{CACHE_LINE, Simd, prefetch},
     view::Rows,
 };
 
 /// A tile of keys, and the queries that they are multiplied with.
-pub(crate) struct Tile<'a, S: Simd, const COLS: usize> {
+pub(crate) struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
     pub(crate) simd: S,
+    /// Which of the queries.
+    pub(crate) columns: Columns<N>,
     /// `[head_dim][query]`
     pub(crate) queries: &'a [[S::Vector; COLS]],
     pub(crate) keys: Rows<'a, f32>,
-    pub(crate) visible: &'a Visible<S, COLS>,
 }
 
-impl<S: Simd, const COLS: usize> Tile<'_, S, COLS> {
-    /// `scores[j][query] = keys[j] . queries[..][query]`, -infinity where masked. Returns each query's largest score.
+impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
+    /// `scores[j][query] = keys[j] . queries[..][query]`. Returns each query's largest score.
     ///
     /// Plain form:
     ///
@@ -34,8 +34,8 @@ impl<S: Simd, const COLS: usize> Tile<'_, S, COLS> {
     pub(crate) fn scores<const ROWS: usize, const NARROW: usize>(
         &self,
         scores: &mut [[S::Vector; COLS]],
-    ) -> [S::Vector; COLS] {
-        let mut max = [self.simd.splat(f32::NEG_INFINITY); COLS];
+    ) -> [S::Vector; N] {
+        let mut max = [self.simd.splat(f32::NEG_INFINITY); N];
         let (groups, mut j) = (Groups::new::<ROWS, NARROW>(scores), 0);
         for group in groups.wide.as_chunks_mut::<ROWS>().0 {
             self.group(j, group, &mut max);
@@ -54,13 +54,8 @@ impl<S: Simd, const COLS: usize> Tile<'_, S, COLS> {
 
     /// The scores of the keys from `first` on, with which `max` is updated.
     #[inline(always)]
-    fn group<const ROWS: usize>(
-        &self,
-        first: usize,
-        scores: &mut [[S::Vector; COLS]; ROWS],
-        max: &mut [S::Vector; COLS],
-    ) {
-        let Self { simd, queries, keys, visible } = *self;
+    fn group<const ROWS: usize>(&self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS], max: &mut [S::Vector; N]) {
+        let Self { simd, columns, queries, keys } = *self;
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
         let rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
         // SAFETY: the tile has these rows; `t < queries.len()`, which is `head_dim`, the length of each.
@@ -72,19 +67,11 @@ impl<S: Simd, const COLS: usize> Tile<'_, S, COLS> {
                 }
             }
         };
-        *scores = multiply(simd, [[simd.splat(0.0); COLS]; ROWS], queries, key, next_group);
-        if first + ROWS > visible.full {
-            let nothing = simd.splat(f32::NEG_INFINITY);
-            for (i, row) in scores.iter_mut().enumerate() {
-                let lanes = visible.lanes(simd, first + i);
-                for (score, lanes) in row.iter_mut().zip(lanes) {
-                    *score = simd.select(lanes, *score, nothing);
-                }
-            }
-        }
-        for row in scores {
-            for (max, score) in max.iter_mut().zip(row) {
-                *max = simd.max(*max, *score);
+        let products: [[S::Vector; N]; ROWS] = multiply(simd, columns, queries, key, next_group);
+        for (scores, products) in scores.iter_mut().zip(products) {
+            *columns.of_mut(scores) = products;
+            for c in 0..N {
+                max[c] = simd.max(max[c], products[c]);
             }
         }
     }

@@ -1,82 +1,291 @@
-//! Which keys a query sees.
+//! Masks that a caller gives element by element, and what all masks together leave of a tile: one bit for each pair.
 
-use crate::simd::Simd;
+use core::{num::NonZeroUsize, ops::Range};
 
-/// Which keys the queries of a head see.
+use super::{
+    band::Band,
+    custom::{Modify, Position},
+};
+use crate::{Error, Shape, View, error::Operand, kernel::Columns, kv::expect_shape, simd::Simd, view::Rows};
+
+/// Which keys each query may attend to, told element by element: `true`, or a set bit, attends.
+///
+/// An extent of 1 is repeated along `batch`, `heads` and the queries, and so is a stride of 0.
+///
+/// ```
+/// use simd_attention::{Attention, Kv, Mask, View, ViewMut, scratch_len};
+///
+/// // Two queries, three keys, one head of dimension 1. The first query sees keys 0 and 2, the second key 1.
+/// let mask = [true, false, true, false, true, false];
+/// let (q, k, v) = ([0.0; 2], [0.0; 3], [1.0, 5.0, 3.0]);
+/// let mut out = [0.0; 2];
+/// Attention::new().mask(Mask::new(View::matrix(&mask, [2, 3])?)).forward(
+///     View::matrix(&q, [2, 1])?,
+///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
+///     ViewMut::matrix(&mut out, [2, 1])?,
+///     &mut [0.0; scratch_len(1, 1)],
+/// )?;
+/// assert_eq!(out, [2.0, 5.0]);
+/// # Ok::<(), simd_attention::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Mask {
-    pub(crate) kv_len: usize,
-    /// Query `i` sees the keys `j <= i + offset`.
-    pub(crate) causal_offset: Option<i64>,
+pub struct Mask<'a> {
+    elements: Elements<'a>,
+    /// Queries and keys that one element speaks for.
+    block: [usize; 2],
 }
 
-impl Mask {
-    /// What the queries `first .. first + rows` see, `rows >= 1`.
-    pub(crate) fn reach(&self, first: usize, rows: usize) -> Reach {
-        match self.causal_offset {
-            None => Reach::dense(self.kv_len),
-            Some(offset) => Reach::causal(offset, first, rows, self.kv_len),
-        }
-    }
-}
-
-/// The keys that a block of queries sees: row `i` of the block sees the keys below `first_end + i * step`, and
-/// none at or past `end`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Reach {
-    /// Keys below this are seen by every query of the block.
-    pub(crate) full: usize,
-    /// Keys from here on are seen by none.
-    pub(crate) end: usize,
-    /// One past the last key that the first query would see, were there enough; may lie before the first key.
-    first_end: i64,
+enum Elements<'a> {
+    Bools(View<'a, bool>),
+    Bits(View<'a, u8>),
 }
 
-impl Reach {
-    /// Every query sees every key.
-    pub(crate) const fn dense(kv_len: usize) -> Self {
-        Self { full: kv_len, end: kv_len, first_end: i64::MAX }
+impl<'a> Mask<'a> {
+    /// `[batch, q_heads, q_len, kv_len]`. A `dim` of 1 is repeated along the keys.
+    #[must_use]
+    pub const fn new(elements: View<'a, bool>) -> Self {
+        Self { elements: Elements::Bools(elements), block: [1, 1] }
     }
 
-    /// Query `i` sees key `j` where `j <= i + offset`, for the queries `first .. first + rows`, `rows >= 1`.
-    pub(crate) fn causal(offset: i64, first: usize, rows: usize, kv_len: usize) -> Self {
-        let end = |i: usize| i64::try_from(i).unwrap_or(i64::MAX).saturating_add(offset).saturating_add(1);
-        let clamp = |end: i64| usize::try_from(end.max(0)).unwrap_or(usize::MAX).min(kv_len);
-        let first_end = end(first);
-        Self { full: clamp(first_end), end: clamp(end(first + (rows - 1))), first_end }
+    /// `[batch, q_heads, q_len, kv_len / 8, rounded up]`: bit `j % 8` (counted from the lowest) of byte `j / 8` of a row is key
+    /// `j`. Bits past `kv_len` don't matter.
+    #[must_use]
+    pub const fn bits(elements: View<'a, u8>) -> Self {
+        Self { elements: Elements::Bits(elements), block: [1, 1] }
     }
 
-    /// What of it lies in the tile `start .. start + len`.
-    #[inline(always)]
-    pub(crate) fn tile<S: Simd, const COLS: usize>(&self, simd: S, start: usize, len: usize) -> Visible<S, COLS> {
-        let full = self.full.saturating_sub(start).min(len);
-        // Exact in f32: past these bounds all queries of a block see all keys of the tile, or none.
-        let bound = i64::from(u16::MAX);
-        let first_end = self.first_end.saturating_sub(start as i64).clamp(-bound, bound);
-        let mut ends = [simd.iota(); COLS];
-        for (c, ends) in ends.iter_mut().enumerate() {
-            *ends = simd.add(simd.splat((first_end + (c * S::LANES) as i64) as f32), *ends);
+    /// Lets each element speak for a block of `queries` by `keys` (block-sparse attention): the mask's extents are then those of the
+    /// grid of blocks, `q_len / queries` and `kv_len / keys`, rounded up.
+    ///
+    /// ```
+    /// # use simd_attention::{Mask, View};
+    /// // 256 queries, 384 keys in blocks of 128: the second block of queries sees the last two blocks of keys.
+    /// let blocks = [true, false, false, false, true, true];
+    /// let mask = Mask::new(View::matrix(&blocks, [2, 3])?).blocks(128, 128);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn blocks(self, queries: usize, keys: usize) -> Self {
+        Self { block: [queries, keys], ..self }
+    }
+
+    /// Repeated along the axes in which it has an extent of 1, so that it fits `q` and `kv_len`.
+    pub(crate) fn fit(self, operand: Operand, q: Shape, kv_len: usize) -> Result<Fitted<'a>, Error> {
+        let [Some(queries), Some(keys)] = self.block.map(NonZeroUsize::new) else { return Err(Error::ZeroBlock) };
+        let (len, blocks) = (q.len.div_ceil(queries.get()), kv_len.div_ceil(keys.get()));
+        let elements = match self.elements {
+            Elements::Bools(view) => Elements::Bools(view.broadcast(operand, Shape { len, dim: blocks, ..q })?),
+            Elements::Bits(view) => {
+                let shape = Shape { len, dim: blocks.div_ceil(8), ..q };
+                // A byte that is repeated would not be any mask.
+                expect_shape(operand, Shape { dim: shape.dim, ..view.shape() }, view.shape())?;
+                Elements::Bits(view.broadcast(operand, shape)?)
+            }
+        };
+        Ok(Fitted { elements, block: [queries, keys] })
+    }
+}
+
+/// A [`Mask`] that is known to fit.
+#[derive(Clone, Copy)]
+pub(crate) struct Fitted<'a> {
+    elements: Elements<'a>,
+    block: [NonZeroUsize; 2],
+}
+
+impl<'a> Fitted<'a> {
+    /// Whether it lets a query attend to a key.
+    pub(crate) fn sees(&self, batch: usize, head: usize, query: usize, key: usize) -> bool {
+        let (row, column) = (query / self.block[0], key / self.block[1]);
+        match &self.elements {
+            Elements::Bools(view) => match view.rows(batch, head).map_or(&[][..], |rows| rows.row(row)) {
+                [only] => *only,
+                row => row.get(column).is_some_and(|seen| *seen),
+            },
+            Elements::Bits(view) => {
+                let byte = view.rows(batch, head).and_then(|rows| rows.row(row).get(column / 8));
+                byte.is_some_and(|byte| byte >> (column % 8) & 1 == 1)
+            }
         }
-        Visible { full, ends }
+    }
+
+    /// What it says of one head; `None` if there is no such.
+    pub(crate) fn rows(&self, batch: usize, head: usize) -> Option<MaskRows<'a>> {
+        let rows = match self.elements {
+            Elements::Bools(view) => ElementRows::Bools(view.rows(batch, head)?),
+            Elements::Bits(view) => ElementRows::Bits(view.rows(batch, head)?),
+        };
+        Some(MaskRows { rows, block: self.block })
     }
 }
 
-/// The keys of one tile that each lane's query sees: those below `ends`, counted from the tile's first.
-pub(crate) struct Visible<S: Simd, const COLS: usize> {
-    /// Keys below this are seen by every query.
-    pub(crate) full: usize,
-    ends: [S::Vector; COLS],
+/// The mask of one head.
+#[derive(Clone, Copy)]
+pub(crate) struct MaskRows<'a> {
+    rows: ElementRows<'a>,
+    block: [NonZeroUsize; 2],
 }
 
-impl<S: Simd, const COLS: usize> Visible<S, COLS> {
-    /// The queries that see key `j` of the tile.
-    #[inline(always)]
-    pub(crate) fn lanes(&self, simd: S, j: usize) -> [S::Mask; COLS] {
-        let j = simd.splat(j as f32);
-        let mut lanes = [simd.less(j, j); COLS];
-        for (lanes, ends) in lanes.iter_mut().zip(&self.ends) {
-            *lanes = simd.less(j, *ends);
+#[derive(Clone, Copy)]
+enum ElementRows<'a> {
+    Bools(Rows<'a, bool>),
+    Bits(Rows<'a, u8>),
+}
+
+impl MaskRows<'_> {
+    /// The keys `key .. key + 32`, the first in the lowest bit; nothing is seen past the last.
+    pub(crate) fn word(&self, query: usize, key: usize) -> u32 {
+        let [queries, keys] = self.block;
+        let row = query / queries;
+        if keys == NonZeroUsize::MIN {
+            return self.elements(row, key);
         }
-        lanes
+        let (mut word, mut done) = (0, 0);
+        while done < u32::BITS {
+            let at = key + done as usize;
+            let left = keys.get() - at % keys;
+            let run = u32::try_from(left).unwrap_or(u32::MAX).min(u32::BITS - done);
+            if self.elements(row, at / keys) & 1 == 1 {
+                word |= below(run as usize) << done;
+            }
+            done += run;
+        }
+        word
+    }
+
+    fn elements(&self, row: usize, first: usize) -> u32 {
+        match &self.rows {
+            ElementRows::Bools(rows) => bools(rows.row(row), first),
+            ElementRows::Bits(rows) => bits(rows.row(row), first),
+        }
+    }
+}
+
+/// 32 elements from `first` on as bits; an only one is repeated.
+#[inline(always)]
+fn bools(row: &[bool], first: usize) -> u32 {
+    if let [only] = row {
+        return if *only { u32::MAX } else { 0 };
+    }
+    let mut word = 0;
+    for (eight, shift) in row.get(first..).unwrap_or_default().chunks(8).zip([0, 8, 16, 24]) {
+        let bits = match eight.first_chunk::<8>() {
+            // Byte `i` of the factor's product with the elements gathers them in the topmost byte.
+            Some(eight) => (u64::from_le_bytes(eight.map(u8::from)).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32,
+            None => eight.iter().rev().fold(0, |bits, seen| bits << 1 | u32::from(*seen)),
+        };
+        word |= bits << shift;
+    }
+    word
+}
+
+/// 32 bits from bit `first` on.
+#[inline(always)]
+fn bits(row: &[u8], first: usize) -> u32 {
+    let row = row.get(first / 8..).unwrap_or_default();
+    let mut bytes = [0; 8];
+    match row.first_chunk() {
+        Some(eight) => bytes = *eight,
+        None => bytes.iter_mut().zip(row).for_each(|(to, from)| *to = *from),
+    }
+    (u64::from_le_bytes(bytes) >> (first % 8)) as u32
+}
+
+/// The lowest `n` bits.
+#[inline(always)]
+const fn below(n: usize) -> u32 {
+    if n >= 32 { u32::MAX } else { (1 << n) - 1 }
+}
+
+/// All that decides which keys of a sequence the queries of one head see.
+#[derive(Clone, Copy)]
+pub(crate) struct Sight<'a, M> {
+    pub(crate) band: Band,
+    pub(crate) masks: [Option<MaskRows<'a>>; 2],
+    /// Where the sequence's first query and key stand in `masks`.
+    pub(crate) origin: [usize; 2],
+    pub(crate) modify: M,
+    pub(crate) sequence: usize,
+    pub(crate) head: usize,
+}
+
+impl<M: Modify> Sight<'_, M> {
+    /// Whether position alone decides.
+    #[inline(always)]
+    pub(crate) fn is_band(&self) -> bool {
+        !M::MASKS && self.masks.iter().all(Option::is_none)
+    }
+
+    /// Which of the keys `key .. key + 32` a query sees, the first in the lowest bit.
+    #[inline(always)]
+    fn word(&self, query: usize, key: usize) -> u32 {
+        let seen = self.band.keys(query);
+        let mut word = below(seen.end.saturating_sub(key)) & !below(seen.start.saturating_sub(key));
+        let [first_query, first_key] = self.origin;
+        for mask in self.masks.iter().flatten() {
+            word &= mask.word(first_query + query, first_key + key);
+        }
+        if M::MASKS {
+            let mut custom = 0;
+            let existing = u32::try_from(self.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
+            for bit in 0..existing.min(u32::BITS) {
+                let at = Position { sequence: self.sequence, head: self.head, query, key: key + bit as usize };
+                custom |= u32::from(self.modify.sees(at)) << bit;
+            }
+            word &= custom;
+        }
+        word
+    }
+
+    /// What the queries of `N` vectors, the first of which are `first`, see of the keys of a tile. Lanes past `last` repeat it.
+    #[inline(always)]
+    pub(crate) fn words<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        first: [usize; N],
+        last: usize,
+        keys: &Range<usize>,
+    ) -> Words<S, N> {
+        let zero = simd.splat(0.0);
+        let mut words = Words { lanes: [[zero; N]; MAX_WORDS], any: false, all: true };
+        for (lanes, key) in words.lanes.iter_mut().zip(keys.clone().step_by(32)) {
+            let existing = below(keys.end - key);
+            for (lanes, first) in lanes.iter_mut().zip(first) {
+                let mut bits = [0.0; 16];
+                for (i, bits) in bits.iter_mut().take(S::LANES).enumerate() {
+                    let word = self.word((first + i).min(last), key) & existing;
+                    words.any |= word != 0;
+                    words.all &= word == existing;
+                    *bits = f32::from_bits(word);
+                }
+                *lanes = simd.load(&bits);
+            }
+        }
+        words
+    }
+}
+
+/// Words of 32 keys that a tile has at most.
+const MAX_WORDS: usize = 3;
+
+/// For each lane's query, which keys of a tile it sees.
+pub(crate) struct Words<S: Simd, const N: usize> {
+    lanes: [[S::Vector; N]; MAX_WORDS],
+    /// Whether any query sees any key, and whether all see all.
+    pub(crate) any: bool,
+    pub(crate) all: bool,
+}
+
+impl<S: Simd, const N: usize> Words<S, N> {
+    const FIT: () = assert!(S::KEY_TILE <= 32 * MAX_WORDS);
+
+    /// The queries of vector `c` that see the key `j` of the tile.
+    #[inline(always)]
+    pub(crate) fn lanes(&self, simd: S, c: usize, j: usize) -> S::Mask {
+        let () = Self::FIT;
+        let word = &self.lanes[(j / 32).min(MAX_WORDS - 1)];
+        let [word] = *Columns::<1>::new(c).of(word);
+        simd.has_bit(word, j as u32 % 32)
     }
 }

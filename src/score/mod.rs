@@ -1,4 +1,7 @@
-//! Stage 1: `s = F(q, k)`.
+//! Stage 1: `s = F(q, k)`, what modifies it, and which of it the masks leave standing.
 
+pub(crate) mod band;
+pub(crate) mod custom;
 pub(crate) mod dot;
 pub(crate) mod mask;
+pub(crate) mod modify;

@@ -144,6 +144,30 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn round(self, x: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, n: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        }
+    }
+
+    #[inline(always)]
+    fn has_bit(self, bits: __m256, bit: u32) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let bit = _mm256_set1_epi32(1 << (bit % 32));
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(bits), bit), bit))
+        }
+    }
+
+    #[inline(always)]
     fn zeros(self) -> [__m256; 8] {
         [self.splat(0.0); 8]
     }

@@ -126,6 +126,24 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn round(self, x: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) }
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, n: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_scalef_ps(self.splat(1.0), n) }
+    }
+
+    #[inline(always)]
+    fn has_bit(self, bits: __m512, bit: u32) -> __mmask16 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_test_epi32_mask(_mm512_castps_si512(bits), _mm512_set1_epi32(1 << (bit % 32))) }
+    }
+
+    #[inline(always)]
     fn zeros(self) -> [__m512; 16] {
         [self.splat(0.0); 16]
     }

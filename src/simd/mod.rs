@@ -100,6 +100,15 @@ pub(crate) trait Simd: Copy {
     /// at 0, exactly 0 at -infinity, NaN at NaN.
     fn exp2(self, x: Self::Vector) -> Self::Vector;
 
+    /// The nearest integer, the even one of two; for magnitudes below 2^22.
+    fn round(self, x: Self::Vector) -> Self::Vector;
+
+    /// `2^n` for an integer `n` in `-126 ..= 127`.
+    fn power_of_two(self, n: Self::Vector) -> Self::Vector;
+
+    /// Of each lane's 32 bits, whether this one, counted from the lowest, is set.
+    fn has_bit(self, bits: Self::Vector, bit: u32) -> Self::Mask;
+
     /// `LANES` vectors of zeros.
     fn zeros(self) -> Self::Square;
 

@@ -28,6 +28,10 @@ const SCALAR: bool = !cfg!(any(
     all(target_feature = "neon", target_arch = "aarch64")
 ));
 
+/// At this magnitude the spacing of f32 is one: what is added to it is rounded to an integer, in the sum's last bits. With 127 added too, the
+/// biased exponent of that power of two.
+const MAGIC: f32 = 12_582_912.0;
+
 /// Available everywhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
@@ -120,11 +124,25 @@ impl Simd for Portable {
     fn exp2(self, x: Floats) -> Floats {
         // The power of -127 comes out as zero. In this order, a NaN in `x` stays.
         let x = self.max(self.splat(-127.0), x);
-        // At this magnitude the spacing of f32 is one: the sum is rounded to an integer, in whose last bits stands the biased
-        // exponent of 2^n.
-        let magic = self.splat(12_582_912.0 + 127.0);
-        let shifted = x + magic;
-        polynomial(self, x - (shifted - magic)) * floats(bits(shifted) << 23)
+        let biased = self.splat(MAGIC + 127.0);
+        let shifted = x + biased;
+        polynomial(self, x - (shifted - biased)) * floats(bits(shifted) << 23)
+    }
+
+    #[inline(always)]
+    fn round(self, x: Floats) -> Floats {
+        (x + self.splat(MAGIC)) - self.splat(MAGIC)
+    }
+
+    #[inline(always)]
+    fn power_of_two(self, n: Floats) -> Floats {
+        floats(bits(n + self.splat(MAGIC + 127.0)) << 23)
+    }
+
+    #[inline(always)]
+    fn has_bit(self, x: Floats, bit: u32) -> Floats {
+        let bit = Ints::splat((1u32 << (bit % 32)).cast_signed());
+        floats((bits(x) & bit).simd_eq(bit))
     }
 
     #[inline(always)]

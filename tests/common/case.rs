@@ -101,11 +101,11 @@ pub struct Answer<T> {
 }
 
 impl Case {
-    pub fn attention(&self) -> Attention {
+    pub fn attention(&self) -> Attention<'_> {
         let attention = match self.mask {
             Mask::Dense => Attention::new(),
             Mask::Causal => Attention::new().causal(),
-            Mask::Offset(offset) => Attention::new().causal_offset(offset),
+            Mask::Offset(offset) => Attention::new().causal().offset(offset),
         };
         self.scale.map_or(attention, |scale| attention.scale(scale))
     }
@@ -165,8 +165,8 @@ impl Case {
             out: Tensor::filled(self.out.shape, Layout::HeadsFirst, f64::NAN),
             lse: vec![f64::NAN; self.out.rows().count()],
         };
-        let lse = Some(&mut answer.lse[..]);
-        reference::forward(&self.attention(), self.q.view()?, self.kv()?, answer.out.view_mut()?, lse)?;
+        let output = Output::new(answer.out.view_mut()?).lse(&mut answer.lse);
+        reference::forward(&self.attention(), self.q.view()?, self.kv()?, output)?;
         Ok(answer)
     }
 }

@@ -271,7 +271,7 @@ fn check_error(call: &Call, error: Error, answer: &Answer<f32>) {
     assert!(!error.to_string().is_empty());
     match error {
         Error::ScratchTooShort { required, actual } => assert_eq!(required - actual, call.scratch_shortage),
-        Error::LseLength { expected, actual } => assert_ne!(expected, actual),
+        Error::LengthMismatch { expected, actual, .. } => assert_ne!(expected, actual),
         Error::BackendUnavailable { .. } => panic!("{error}"),
         // The reference is given an output of its own, which there is none for a shape without storage.
         _ if call.case.out.clone().view_mut().is_err() => {}

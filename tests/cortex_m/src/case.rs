@@ -13,7 +13,7 @@ pub const MOST_DIM: usize = 32;
 
 #[derive(Clone, Copy)]
 pub struct Case {
-    pub attention: Attention,
+    pub attention: Attention<'static>,
     pub batch: usize,
     pub q_heads: usize,
     pub kv_heads: usize,
@@ -55,7 +55,7 @@ impl Case {
         Self { attention, batch: 1, q_heads: 1, kv_heads: 1, q_len, kv_len, head_dim: dim, value_dim: dim }
     }
 
-    pub const fn with(self, attention: Attention) -> Self {
+    pub const fn with(self, attention: Attention<'static>) -> Self {
         Self { attention, ..self }
     }
 
@@ -89,7 +89,7 @@ impl Case {
         let (q, kv) = self.inputs(&tensors.q, &tensors.k, &tensors.v).unwrap();
         let shape = [self.batch, self.q_heads, self.q_len, self.value_dim];
         let view = ViewMut::heads_first(&mut out, shape).unwrap();
-        reference::forward(&self.attention, q, kv, view, Some(&mut lse[..queries])).unwrap();
+        reference::forward(&self.attention, q, kv, Output::new(view).lse(&mut lse[..queries])).unwrap();
         assert_near(&tensors.out[..elements], &out[..elements]);
         assert_near(&tensors.lse[..queries], &lse[..queries]);
     }

@@ -43,7 +43,7 @@ unsafe fn HardFault(frame: &ExceptionFrame) -> ! {
 fn agrees_with_the_reference(tensors: &mut Tensors) {
     let grouped = Case { batch: 2, q_heads: 4, kv_heads: 2, value_dim: 5, ..Case::head(9, 11, 3) };
     let mut checked = 0;
-    for attention in [DENSE, CAUSAL, DENSE.causal_offset(0), DENSE.causal_offset(-3), DENSE.scale(-2.0)] {
+    for attention in [DENSE, CAUSAL, DENSE.causal().offset(0), DENSE.causal().offset(-3), DENSE.scale(-2.0)] {
         for (q_len, kv_len) in [(1, 1), (1, 64), (3, 63), (4, 65), (5, 4), (9, 7), (8, 0)] {
             for dim in [1, 4, 7, 16] {
                 Case::head(q_len, kv_len, dim).with(attention).check(tensors);
@@ -81,7 +81,7 @@ fn masked_keys_are_not_observed(tensors: &mut Tensors) {
 }
 
 /// Four queries over four keys, in `out`.
-fn attend(attention: Attention, out: &mut [f32; 8], scratch: &mut [f32]) -> Result<(), Error> {
+fn attend(attention: Attention<'_>, out: &mut [f32; 8], scratch: &mut [f32]) -> Result<(), Error> {
     let x = [0.5, -1.0, 2.0, 0.25, 1.5, 0.0, -0.75, 1.0];
     let x = View::matrix(&x, [4, 2])?;
     attention.forward(x, Kv::new(x, x)?, ViewMut::matrix(out, [4, 2])?, scratch)

@@ -72,7 +72,7 @@ entry_points! {
 
     // Scale, mask and backend are run-time values of `attention`, the log-sum-exp one of `out`: these cover them all.
     fn attention_forward<'a>(
-        attention: &Attention,
+        attention: &Attention<'_>,
         q: View<'a, f32>,
         kv: Kv<'a, f32>,
         out: Output<'a, f32>,
@@ -81,7 +81,7 @@ entry_points! {
         attention.forward(q, kv, out, scratch)
     }
     fn attention_prepare<'a>(
-        attention: &Attention,
+        attention: &Attention<'_>,
         q: View<'a, f32>,
         kv: Kv<'a, f32>,
         out: Output<'a, f32>,
@@ -109,13 +109,12 @@ entry_points! {
     }
 
     fn reference_forward(
-        attention: &Attention,
+        attention: &Attention<'_>,
         q: View<'_, f32>,
         kv: Kv<'_, f32>,
-        out: ViewMut<'_, f64>,
-        lse: Option<&mut [f64]>,
+        out: Output<'_, f64>,
     ) -> Result<(), Error> {
-        reference::forward(attention, q, kv, out, lse)
+        reference::forward(attention, q, kv, out)
     }
     fn view_mut_strided_f64(data: &mut [f64], shape: Shape, strides: Strides) -> Result<ViewMut<'_, f64>, Error> {
         ViewMut::strided(data, shape, strides)
