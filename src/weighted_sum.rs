@@ -2,12 +2,30 @@
 
 use crate::{
     kernel::{Columns, Groups, multiply, multiply_unmarked},
-    simd::{Simd, prefetch},
+    simd::{Simd, Task, prefetch},
     view::Rows,
 };
 
 /// How long before it is read a row of values is asked for.
 const ROWS_AHEAD: usize = 24;
+
+/// `output[c][query] = output[c][query] * rescale[query] + sum_j values[j][c] * weights[j][query]` over a tile of keys.
+///
+/// Plain form:
+///
+/// ```text
+/// for c in value_dim { output[c] *= rescale; for j in keys { output[c] += values[j][c] * weights[j] } }
+/// ```
+///
+/// 1. `ROWS` columns at a time, so that a vector of weights that was loaded is used `ROWS` times, from registers; the
+///    last ones in smaller groups.
+/// 2. A tile's products are summed up by themselves before they are added: rounding errors grow with the length of a
+///    tile and with the number of tiles, not with their product.
+pub(crate) struct Accumulate<'a, S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> {
+    pub(crate) tile: Tile<'a, S, N, COLS>,
+    /// `[value_dim][query]`
+    pub(crate) output: &'a mut [[S::Vector; COLS]],
+}
 
 /// The values of a tile of keys, and what each query weighs them with.
 pub(crate) struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
@@ -24,36 +42,31 @@ pub(crate) struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
     pub(crate) rescale: [S::Vector; N],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
-    /// `output[c][query] = output[c][query] * rescale[query] + sum_j values[j][c] * weights[j][query]`
-    ///
-    /// Plain form:
-    ///
-    /// ```text
-    /// for c in value_dim { output[c] *= rescale; for j in keys { output[c] += values[j][c] * weights[j] } }
-    /// ```
-    ///
-    /// 1. `ROWS` columns at a time, so that a vector of weights that was loaded is used `ROWS` times, from registers; the
-    ///    last ones in smaller groups.
-    /// 2. A tile's products are summed up by themselves before they are added: rounding errors grow with the length of a
-    ///    tile and with the number of tiles, not with their product.
+impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
+    for Accumulate<'_, S, ROWS, NARROW, N, COLS>
+{
+    type Output = ();
+
     #[inline(always)]
-    pub(crate) fn accumulate<const ROWS: usize, const NARROW: usize>(&self, output: &mut [[S::Vector; COLS]]) {
+    fn run(self) {
+        let Self { tile, output } = self;
         let (groups, mut column) = (Groups::new::<ROWS, NARROW>(output), 0);
         for group in groups.wide.as_chunks_mut::<ROWS>().0 {
-            self.group(column, group);
+            tile.group(column, group);
             column += ROWS;
         }
         for group in groups.narrow.as_chunks_mut::<NARROW>().0 {
-            self.group(column, group);
+            tile.group(column, group);
             column += NARROW;
         }
         for group in groups.single.as_chunks_mut::<1>().0 {
-            self.group(column, group);
+            tile.group(column, group);
             column += 1;
         }
     }
+}
 
+impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
     /// The columns from `first` on.
     #[inline(always)]
     fn group<const ROWS: usize>(&self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {

@@ -47,8 +47,8 @@ impl<'a, M: Modify> Work<'a, M> {
         let heads = call.queries.shape().heads;
         // No overflow: the views counted `batch * heads * len` elements.
         let units = match call.packed_sequences() {
-            None => call.queries.shape().batch * heads * split.sequence(call, 0).units(),
-            Some(sequences) => (0..sequences).map(|s| heads * split.sequence(call, s).units()).sum(),
+            None => call.queries.shape().batch * heads * split.sequence(call, 0).units,
+            Some(sequences) => (0..sequences).map(|s| heads * split.sequence(call, s).units).sum(),
         };
         Self { problem, split, units, next: Counter::new() }
     }
@@ -190,8 +190,8 @@ impl Place {
     fn advance<M: Copy>(&mut self, call: &Call<'_, M>, split: &Split, unit: usize) {
         let heads = call.queries.shape().heads;
         let mut index = self.sequence.index;
-        while index + 1 < call.sequences() && unit >= self.first_unit + heads * self.partition.units() {
-            self.first_unit += heads * self.partition.units();
+        while index + 1 < call.sequences() && unit >= self.first_unit + heads * self.partition.units {
+            self.first_unit += heads * self.partition.units;
             index += 1;
             self.partition = split.sequence(call, index);
         }
@@ -202,7 +202,7 @@ impl Place {
 
     /// Head and queries of a unit, if it belongs to this sequence.
     fn locate<M: Copy>(&self, call: &Call<'_, M>, unit: usize) -> Option<(usize, Part)> {
-        let per_head = NonZeroUsize::new(self.partition.units())?;
+        let per_head = NonZeroUsize::new(self.partition.units)?;
         let unit = unit.checked_sub(self.first_unit)?;
         let (head, unit) = (unit / per_head, unit % per_head);
         // The last part first: under a causal mask it has the most keys, and the short ones even out the threads.
@@ -218,6 +218,9 @@ struct Partition {
     blocks: usize,
     narrow: usize,
     wide_blocks: usize,
+    /// Units of wide blocks; those of narrow ones come after.
+    wide_units: usize,
+    units: usize,
     blocks_per_unit: NonZeroUsize,
 }
 
@@ -235,24 +238,15 @@ impl Partition {
         let blocks = vectors.div_ceil(max_cols);
         let (narrow, wide_blocks) =
             NonZeroUsize::new(blocks).map_or((0, 0), |blocks| (vectors / blocks, vectors % blocks));
-        Self { lanes, blocks, narrow, wide_blocks, blocks_per_unit }
-    }
-
-    /// Units of wide blocks; those of narrow ones come after.
-    fn wide_units(&self) -> usize {
-        self.wide_blocks / self.blocks_per_unit + usize::from(self.wide_blocks % self.blocks_per_unit != 0)
-    }
-
-    fn units(&self) -> usize {
-        let narrow_blocks = self.blocks - self.wide_blocks;
-        let narrow_units =
-            narrow_blocks / self.blocks_per_unit + usize::from(narrow_blocks % self.blocks_per_unit != 0);
-        self.wide_units() + narrow_units
+        let units = |blocks: usize| blocks / blocks_per_unit + usize::from(blocks % blocks_per_unit != 0);
+        let wide_units = units(wide_blocks);
+        let all_units = wide_units + units(blocks - wide_blocks);
+        Self { lanes, blocks, narrow, wide_blocks, wide_units, units: all_units, blocks_per_unit }
     }
 
     fn part(&self, unit: usize) -> Part {
         let per_unit = self.blocks_per_unit.get();
-        let (block, end, cols) = match unit.checked_sub(self.wide_units()) {
+        let (block, end, cols) = match unit.checked_sub(self.wide_units) {
             None => (unit * per_unit, self.wide_blocks, self.narrow + 1),
             Some(unit) => (self.wide_blocks + unit * per_unit, self.blocks, self.narrow),
         };

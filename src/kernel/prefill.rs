@@ -12,15 +12,15 @@ use crate::{
     score::{
         band::Span,
         custom::Modify,
-        dot,
-        mask::Sight,
-        modify::{self, Modifiers},
+        dot::Dot,
+        mask::{Look, Sight, Words},
+        modify::{Apply, Column, Mark, Modifiers, Strided},
     },
     scratch::Scratch,
-    simd::{Kernel, MAX_BLOCKS, Simd},
+    simd::{Kernel, MAX_BLOCKS, Simd, Task},
     softmax::Softmax,
     view::{Rows, RowsMut},
-    weighted_sum,
+    weighted_sum::{Accumulate, Tile},
 };
 
 /// The register tile, in keys or columns of values, for one vector of queries of several.
@@ -95,7 +95,7 @@ impl<M: Modify> Kernel for Unit<'_, M> {
                 store_lse(simd, &block.softmax, lse, first);
             }
             if let Some((stage, to)) = &mut self.scores {
-                block.store_scores(simd, &self.head, *stage, scores, to, first);
+                simd.call(StoreScores { simd, block, head: &self.head, stage: *stage, scores, to, first_row: first });
             }
         }
     }
@@ -134,21 +134,38 @@ impl<'a> KeyTile<'a> {
     /// Whether no value is infinite or NaN.
     #[inline(always)]
     fn is_finite<S: Simd>(&mut self, simd: S) -> bool {
-        if let Some(is_finite) = self.is_finite {
-            return is_finite;
-        }
+        let is_finite = match self.is_finite {
+            Some(known) => known,
+            None => simd.call(AreFinite { simd, values: self.values, range: self.range.clone() }),
+        };
+        self.is_finite = Some(is_finite);
+        is_finite
+    }
+}
+
+/// Whether none of some values is infinite or NaN.
+struct AreFinite<'a, S> {
+    simd: S,
+    values: Rows<'a, f32>,
+    range: Range<usize>,
+}
+
+impl<S: Simd> Task for AreFinite<'_, S> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { simd, values, range } = self;
         let zero = simd.splat(0.0);
         let mut sum = zero;
-        for j in self.range.clone() {
-            for chunk in self.values.row(j).chunks(S::LANES) {
+        for j in range {
+            for chunk in values.row(j).chunks(S::LANES) {
                 sum = simd.mul_add(simd.load(chunk), zero, sum);
             }
         }
         let mut lanes = [0.0; 16];
         simd.store(sum, &mut lanes);
-        let is_finite = lanes == [0.0; 16];
-        self.is_finite = Some(is_finite);
-        is_finite
+        lanes == [0.0; 16]
     }
 }
 
@@ -189,11 +206,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     /// Attends to the keys of a tile: all vectors of queries at once where they begin and end with the same key, else each by
     /// itself, to leave out what it does not see.
     #[inline(always)]
-    fn attend<M: Modify, const ROWS: usize, const NARROW: usize>(
+    fn attend<'a, M: Modify, const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
-        head: &Head<'_, M>,
-        tile: &mut KeyTile<'_>,
+        head: &Head<'a, M>,
+        tile: &mut KeyTile<'a>,
         scores: &mut [[S::Vector; COLS]],
     ) {
         let (keys, mut is_full) = self.spans[0].within(&tile.range);
@@ -207,9 +224,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             self.attend_columns::<M, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
         } else {
             for c in 0..COLS {
-                let [span] = Columns::<1>::new(c).of(&self.spans);
-                let seen = span.within(&tile.range);
-                self.attend_columns::<M, SINGLE, SINGLE, 1>(simd, head, Columns::new(c), seen, tile, scores);
+                simd.call(AttendColumn { simd, block: self, head, column: Columns::new(c), tile, scores });
             }
         }
     }
@@ -231,39 +246,41 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             return;
         };
         let Some(scores) = scores.get_mut(..range.len()) else { return };
-        let first = self.first_queries(columns);
-        let words = if is_full && head.sight.is_band() {
-            None
-        } else {
-            let words = head.sight.words(simd, first, self.last, &range);
-            if !words.any {
+        let mut masked = None;
+        if !(is_full && head.sight.is_band()) {
+            let mut words = [Words::all(simd); N];
+            for (c, words) in words.iter_mut().enumerate() {
+                *words = self.look(simd, head, columns.first() + c, &range);
+            }
+            if words.iter().all(|words| !words.any) {
                 return;
             }
-            if words.all { None } else { Some(words) }
-        };
+            masked = words.iter().any(|words| !words.all).then_some(words);
+        }
 
-        let Head { sight, modifiers, .. } = head;
-        let modify = modify::Tile {
-            simd,
-            modifiers,
-            sight,
-            columns,
-            first,
-            last: self.last,
-            key: range.start,
-            words: words.as_ref(),
-        };
-        let mut max = dot::Tile { simd, columns, queries: self.queries, keys }.scores::<ROWS, NARROW>(scores);
-        if modify.is_needed() {
-            max = modify.apply(Stage::Masked, scores);
+        let queries = &*self.queries;
+        let mut max = simd.call(Dot::<_, ROWS, NARROW, N, COLS> { simd, columns, queries, keys, scores });
+        if masked.is_some() || head.modifiers.any::<M>() {
+            let words = masked.unwrap_or([Words::all(simd); N]);
+            for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
+                let c = columns.first() + c;
+                let column = self.column(simd, head, c, range.start, words);
+                let (scores, len) = (strided(scores, c), range.len());
+                *max = simd.call(Apply { column, stage: Stage::Masked, scores, len });
+            }
         }
         let rescale = self.softmax.update(columns, max, scores);
-        let is_marked = (words.is_some() || modifiers.bias.is_some()) && !tile.is_finite(simd);
+        let is_marked = (masked.is_some() || head.modifiers.bias.is_some()) && !tile.is_finite(simd);
         if is_marked {
-            modify.mark(scores);
+            let words = masked.unwrap_or([Words::all(simd); N]);
+            for (c, words) in words.iter().enumerate() {
+                let c = columns.first() + c;
+                let column = self.column(simd, head, c, range.start, words);
+                simd.call(Mark { column, weights: strided(scores, c), len: range.len() });
+            }
         }
-        weighted_sum::Tile { simd, columns, weights: scores, values, is_marked, rescale }
-            .accumulate::<ROWS, NARROW>(self.output);
+        let tile = Tile { simd, columns, weights: scores, values, is_marked, rescale };
+        simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
     }
 
     /// Writes the scores of all keys, as they are at some stage, to the rows from `first_row` on.
@@ -320,14 +337,15 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let (range, is_full) = if is_masked { span.within(tile) } else { (tile.clone(), true) };
         let keys = (*kv)?.0.range(range.start, range.len())?;
         let scores = scores.get_mut(..range.len())?;
-        let (first, last) = (self.first_queries(column), self.last);
         let is_partial = is_masked && !(is_full && sight.is_band());
-        let words = if is_partial { Some(sight.words(simd, first, last, &range)) } else { None };
-        let words = words.as_ref();
-        let modify = modify::Tile { simd, modifiers, sight, columns: column, first, last, key: range.start, words };
-        dot::Tile { simd, columns: column, queries: self.queries, keys }.scores::<SINGLE, SINGLE>(scores);
-        if modify.is_needed() {
-            modify.apply(stage, scores);
+        let words = if is_partial { self.look(simd, head, column.first(), &range) } else { Words::all(simd) };
+        let queries = &*self.queries;
+        simd.call(Dot::<_, SINGLE, SINGLE, 1, COLS> { simd, columns: column, queries, keys, scores });
+        if !words.all || modifiers.any::<M>() {
+            let c = column.first();
+            let column = self.column(simd, head, c, range.start, &words);
+            let (scores, len) = (strided(scores, c), range.len());
+            simd.call(Apply { column, stage, scores, len });
         }
         if stage == Stage::Weights {
             self.softmax.weights(column, scores);
@@ -340,11 +358,75 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         Some((range.start, range.len()))
     }
 
-    /// The query in the first lane of each vector.
+    /// What vector `c` of the queries sees of some keys.
     #[inline(always)]
-    fn first_queries<const N: usize>(&self, columns: Columns<N>) -> [usize; N] {
-        core::array::from_fn(|c| self.first + (columns.first() + c) * S::LANES)
+    fn look<M: Modify>(&self, simd: S, head: &Head<'_, M>, c: usize, keys: &Range<usize>) -> Words<S> {
+        let first = self.first + c * S::LANES;
+        simd.call(Look { simd, sight: &head.sight, first, last: self.last, keys: keys.clone() })
     }
+
+    /// Vector `c` of the queries, and the keys from `key` on.
+    #[inline(always)]
+    fn column<'t, 'a, M>(
+        &self,
+        simd: S,
+        head: &'t Head<'a, M>,
+        c: usize,
+        key: usize,
+        words: &'t Words<S>,
+    ) -> Column<'t, 'a, S, M> {
+        let Head { sight, modifiers, .. } = head;
+        Column { simd, modifiers, sight, first: self.first + c * S::LANES, last: self.last, key, words }
+    }
+}
+
+/// [`Block::attend`] for one vector of queries.
+struct AttendColumn<'t, 's, 'a, S: Simd, M, const COLS: usize> {
+    simd: S,
+    block: &'t mut Block<'s, S, COLS>,
+    head: &'t Head<'a, M>,
+    column: Columns<1>,
+    tile: &'t mut KeyTile<'a>,
+    scores: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, M: Modify, const COLS: usize> Task for AttendColumn<'_, '_, '_, S, M, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, block, head, column, tile, scores } = self;
+        let [span] = column.of(&block.spans);
+        let seen = span.within(&tile.range);
+        block.attend_columns::<M, SINGLE, SINGLE, 1>(simd, head, column, seen, tile, scores);
+    }
+}
+
+/// [`Block::store_scores`].
+struct StoreScores<'t, 's, 'a, S: Simd, M, const COLS: usize> {
+    simd: S,
+    block: &'t Block<'s, S, COLS>,
+    head: &'t Head<'a, M>,
+    stage: Stage,
+    scores: &'t mut [[S::Vector; COLS]],
+    to: &'t mut RowsMut<'a, f32>,
+    first_row: usize,
+}
+
+impl<S: Simd, M: Modify, const COLS: usize> Task for StoreScores<'_, '_, '_, S, M, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, block, head, stage, scores, to, first_row } = self;
+        block.store_scores(simd, head, stage, scores, to, first_row);
+    }
+}
+
+/// Those of vector `c` of the queries.
+#[inline(always)]
+fn strided<V: Copy, const COLS: usize>(scores: &mut [[V; COLS]], c: usize) -> Strided<'_, V> {
+    Strided { vectors: scores.as_flattened_mut().get_mut(c..).unwrap_or_default(), stride: COLS }
 }
 
 /// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.

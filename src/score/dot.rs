@@ -1,63 +1,81 @@
 //! The dot product, `q . k`; the scale is already in the queries.
 
-use core::array::from_fn;
+use core::{array::from_fn, hint::black_box};
 
 use crate::{
     kernel::{Columns, Groups, multiply},
-    simd::{CACHE_LINE, Simd, prefetch},
+    simd::{CACHE_LINE, Simd, Task, prefetch},
     view::Rows,
 };
 
-/// A tile of keys, and the queries that they are multiplied with.
-pub(crate) struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
+/// `scores[j][query] = keys[j] . queries[..][query]` for a tile of keys. Gives each query's largest score.
+///
+/// Plain form:
+///
+/// ```text
+/// for j in keys { for t in dim { scores[j] += keys[j][t] * queries[t] } }
+/// ```
+///
+/// 1. `ROWS` keys at a time, so that a query vector that was loaded is used `ROWS` times, from registers; the last ones
+///    in smaller groups.
+/// 2. Each cache line of the next group is asked for while its counterpart is read.
+pub(crate) struct Dot<'a, S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> {
     pub(crate) simd: S,
     /// Which of the queries.
     pub(crate) columns: Columns<N>,
     /// `[head_dim][query]`
     pub(crate) queries: &'a [[S::Vector; COLS]],
     pub(crate) keys: Rows<'a, f32>,
+    /// `[key][query]`, of as many keys or fewer
+    pub(crate) scores: &'a mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
-    /// `scores[j][query] = keys[j] . queries[..][query]`. Returns each query's largest score.
-    ///
-    /// Plain form:
-    ///
-    /// ```text
-    /// for j in keys { for t in dim { scores[j] += keys[j][t] * queries[t] } }
-    /// ```
-    ///
-    /// 1. `ROWS` keys at a time, so that a query vector that was loaded is used `ROWS` times, from registers; the last ones
-    ///    in smaller groups.
-    /// 2. Each cache line of the next group is asked for while its counterpart is read.
+impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
+    for Dot<'_, S, ROWS, NARROW, N, COLS>
+{
+    type Output = [S::Vector; N];
+
     #[inline(always)]
-    pub(crate) fn scores<const ROWS: usize, const NARROW: usize>(
-        &self,
-        scores: &mut [[S::Vector; COLS]],
-    ) -> [S::Vector; N] {
-        let mut max = [self.simd.splat(f32::NEG_INFINITY); N];
+    fn run(self) -> [S::Vector; N] {
+        let Self { simd, columns, queries, keys, scores } = self;
+        let tile = Tile { simd, columns, queries, keys };
+        let mut max = [simd.splat(f32::NEG_INFINITY); N];
         let (groups, mut j) = (Groups::new::<ROWS, NARROW>(scores), 0);
         for group in groups.wide.as_chunks_mut::<ROWS>().0 {
-            self.group(j, group, &mut max);
+            tile.group(j, group, &mut max);
             j += ROWS;
         }
         for group in groups.narrow.as_chunks_mut::<NARROW>().0 {
-            self.group(j, group, &mut max);
+            tile.group(j, group, &mut max);
             j += NARROW;
         }
         for group in groups.single.as_chunks_mut::<1>().0 {
-            self.group(j, group, &mut max);
+            tile.group(j, group, &mut max);
             j += 1;
         }
         max
     }
+}
 
+/// What does not change from one group of keys to the next.
+struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
+    simd: S,
+    columns: Columns<N>,
+    queries: &'a [[S::Vector; COLS]],
+    keys: Rows<'a, f32>,
+}
+
+impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
     /// The scores of the keys from `first` on, with which `max` is updated.
     #[inline(always)]
     fn group<const ROWS: usize>(&self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS], max: &mut [S::Vector; N]) {
         let Self { simd, columns, queries, keys } = *self;
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
-        let rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
+        let mut rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
+        if N < 3 {
+            // With so little to do in a step, decoding decides: the compiler would compute each pointer from the one before.
+            rows = black_box(rows);
+        }
         // SAFETY: the tile has these rows; `t < queries.len()`, which is `head_dim`, the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| {

@@ -6,7 +6,13 @@ use super::{
     band::Band,
     custom::{Modify, Position},
 };
-use crate::{Error, Shape, View, error::Operand, kernel::Columns, kv::expect_shape, simd::Simd, view::Rows};
+use crate::{
+    Error, Shape, View,
+    error::Operand,
+    kv::expect_shape,
+    simd::{Simd, Task},
+    view::Rows,
+};
 
 /// Which keys each query may attend to, told element by element: `true`, or a set bit, attends.
 ///
@@ -237,30 +243,36 @@ impl<M: Modify> Sight<'_, M> {
         }
         word
     }
+}
 
-    /// What the queries of `N` vectors, the first of which are `first`, see of the keys of a tile. Lanes past `last` repeat it.
+/// What a vector of queries sees of some keys, to be found out.
+pub(crate) struct Look<'t, 'a, S, M> {
+    pub(crate) simd: S,
+    pub(crate) sight: &'t Sight<'a, M>,
+    /// The query in the first lane, and the last there is; lanes past it repeat it.
+    pub(crate) first: usize,
+    pub(crate) last: usize,
+    /// At most as many as a tile has.
+    pub(crate) keys: Range<usize>,
+}
+
+impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
+    type Output = Words<S>;
+
     #[inline(always)]
-    pub(crate) fn words<S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        first: [usize; N],
-        last: usize,
-        keys: &Range<usize>,
-    ) -> Words<S, N> {
-        let zero = simd.splat(0.0);
-        let mut words = Words { lanes: [[zero; N]; MAX_WORDS], any: false, all: true };
+    fn run(self) -> Words<S> {
+        let Self { simd, sight, first, last, keys } = self;
+        let mut words = Words { any: false, ..Words::all(simd) };
         for (lanes, key) in words.lanes.iter_mut().zip(keys.clone().step_by(32)) {
             let existing = below(keys.end - key);
-            for (lanes, first) in lanes.iter_mut().zip(first) {
-                let mut bits = [0.0; 16];
-                for (i, bits) in bits.iter_mut().take(S::LANES).enumerate() {
-                    let word = self.word((first + i).min(last), key) & existing;
-                    words.any |= word != 0;
-                    words.all &= word == existing;
-                    *bits = f32::from_bits(word);
-                }
-                *lanes = simd.load(&bits);
+            let mut bits = [0.0; 16];
+            for (i, bits) in bits.iter_mut().take(S::LANES).enumerate() {
+                let word = sight.word((first + i).min(last), key) & existing;
+                words.any |= word != 0;
+                words.all &= word == existing;
+                *bits = f32::from_bits(word);
             }
+            *lanes = simd.load(&bits);
         }
         words
     }
@@ -270,22 +282,27 @@ impl<M: Modify> Sight<'_, M> {
 const MAX_WORDS: usize = 3;
 
 /// For each lane's query, which keys of a tile it sees.
-pub(crate) struct Words<S: Simd, const N: usize> {
-    lanes: [[S::Vector; N]; MAX_WORDS],
+#[derive(Clone, Copy)]
+pub(crate) struct Words<S: Simd> {
+    lanes: [S::Vector; MAX_WORDS],
     /// Whether any query sees any key, and whether all see all.
     pub(crate) any: bool,
     pub(crate) all: bool,
 }
 
-impl<S: Simd, const N: usize> Words<S, N> {
+impl<S: Simd> Words<S> {
     const FIT: () = assert!(S::KEY_TILE <= 32 * MAX_WORDS);
 
-    /// The queries of vector `c` that see the key `j` of the tile.
+    /// All see all.
     #[inline(always)]
-    pub(crate) fn lanes(&self, simd: S, c: usize, j: usize) -> S::Mask {
+    pub(crate) fn all(simd: S) -> Self {
         let () = Self::FIT;
-        let word = &self.lanes[(j / 32).min(MAX_WORDS - 1)];
-        let [word] = *Columns::<1>::new(c).of(word);
-        simd.has_bit(word, j as u32 % 32)
+        Self { lanes: [simd.splat(f32::from_bits(u32::MAX)); MAX_WORDS], any: true, all: true }
+    }
+
+    /// The queries that see key `j` of the tile.
+    #[inline(always)]
+    pub(crate) fn lanes(&self, simd: S, j: usize) -> S::Mask {
+        simd.has_bit(self.lanes[(j / 32).min(MAX_WORDS - 1)], j as u32 % 32)
     }
 }

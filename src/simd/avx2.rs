@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Task};
 use crate::math::exp::polynomial;
 
 cpufeatures::new!(cpu, "avx2", "fma");
@@ -23,6 +23,11 @@ impl Avx2 {
             1 => kernel.run::<Self, 8, 8, 1>(self),
             _ => kernel.run::<Self, 6, 4, 2>(self),
         }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn outlined<T: Task>(self, task: T) -> T::Output {
+        task.run()
     }
 }
 
@@ -47,6 +52,13 @@ impl Simd for Avx2 {
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.enabled(cols, kernel) }
+    }
+
+    // `inline(never)` has no effect where features are enabled.
+    #[inline(never)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        // SAFETY: `self` exists, so the CPU has the features.
+        unsafe { self.outlined(task) }
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Task};
 use crate::math::exp::polynomial;
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
@@ -24,6 +24,11 @@ impl Avx512 {
             2 => kernel.run::<Self, 8, 8, 2>(self),
             _ => kernel.run::<Self, 8, 8, 3>(self),
         }
+    }
+
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+    fn outlined<T: Task>(self, task: T) -> T::Output {
+        task.run()
     }
 }
 
@@ -47,6 +52,13 @@ impl Simd for Avx512 {
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.enabled(cols, kernel) }
+    }
+
+    // `inline(never)` has no effect where features are enabled.
+    #[inline(never)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        // SAFETY: `self` exists, so the CPU has the features.
+        unsafe { self.outlined(task) }
     }
 
     #[inline(always)]

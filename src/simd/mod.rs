@@ -28,6 +28,15 @@ pub(crate) trait Kernel {
     fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> Self::Output;
 }
 
+/// A part of a kernel that is seldom run: compiled for each backend as a function of its own, out of the way of the loops that
+/// decide the speed, and once for all the places that call it.
+pub(crate) trait Task {
+    type Output;
+
+    /// Implementations are `#[inline(always)]`, as is all that they call.
+    fn run(self) -> Self::Output;
+}
+
 /// Bytes that come from memory together.
 pub(crate) const CACHE_LINE: usize = 64;
 
@@ -67,6 +76,9 @@ pub(crate) trait Simd: Copy {
 
     /// Runs `kernel`, compiled for this backend, with the register tile for `cols` vectors of queries (1 to `MAX_COLS`).
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output;
+
+    /// Runs `task`, compiled for this backend.
+    fn call<T: Task>(self, task: T) -> T::Output;
 
     fn splat(self, x: f32) -> Self::Vector;
 

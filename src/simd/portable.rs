@@ -1,6 +1,6 @@
 //! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
 
-use super::{Kernel, Simd};
+use super::{Kernel, Simd, Task};
 use crate::math::exp::polynomial;
 
 #[cfg(target_feature = "avx512f")]
@@ -53,6 +53,11 @@ impl Simd for Portable {
             1 => kernel.run::<Self, 8, 8, 1>(self),
             _ => kernel.run::<Self, 5, 4, 2>(self),
         }
+    }
+
+    #[inline(never)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        task.run()
     }
 
     #[inline(always)]
