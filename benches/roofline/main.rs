@@ -3,8 +3,11 @@
 //! ```text
 //! cargo bench --bench roofline                               a table, in under two minutes
 //! cargo bench --bench roofline -- prefill [--dtype f32] [--heads 8] [--kv-heads 8] [--q 2048] [--kv 2048] [--dim 64]
-//!                                         [--causal] [--threads 1] [--backend avx512]        one shape, one line
+//!                                         [--causal] [--window 256] [--mask] [--bias] [--softcap 50]
+//!                                         [--threads 1] [--backend avx512]                   one shape, one line
 //! ```
+//!
+//! `--window L` lets a query see the `L` keys up to its own; `--mask` masks one pair of sixteen at random; `--bias` is one of each head.
 //!
 //! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
 //! multiply-adds on registers, timed in turn with the kernel. Results are checked against the reference on sampled rows.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use simd_attention::{Attention, Backend, Kv, View, ViewMut, Work, reference, scratch_len};
+use simd_attention::{Attention, Backend, Error, Kv, Mask, View, ViewMut, Window, Work, reference, scratch_len};
 
 use crate::peak;
 
@@ -18,13 +18,33 @@ pub struct Shape {
     pub kv: usize,
     pub dim: usize,
     pub causal: bool,
+    /// How many keys a query sees, its own being the last.
+    pub window: Option<usize>,
+    /// A boolean mask `[q, kv]`, in which one pair of sixteen is masked, at random.
+    pub mask: bool,
+    /// A bias `[heads, q, kv]`.
+    pub bias: bool,
+    pub softcap: Option<f32>,
     pub threads: usize,
     pub backend: Backend,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { heads: 8, kv_heads: 8, q: 2048, kv: 2048, dim: 64, causal: false, threads: 1, backend: Backend::best() }
+        Self {
+            heads: 8,
+            kv_heads: 8,
+            q: 2048,
+            kv: 2048,
+            dim: 64,
+            causal: false,
+            window: None,
+            mask: false,
+            bias: false,
+            softcap: None,
+            threads: 1,
+            backend: Backend::best(),
+        }
     }
 }
 
@@ -43,12 +63,13 @@ impl Line {
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { heads, kv_heads, q, kv, dim, causal, threads, backend } = self.shape;
+        let Shape { heads, kv_heads, q, kv, dim, causal, threads, backend, .. } = self.shape;
         write!(
             f,
             "roofline prefill backend={backend} dtype=f32 heads={heads} kv_heads={kv_heads} q={q} kv={kv} dim={dim} causal={} \
-             threads={threads} gflops={:.1} peak={:.1} percent={:.1}",
+             {}threads={threads} gflops={:.1} peak={:.1} percent={:.1}",
             u8::from(causal),
+            self.shape.extras(),
             self.gflops,
             self.peak,
             self.percent(),
@@ -61,41 +82,76 @@ impl Shape {
         let mut shape = Self::default();
         let mut options = options.iter();
         while let Some(option) = options.next() {
-            if option == "--causal" {
-                shape.causal = true;
-                continue;
-            }
-            let value = options.next().ok_or_else(|| format!("{option} takes a value"))?;
-            let number = || {
-                value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{option} {value}: not a positive number"))
-            };
             match option.as_str() {
-                "--dtype" if value == "f32" => {}
-                "--dtype" => return Err(format!("element type {value} is not supported; there is: f32")),
-                "--heads" => shape.heads = number()?,
-                "--kv-heads" => shape.kv_heads = number()?,
-                "--q" => shape.q = number()?,
-                "--kv" => shape.kv = number()?,
-                "--dim" => shape.dim = number()?,
-                "--threads" => shape.threads = number()?,
-                "--backend" => {
-                    let named = Backend::available().find(|backend| backend.to_string() == *value);
-                    shape.backend = named.ok_or_else(|| format!("no backend {value} on this CPU"))?;
+                "--causal" => shape.causal = true,
+                "--mask" => shape.mask = true,
+                "--bias" => shape.bias = true,
+                _ => {
+                    let value = options.next().ok_or_else(|| format!("{option} takes a value"))?;
+                    shape.set(option, value)?;
                 }
-                _ => return Err(format!("unknown option {option}")),
             }
         }
         Ok(shape)
     }
 
-    fn attention(&self) -> Attention<'_> {
-        let attention = Attention::new().backend(self.backend);
-        if self.causal { attention.causal() } else { attention }
+    fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+        let number =
+            || value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{option} {value}: not a positive number"));
+        match option {
+            "--dtype" if value == "f32" => {}
+            "--dtype" => return Err(format!("element type {value} is not supported; there is: f32")),
+            "--heads" => self.heads = number()?,
+            "--kv-heads" => self.kv_heads = number()?,
+            "--q" => self.q = number()?,
+            "--kv" => self.kv = number()?,
+            "--dim" => self.dim = number()?,
+            "--window" => self.window = Some(number()?),
+            "--softcap" => self.softcap = Some(value.parse().map_err(|error| format!("{option} {value}: {error}"))?),
+            "--threads" => self.threads = number()?,
+            "--backend" => {
+                let named = Backend::available().find(|backend| backend.to_string() == value);
+                self.backend = named.ok_or_else(|| format!("no backend {value} on this CPU"))?;
+            }
+            _ => return Err(format!("unknown option {option}")),
+        }
+        Ok(())
     }
 
-    /// Query-key pairs that the mask leaves standing, over all heads.
-    fn pairs(&self) -> usize {
-        let seen = |i: usize| if self.causal { (i + 1 + self.kv).saturating_sub(self.q).min(self.kv) } else { self.kv };
+    /// Those options that are seldom given, as fields of a line.
+    fn extras(&self) -> String {
+        let window = self.window.map(|window| format!("window={window} "));
+        let softcap = self.softcap.map(|softcap| format!("softcap={softcap} "));
+        let flags = [(self.mask, "mask=1 "), (self.bias, "bias=1 ")];
+        let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, field)| field.to_string());
+        window.into_iter().chain(flags).chain(softcap).collect()
+    }
+
+    fn attention<'a>(&self, extra: &'a Extra) -> Result<Attention<'a>, Error> {
+        let mut attention = Attention::new().backend(self.backend);
+        if self.causal || self.window.is_some() {
+            attention = attention.causal().window(Window { left: self.window.map(|window| window - 1), right: None });
+        }
+        if self.mask {
+            attention = attention.mask(Mask::new(View::matrix(&extra.mask, [self.q, self.kv])?));
+        }
+        if self.bias {
+            attention = attention.bias(View::heads_first(&extra.bias, [1, self.heads, self.q, self.kv])?);
+        }
+        Ok(self.softcap.map_or(attention, |softcap| attention.softcap(softcap)))
+    }
+
+    /// Query-key pairs that the masks leave standing, over all heads.
+    fn pairs(&self, extra: &Extra) -> usize {
+        let seen = |i: usize| {
+            let end = if self.causal || self.window.is_some() {
+                (i + 1 + self.kv).saturating_sub(self.q).min(self.kv)
+            } else {
+                self.kv
+            };
+            let keys = self.window.map_or(0, |window| end.saturating_sub(window))..end;
+            if self.mask { extra.mask[i * self.kv..][keys].iter().filter(|seen| **seen).count() } else { keys.len() }
+        };
         self.heads * (0..self.q).map(seen).sum::<usize>()
     }
 
@@ -108,20 +164,21 @@ impl Shape {
         let mut out = vec![0.0; q.len()];
         let mut scratch = vec![0.0; threads * scratch_len(dim, dim)];
 
-        let text = |error: simd_attention::Error| error.to_string();
         let queries = View::heads_first(&q, [1, heads, q_len, dim]).map_err(text)?;
         let kv = Kv::new(
             View::heads_first(&k, [1, kv_heads, kv_len, dim]).map_err(text)?,
             View::heads_first(&v, [1, kv_heads, kv_len, dim]).map_err(text)?,
         )
         .map_err(text)?;
+        let extra = Extra::new(self);
+        let attention = self.attention(&extra).map_err(text)?;
         let mut call = || {
             let out = ViewMut::heads_first(&mut out, [1, heads, q_len, dim])?;
-            run(&self.attention().prepare(queries, kv, out)?, &mut scratch)
+            run(&attention.prepare(queries, kv, out)?, &mut scratch)
         };
 
         call().map_err(text)?;
-        let flops = (4 * self.pairs() * dim) as f64;
+        let flops = (4 * self.pairs(&extra) * dim) as f64;
         let (mut rates, mut peaks) = (Vec::new(), Vec::new());
         let start = Instant::now();
         while start.elapsed().as_secs_f64() < seconds || rates.len() < 5 {
@@ -134,40 +191,65 @@ impl Shape {
             rates.push(flops * f64::from(calls) / time.as_secs_f64() / 1e9);
             peaks.push(peak::gflops(self.backend, time) * threads as f64);
         }
-        self.check(&q, kv, &out)?;
+        check(&attention, queries, kv, &out)?;
         Ok(Line { shape: *self, gflops: median(rates), peak: median(peaks) })
-    }
-
-    /// Compares rows spread over the output with the reference.
-    fn check(&self, q: &[f32], kv: Kv<'_, f32>, out: &[f32]) -> Result<(), String> {
-        let Self { heads, kv_heads, q: q_len, kv: kv_len, dim, .. } = *self;
-        for sample in 0..16 {
-            let (head, i) = (sample * 7 % heads, (sample * 131 + sample / 15 * (q_len - 1)) % q_len);
-            let row = (head * q_len + i) * dim..(head * q_len + i + 1) * dim;
-            let mut expected = vec![0.0; kv_heads * dim];
-            // The row as a single query of every key/value head; the one of its own head is compared.
-            let repeated: Vec<f32> = q[row.clone()].repeat(kv_heads);
-            let attention = if self.causal {
-                Attention::new().causal().offset(i as i64 + kv_len as i64 - q_len as i64)
-            } else {
-                Attention::new()
-            };
-            View::heads_first(&repeated, [1, kv_heads, 1, dim])
-                .and_then(|q| {
-                    reference::forward(&attention, q, kv, ViewMut::heads_first(&mut expected, [1, kv_heads, 1, dim])?)
-                })
-                .map_err(|error| error.to_string())?;
-            let expected = &expected[head / (heads / kv_heads) * dim..][..dim];
-            if let Some((a, b)) = out[row].iter().zip(expected).find(|(a, b)| (f64::from(**a) - **b).abs() > 1e-5) {
-                return Err(format!("head {head}, query {i}: {a} where the reference has {b}"));
-            }
-        }
-        Ok(())
     }
 }
 
+/// What the rarer options ask for; empty without them.
+struct Extra {
+    mask: Vec<bool>,
+    bias: Vec<f32>,
+}
+
+impl Extra {
+    fn new(shape: &Shape) -> Self {
+        let Shape { heads, q, kv, mask, bias, .. } = *shape;
+        // Below -1.53: one number of sixteen.
+        let mask = if mask { random(q * kv, 4).iter().map(|x| *x > -1.53).collect() } else { Vec::new() };
+        Self { mask, bias: if bias { random(heads * q * kv, 5) } else { Vec::new() } }
+    }
+}
+
+/// Compares queries spread over the sequence with the reference.
+fn check(attention: &Attention<'_>, q: View<'_, f32>, kv: Kv<'_, f32>, out: &[f32]) -> Result<(), String> {
+    let simd_attention::Shape { heads, len, dim, .. } = q.shape();
+    let mut expected = vec![0.0; out.len()];
+    for sample in 0..16 {
+        let i = (sample * 131 + sample / 15 * (len - 1)) % len;
+        one_query(attention, q, kv, &mut expected, i).map_err(text)?;
+        for head in 0..heads {
+            let row = (head * len + i) * dim..(head * len + i + 1) * dim;
+            let wrong = |(a, b): &(&f32, &f64)| (f64::from(**a) - **b).abs() > 1e-5;
+            if let Some((a, b)) = out[row.clone()].iter().zip(&expected[row]).find(wrong) {
+                return Err(format!("head {head}, query {i}: {a} where the reference has {b}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Query `i` of each head by the reference, as if it were the only one of a sequence with all keys.
+fn one_query(
+    attention: &Attention<'_>,
+    q: View<'_, f32>,
+    kv: Kv<'_, f32>,
+    out: &mut [f64],
+    i: usize,
+) -> Result<(), Error> {
+    let simd_attention::Shape { heads, len, dim, .. } = q.shape();
+    let kv_len = kv.keys().shape().len;
+    let (queries, keys) = ([i, i + 1], [0, kv_len]);
+    let alone = attention.packed(&queries, &keys).offset(i as i64 + kv_len as i64 - len as i64);
+    reference::forward(&alone, q, kv, ViewMut::heads_first(out, [1, heads, len, dim])?)
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
 /// On as many threads as there is scratch for.
-fn run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), simd_attention::Error> {
+fn run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), Error> {
     if scratch.len() == work.scratch_len() {
         return work.run(scratch);
     }

@@ -157,14 +157,19 @@ impl<S: Simd> Task for AreFinite<'_, S> {
     fn run(self) -> bool {
         let Self { simd, values, range } = self;
         let zero = simd.splat(0.0);
-        let mut sum = zero;
-        for j in range {
-            for chunk in values.row(j).chunks(S::LANES) {
-                sum = simd.mul_add(simd.load(chunk), zero, sum);
+        // Several sums, so that one need not wait for the other.
+        let mut sums = [zero; 4];
+        for j in range.step_by(sums.len()) {
+            for t in (0..values.dim()).step_by(S::LANES) {
+                for (sum, j) in sums.iter_mut().zip(j..) {
+                    let chunk = values.row(j).get(t..).unwrap_or_default();
+                    *sum = simd.mul_add(simd.load(chunk), zero, *sum);
+                }
             }
         }
         let mut lanes = [0.0; 16];
-        simd.store(sum, &mut lanes);
+        let [a, b, c, d] = sums;
+        simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
         lanes == [0.0; 16]
     }
 }
@@ -203,8 +208,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         Self { first, last, spans, softmax: Softmax::new(simd, head.sink), queries, output }
     }
 
-    /// Attends to the keys of a tile: all vectors of queries at once where they begin and end with the same key, else each by
-    /// itself, to leave out what it does not see.
+    /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
     #[inline(always)]
     fn attend<'a, M: Modify, const ROWS: usize, const NARROW: usize>(
         &mut self,
@@ -213,14 +217,15 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         tile: &mut KeyTile<'a>,
         scores: &mut [[S::Vector; COLS]],
     ) {
-        let (keys, mut is_full) = self.spans[0].within(&tile.range);
-        let mut is_even = true;
+        let (mut keys, mut is_full) = self.spans[0].within(&tile.range);
+        let mut seen = keys.len();
         for span in &self.spans[1..] {
             let (others, others_are_full) = span.within(&tile.range);
-            is_even &= others == keys;
-            is_full &= others_are_full;
+            is_full &= others_are_full && others == keys;
+            seen += others.len();
+            keys = keys.start.min(others.start)..keys.end.max(others.end);
         }
-        if is_even {
+        if COLS * keys.len() <= seen + seen / 4 {
             self.attend_columns::<M, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
         } else {
             for c in 0..COLS {

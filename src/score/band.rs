@@ -30,6 +30,36 @@ impl Band {
         let (first, last) = (self.keys(first), self.keys(last));
         Span { some: first.start..last.end, all: last.start..first.end }
     }
+
+    /// Which of the keys `key .. key + 32` the queries `first ..` see, the first key in the lowest bit. Lanes past `last` repeat it.
+    ///
+    /// The ends of what a query sees move on by one with each query, so that all lanes are alike.
+    #[inline(always)]
+    pub(crate) fn words(&self, first: usize, last: usize, key: usize) -> [u32; 16] {
+        // Further away than any lane and any bit, it does not matter how far.
+        let near = |key: i128| key.clamp(-100, 100) as i32;
+        let position = first as i128 + i128::from(self.diagonal) - key as i128;
+        let end = self.right.map_or(100, |right| near(position + right as i128 + 1));
+        let start = self.left.map_or(-100, |left| near(position - left as i128));
+        let lanes = i32::try_from(last.saturating_sub(first)).unwrap_or(i32::MAX);
+        core::array::from_fn(|lane| {
+            let lane = (lane as i32).min(lanes);
+            below(end + lane) & !below(start + lane)
+        })
+    }
+}
+
+/// The lowest `n` bits; none, or all, where there are not so many.
+#[inline(always)]
+const fn below(n: i32) -> u32 {
+    let n = if n < 0 {
+        0
+    } else if n > 32 {
+        32
+    } else {
+        n
+    };
+    ((1_u64 << n) - 1) as u32
 }
 
 /// The keys that several consecutive queries see.
@@ -45,7 +75,7 @@ impl Span {
     /// What of `some` lies in a tile, and whether all queries see all of that.
     #[inline(always)]
     pub(crate) fn within(&self, tile: &Range<usize>) -> (Range<usize>, bool) {
-        let start = self.some.start.max(tile.start);
+        let start = self.some.start.max(tile.start).min(tile.end);
         let end = self.some.end.min(tile.end).max(start);
         (start..end, self.all.start <= start && end <= self.all.end)
     }
@@ -74,6 +104,31 @@ mod tests {
                         let keys = band.keys(query);
                         for key in 0..10 {
                             assert_eq!(keys.contains(&key), sees(&band, query, key), "{band:?} {query} {key}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_the_keys_of_each_query() {
+        for diagonal in [i64::MIN, -200, -40, -1, 0, 3, 31, 32, 70, 300, i64::MAX] {
+            for (left, right) in
+                [(None, None), (None, Some(0)), (Some(3), Some(40)), (Some(usize::MAX), Some(1)), (Some(0), None)]
+            {
+                let band = Band { kv_len: 1000, diagonal, left, right };
+                for (first, last, key) in
+                    [(0, 15, 0), (5, 7, 0), (3, 30, 33), (90, 91, 64), (0, 0, 200), (400, 500, 350)]
+                {
+                    for (lane, word) in band.words(first, last, key).into_iter().enumerate() {
+                        let query = (first + lane).min(last);
+                        for bit in 0..32 {
+                            assert_eq!(
+                                word >> bit & 1 == 1,
+                                sees(&band, query, key + bit),
+                                "{band:?} {query} {key} {bit}"
+                            );
                         }
                     }
                 }

@@ -10,7 +10,7 @@ use crate::{
     Error, Shape, View,
     error::Operand,
     kv::expect_shape,
-    simd::{Simd, Task},
+    simd::{Simd, Task, prefetch},
     view::Rows,
 };
 
@@ -141,12 +141,13 @@ enum ElementRows<'a> {
 
 impl MaskRows<'_> {
     /// The keys `key .. key + 32`, the first in the lowest bit; nothing is seen past the last.
+    #[inline(always)]
     pub(crate) fn word(&self, query: usize, key: usize) -> u32 {
         let [queries, keys] = self.block;
-        let row = query / queries;
-        if keys == NonZeroUsize::MIN {
-            return self.elements(row, key);
+        if self.block == [NonZeroUsize::MIN; 2] {
+            return self.elements(query, key);
         }
+        let row = query / queries;
         let (mut word, mut done) = (0, 0);
         while done < u32::BITS {
             let at = key + done as usize;
@@ -160,6 +161,18 @@ impl MaskRows<'_> {
         word
     }
 
+    /// Asks for what will be looked at next, where each key has an element of its own.
+    #[inline(always)]
+    fn prefetch(&self, query: usize, key: usize) {
+        if self.block == [NonZeroUsize::MIN; 2] {
+            match &self.rows {
+                ElementRows::Bools(rows) => prefetch(rows.row_ptr(query).wrapping_add(key)),
+                ElementRows::Bits(rows) => prefetch(rows.row_ptr(query).wrapping_add(key / 8)),
+            }
+        }
+    }
+
+    #[inline(always)]
     fn elements(&self, row: usize, first: usize) -> u32 {
         match &self.rows {
             ElementRows::Bools(rows) => bools(rows.row(row), first),
@@ -174,16 +187,19 @@ fn bools(row: &[bool], first: usize) -> u32 {
     if let [only] = row {
         return if *only { u32::MAX } else { 0 };
     }
-    let mut word = 0;
-    for (eight, shift) in row.get(first..).unwrap_or_default().chunks(8).zip([0, 8, 16, 24]) {
-        let bits = match eight.first_chunk::<8>() {
-            // Byte `i` of the factor's product with the elements gathers them in the topmost byte.
-            Some(eight) => (u64::from_le_bytes(eight.map(u8::from)).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32,
-            None => eight.iter().rev().fold(0, |bits, seen| bits << 1 | u32::from(*seen)),
-        };
-        word |= bits << shift;
+    let row = row.get(first..).unwrap_or_default();
+    if let Some(row) = row.first_chunk::<32>()
+        && let ([a, b, c, d], _) = row.as_chunks::<8>()
+    {
+        return gather(*a) | gather(*b) << 8 | gather(*c) << 16 | gather(*d) << 24;
     }
-    word
+    row.iter().take(32).rev().fold(0, |bits, seen| bits << 1 | u32::from(*seen))
+}
+
+/// The product with the factor has them all in its topmost byte.
+#[inline(always)]
+fn gather(eight: [bool; 8]) -> u32 {
+    (u64::from_le_bytes(eight.map(u8::from)).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
 }
 
 /// 32 bits from bit `first` on.
@@ -223,25 +239,14 @@ impl<M: Modify> Sight<'_, M> {
         !M::MASKS && self.masks.iter().all(Option::is_none)
     }
 
-    /// Which of the keys `key .. key + 32` a query sees, the first in the lowest bit.
+    /// Which of the keys `key .. key + 32` a caller's own mask lets a query see.
     #[inline(always)]
-    fn word(&self, query: usize, key: usize) -> u32 {
-        let seen = self.band.keys(query);
-        let mut word = below(seen.end.saturating_sub(key)) & !below(seen.start.saturating_sub(key));
-        let [first_query, first_key] = self.origin;
-        for mask in self.masks.iter().flatten() {
-            word &= mask.word(first_query + query, first_key + key);
-        }
-        if M::MASKS {
-            let mut custom = 0;
-            let existing = u32::try_from(self.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
-            for bit in 0..existing.min(u32::BITS) {
-                let at = Position { sequence: self.sequence, head: self.head, query, key: key + bit as usize };
-                custom |= u32::from(self.modify.sees(at)) << bit;
-            }
-            word &= custom;
-        }
-        word
+    fn custom(&self, query: usize, key: usize) -> u32 {
+        let existing = u32::try_from(self.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
+        (0..existing.min(u32::BITS)).fold(0, |word, bit| {
+            let at = Position { sequence: self.sequence, head: self.head, query, key: key + bit as usize };
+            word | u32::from(self.modify.sees(at)) << bit
+        })
     }
 }
 
@@ -262,17 +267,31 @@ impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
     #[inline(always)]
     fn run(self) -> Words<S> {
         let Self { simd, sight, first, last, keys } = self;
+        let [first_query, first_key] = sight.origin;
+        let query = |lane: usize| (first + lane).min(last);
         let mut words = Words { any: false, ..Words::all(simd) };
-        for (lanes, key) in words.lanes.iter_mut().zip(keys.clone().step_by(32)) {
+        for ((vector, common), key) in words.lanes.iter_mut().zip(&mut words.common).zip(keys.clone().step_by(32)) {
+            let mut lanes = sight.band.words(first, last, key);
+            for mask in sight.masks.iter().flatten() {
+                for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
+                    *lane &= mask.word(first_query + query(i), first_key + key);
+                    mask.prefetch(first_query + query(i), first_key + key + S::KEY_TILE);
+                }
+            }
+            if M::MASKS {
+                for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
+                    *lane &= sight.custom(query(i), key);
+                }
+            }
             let existing = below(keys.end - key);
             let mut bits = [0.0; 16];
-            for (i, bits) in bits.iter_mut().take(S::LANES).enumerate() {
-                let word = sight.word((first + i).min(last), key) & existing;
-                words.any |= word != 0;
-                words.all &= word == existing;
-                *bits = f32::from_bits(word);
+            for (bits, lane) in bits.iter_mut().zip(lanes).take(S::LANES) {
+                words.any |= lane & existing != 0;
+                *common &= lane;
+                *bits = f32::from_bits(lane);
             }
-            *lanes = simd.load(&bits);
+            words.all &= *common & existing == existing;
+            *vector = simd.load(&bits);
         }
         words
     }
@@ -285,6 +304,8 @@ const MAX_WORDS: usize = 3;
 #[derive(Clone, Copy)]
 pub(crate) struct Words<S: Simd> {
     lanes: [S::Vector; MAX_WORDS],
+    /// The keys that all see.
+    common: [u32; MAX_WORDS],
     /// Whether any query sees any key, and whether all see all.
     pub(crate) any: bool,
     pub(crate) all: bool,
@@ -297,7 +318,19 @@ impl<S: Simd> Words<S> {
     #[inline(always)]
     pub(crate) fn all(simd: S) -> Self {
         let () = Self::FIT;
-        Self { lanes: [simd.splat(f32::from_bits(u32::MAX)); MAX_WORDS], any: true, all: true }
+        Self {
+            lanes: [simd.splat(f32::from_bits(u32::MAX)); MAX_WORDS],
+            common: [u32::MAX; MAX_WORDS],
+            any: true,
+            all: true,
+        }
+    }
+
+    /// Whether all see these keys of the tile, of which there are at most 16 and the first is a multiple of as many as a vector has lanes.
+    #[inline(always)]
+    pub(crate) fn all_see(&self, keys: &Range<usize>) -> bool {
+        let word = self.common[(keys.start / 32).min(MAX_WORDS - 1)];
+        !word >> (keys.start % 32) & below(keys.len()) == 0
     }
 
     /// The queries that see key `j` of the tile.

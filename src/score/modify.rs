@@ -1,7 +1,10 @@
 //! What becomes of a score between the product and the softmax: `cap * tanh(s / cap)`, `+ bias`, `- slope * distance`, a
 //! caller's own function, the mask; in this order.
 
-use core::f32::consts::{LN_2, LOG2_E};
+use core::{
+    f32::consts::{LN_2, LOG2_E},
+    ops::Range,
+};
 
 use super::{
     custom::{Modify, Position},
@@ -10,7 +13,7 @@ use super::{
 use crate::{
     Stage,
     math::tanh::tanh,
-    simd::{Simd, Task},
+    simd::{Simd, Task, prefetch},
     view::Rows,
 };
 
@@ -52,24 +55,11 @@ pub(crate) struct Strided<'t, V> {
     pub(crate) stride: usize,
 }
 
-impl<V: Copy> Strided<'_, V> {
-    /// Those of the keys from `first` on.
+impl<V> Strided<'_, V> {
+    /// That of key `j`, if there is one.
     #[inline(always)]
-    fn load(&self, first: usize, to: &mut [V]) {
-        for (to, j) in to.iter_mut().zip(first..) {
-            if let Some(from) = self.vectors.get(j * self.stride) {
-                *to = *from;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn store(&mut self, first: usize, from: &[V]) {
-        for (from, j) in from.iter().zip(first..) {
-            if let Some(to) = self.vectors.get_mut(j * self.stride) {
-                *to = *from;
-            }
-        }
+    fn get(&mut self, j: usize) -> Option<&mut V> {
+        self.vectors.get_mut(j * self.stride)
     }
 }
 
@@ -92,19 +82,17 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
         let Self { column, stage, mut scores, len } = self;
         let simd = column.simd;
         let mut max = simd.splat(f32::NEG_INFINITY);
-        for j in (0..len).step_by(S::LANES) {
-            let mut square = simd.zeros();
-            let chunk = square.as_mut().get_mut(..S::LANES.min(len - j)).unwrap_or_default();
-            scores.load(j, chunk);
-            column.softcap(chunk, stage);
+        for start in (0..len).step_by(S::LANES) {
+            let keys = start..len.min(start + S::LANES);
+            column.softcap(&keys, &mut scores, stage);
             if stage >= Stage::Masked {
-                column.bias(j, chunk);
-                column.alibi(j, chunk);
-                column.custom(j, chunk);
-                column.mask(j, chunk);
+                column.bias(&keys, &mut scores);
+                column.alibi(&keys, &mut scores);
+                column.custom(&keys, &mut scores);
+                column.mask(&keys, &mut scores);
             }
-            scores.store(j, chunk);
-            for score in chunk {
+            for j in keys {
+                let Some(score) = scores.get(j) else { break };
                 max = simd.max(max, *score);
             }
         }
@@ -127,16 +115,14 @@ impl<S: Simd, M: Modify> Task for Mark<'_, '_, S, M> {
         let Self { column, mut weights, len } = self;
         let simd = column.simd;
         let (mark, least) = (simd.splat(-1.0), simd.splat(f32::MIN));
-        for j in (0..len).step_by(S::LANES) {
-            let mut square = simd.zeros();
-            let chunk = square.as_mut().get_mut(..S::LANES.min(len - j)).unwrap_or_default();
-            weights.load(j, chunk);
-            let bias = column.bias_square(j, chunk.len()).unwrap_or(simd.zeros());
-            for (k, (weight, bias)) in chunk.iter_mut().zip(bias.as_ref()).enumerate() {
-                *weight = simd.select(simd.less(*bias, least), mark, *weight);
-                *weight = simd.select(column.words.lanes(simd, j + k), *weight, mark);
+        for start in (0..len).step_by(S::LANES) {
+            let keys = start..len.min(start + S::LANES);
+            let bias = column.bias_square(&keys).unwrap_or(simd.zeros());
+            for (j, bias) in keys.zip(bias.as_ref()) {
+                let Some(weight) = weights.get(j) else { break };
+                let is_masked = simd.less(*bias, least);
+                *weight = simd.select(is_masked, mark, simd.select(column.words.lanes(simd, j), *weight, mark));
             }
-            weights.store(j, chunk);
         }
     }
 }
@@ -147,40 +133,43 @@ const LEAST_BIAS: f32 = -1e38;
 
 impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     #[inline(always)]
-    fn softcap(&self, scores: &mut [S::Vector], stage: Stage) {
+    fn softcap(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>, stage: Stage) {
         let (simd, Some(cap)) = (self.simd, self.modifiers.softcap) else { return };
         let cap = simd.splat(cap * LOG2_E);
-        for score in scores {
+        for j in keys.clone() {
+            let Some(score) = scores.get(j) else { break };
             let share = if stage == Stage::Scaled { *score } else { tanh(simd, *score) };
             *score = simd.mul(share, cap);
         }
     }
 
     #[inline(always)]
-    fn bias(&self, j: usize, scores: &mut [S::Vector]) {
-        let Some(square) = self.bias_square(j, scores.len()) else { return };
+    fn bias(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
+        let Some(square) = self.bias_square(keys) else { return };
         let simd = self.simd;
         let (nothing, infinite) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
         let (least, log2_e) = (simd.splat(LEAST_BIAS), simd.splat(LOG2_E));
-        for (score, bias) in scores.iter_mut().zip(square.as_ref()) {
+        for (j, bias) in keys.clone().zip(square.as_ref()) {
+            let Some(score) = scores.get(j) else { break };
             let biased = simd.mul_add(simd.max(least, *bias), log2_e, *score);
             *score = simd.select(simd.less(*bias, infinite), nothing, biased);
         }
     }
 
-    /// The bias of the keys `j .. j + len`, a vector each, if there is one.
+    /// The bias of some keys, as many as a vector has lanes or fewer, a vector each, if there is one.
     #[inline(always)]
-    fn bias_square(&self, j: usize, len: usize) -> Option<S::Square> {
+    fn bias_square(&self, keys: &Range<usize>) -> Option<S::Square> {
         let rows = self.modifiers.bias?;
         let [first_query, first_key] = self.sight.origin;
+        let start = first_key + self.key + keys.start;
         let mut square = self.simd.zeros();
         for (i, lane) in square.as_mut().iter_mut().enumerate() {
             let row = rows.row(first_query + (self.first + i).min(self.last));
             *lane = match row {
                 [only] => self.simd.splat(*only),
                 _ => {
-                    let start = first_key + self.key + j;
-                    self.simd.load(row.get(start..).map_or(&[], |row| row.get(..len).unwrap_or(row)))
+                    prefetch(row.as_ptr().wrapping_add(start + S::KEY_TILE));
+                    self.simd.load(row.get(start..).map_or(&[], |row| row.get(..keys.len()).unwrap_or(row)))
                 }
             };
         }
@@ -189,13 +178,14 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     }
 
     #[inline(always)]
-    fn alibi(&self, j: usize, scores: &mut [S::Vector]) {
+    fn alibi(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         let (simd, Some(slope)) = (self.simd, self.modifiers.alibi_slope) else { return };
         let slope = simd.splat(-slope * LOG2_E);
         // Exact up to 2^24, as f32 is.
-        let position = self.first as i128 + i128::from(self.sight.band.diagonal) - (self.key + j) as i128;
+        let position = self.first as i128 + i128::from(self.sight.band.diagonal) - (self.key + keys.start) as i128;
         let mut distance = simd.add(simd.splat(position as f32), simd.iota());
-        for score in scores {
+        for j in keys.clone() {
+            let Some(score) = scores.get(j) else { break };
             let absolute = simd.max(distance, simd.sub(simd.splat(0.0), distance));
             *score = simd.mul_add(absolute, slope, *score);
             distance = simd.sub(distance, simd.splat(1.0));
@@ -203,16 +193,17 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     }
 
     #[inline(always)]
-    fn custom(&self, j: usize, scores: &mut [S::Vector]) {
+    fn custom(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         if !M::SCORES {
             return;
         }
         let Sight { modify, sequence, head, .. } = *self.sight;
-        for (score, key) in scores.iter_mut().zip(self.key + j..) {
+        for j in keys.clone() {
+            let Some(score) = scores.get(j) else { break };
             let mut lanes = [0.0; 16];
             self.simd.store(*score, &mut lanes);
             for (i, score) in lanes.iter_mut().take(S::LANES).enumerate() {
-                let at = Position { sequence, head, query: (self.first + i).min(self.last), key };
+                let at = Position { sequence, head, query: (self.first + i).min(self.last), key: self.key + j };
                 *score = modify.score(*score * LN_2, at) * LOG2_E;
             }
             *score = self.simd.load(&lanes);
@@ -220,13 +211,14 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     }
 
     #[inline(always)]
-    fn mask(&self, j: usize, scores: &mut [S::Vector]) {
+    fn mask(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         let simd = self.simd;
-        if self.words.all {
+        if self.words.all_see(keys) {
             return;
         }
-        for (k, score) in scores.iter_mut().enumerate() {
-            *score = simd.select(self.words.lanes(simd, j + k), *score, simd.splat(f32::NEG_INFINITY));
+        for j in keys.clone() {
+            let Some(score) = scores.get(j) else { break };
+            *score = simd.select(self.words.lanes(simd, j), *score, simd.splat(f32::NEG_INFINITY));
         }
     }
 }
