@@ -28,105 +28,41 @@ pub(crate) fn polynomial<S: Simd>(simd: S, r: S::Vector) -> S::Vector {
 
 #[cfg(test)]
 mod tests {
-    use core::{array::from_fn, f64::consts::LN_2};
     use std::{println, vec::Vec};
 
     use crate::{
         Backend,
-        simd::{Kernel, Simd, Token, with_simd},
+        math::sweep::{self, Function, exact_exp2, sweep, ulps, worst},
+        simd::Simd,
     };
 
     /// Units in the last place that a result may be off by; 2.170 are seen.
     const MAX_ULP: f64 = 2.2;
 
-    /// A multiple of every backend's lanes.
-    const CHUNK: usize = 16;
+    /// Held to so many terms of the series.
+    #[derive(Clone, Copy)]
+    struct Exp2<const TERMS: usize>;
 
-    #[inline(always)]
-    fn exp2<S: Simd>(simd: S, x: [f32; CHUNK]) -> [f32; CHUNK] {
-        let mut result = [0.0; CHUNK];
-        for (to, from) in result.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-            simd.store(simd.exp2(simd.load(from)), to);
+    impl<const TERMS: usize> Function for Exp2<TERMS> {
+        #[inline(always)]
+        fn vector<S: Simd>(self, simd: S, x: S::Vector) -> S::Vector {
+            simd.exp2(x)
         }
-        result
-    }
 
-    /// `2^x` in f64, off by less than 1e-14 of it: the first terms of the exponential series of what is left of the nearest integer, 12 of
-    /// them, or 2 for `|x| < TINY`. Unlike libm's it is vectorised.
-    #[inline(always)]
-    fn exact<const TERMS: usize>(x: f32) -> f64 {
-        // Ends in the integer nearest to `x`: at this magnitude the spacing of f64 is one.
-        let shifted = f64::from(x) + MAGIC;
-        let r = (f64::from(x) - (shifted - MAGIC)) * LN_2;
-        let sum = INVERSE_FACTORIALS[..TERMS].iter().rev().fold(0.0, |sum, inverse| sum * r + inverse);
-        f64::from_bits(sum.to_bits().wrapping_add(shifted.to_bits() << 52))
+        #[inline(always)]
+        fn exact(self, x: f32) -> f64 {
+            exact_exp2::<TERMS>(f64::from(x))
+        }
     }
 
     const TINY: f32 = 1e-8;
-    const INVERSE_FACTORIALS: [f64; 12] = {
-        let mut inverse = [1.0; 12];
-        let mut n = 1;
-        while n < 12 {
-            inverse[n] = inverse[n - 1] / n as f64;
-            n += 1;
-        }
-        inverse
-    };
-    const MAGIC: f64 = 1.5 * (1u64 << 52) as f64;
-
-    /// The distance in units of the last place of an f32 of `exact`'s magnitude.
-    #[inline(always)]
-    fn ulps(actual: f32, exact: f64) -> f64 {
-        let power_of_two = f64::from_bits(exact.to_bits() & f64::INFINITY.to_bits());
-        (f64::from(actual) - exact).abs() / (power_of_two * f64::from(f32::EPSILON))
-    }
-
-    /// The largest error, in ulp, over every `f32` whose bits lie in `first ..= last`; NaN if any result is.
-    struct Sweep<const TERMS: usize> {
-        first: u32,
-        last: u32,
-    }
-
-    impl<const TERMS: usize> Kernel for Sweep<TERMS> {
-        type Output = f64;
-
-        #[inline(always)]
-        fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f64 {
-            let mut worst = [0.0; CHUNK];
-            for start in (self.first..=self.last).step_by(CHUNK) {
-                let x = from_fn(|i| f32::from_bits((start + i as u32).min(self.last)));
-                let actual = exp2(simd, x);
-                for i in 0..CHUNK {
-                    let error = ulps(actual[i], exact::<TERMS>(x[i]));
-                    worst[i] = if error > worst[i] || error.is_nan() { error } else { worst[i] };
-                }
-            }
-            worst.into_iter().fold(0.0, |worst, error| if error > worst || error.is_nan() { error } else { worst })
-        }
-    }
-
-    struct Once([f32; CHUNK]);
-
-    impl Kernel for Once {
-        type Output = [f32; CHUNK];
-
-        #[inline(always)]
-        fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> [f32; CHUNK] {
-            exp2(simd, self.0)
-        }
-    }
-
-    /// From a zero of the bound's sign up to the bound.
-    fn sweep(token: Token, bound: f32) -> f64 {
-        let [zero, tiny, bound] = [0.0, TINY, bound.abs()].map(|x| x.copysign(bound).to_bits());
-        let (near, far) = (Sweep::<2> { first: zero, last: tiny }, Sweep::<12> { first: tiny, last: bound });
-        let [near, far] = with_simd!(token, simd => [simd.run(1, near), simd.run(1, far)]);
-        if near > far || near.is_nan() { near } else { far }
-    }
 
     fn check(backend: Backend) {
         let Some(token) = backend.token() else { return println!("this CPU has no {backend}") };
-        let (negative, positive) = (sweep(token, (-126f32).next_up()), sweep(token, 127.0));
+        let [negative, positive] = [(-126f32).next_up(), 127.0].map(|bound| {
+            let [zero, tiny] = [0.0, TINY].map(|x| x.copysign(bound));
+            worst([sweep(token, Exp2::<2>, zero, tiny), sweep(token, Exp2::<12>, tiny, bound)])
+        });
         println!("{backend}: at most {negative:.3} ulp off over -126 < x <= 0, {positive:.3} over 0 <= x <= 127");
         assert!(negative <= MAX_ULP && positive <= MAX_ULP);
     }
@@ -146,10 +82,8 @@ mod tests {
         check(Backend::Avx512);
     }
 
-    /// On every backend, of one argument.
     fn each(x: f32) -> Vec<f32> {
-        let results = Backend::available().filter_map(Backend::token);
-        results.map(|token| with_simd!(token, simd => simd.run(1, Once([x; CHUNK])))[0]).collect()
+        sweep::each(Exp2::<12>, x)
     }
 
     #[test]
@@ -192,10 +126,10 @@ mod tests {
         for n in 0..=2_000_000 {
             let x = -126.0 + 253.0 * (n as f32 / 2e6);
             let libm = libm::exp2(f64::from(x));
-            assert!((exact::<12>(x) - libm).abs() <= 1e-14 * libm, "2^{x}");
+            assert!((exact_exp2::<12>(f64::from(x)) - libm).abs() <= 1e-14 * libm, "2^{x}");
             let x = x * (TINY / 127.0);
             let libm = libm::exp2(f64::from(x));
-            assert!((exact::<2>(x) - libm).abs() <= 1e-14 * libm, "2^{x}");
+            assert!((exact_exp2::<2>(f64::from(x)) - libm).abs() <= 1e-14 * libm, "2^{x}");
         }
         assert_eq!(ulps(1.0 + 3.0 * f32::EPSILON, 1.0), 3.0);
         assert_eq!(ulps(2.0, 2.0 - f64::from(f32::EPSILON) / 2.0), 0.5);
