@@ -88,7 +88,10 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
             if stage >= Stage::Masked {
                 column.bias(&keys, &mut scores);
                 column.alibi(&keys, &mut scores);
-                column.custom(&keys, &mut scores);
+                if M::SCORES {
+                    column.custom(&keys, &mut scores);
+                    column.bias_mask(&keys, &mut scores);
+                }
                 column.mask(&keys, &mut scores);
             }
             for j in keys {
@@ -194,9 +197,6 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
 
     #[inline(always)]
     fn custom(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        if !M::SCORES {
-            return;
-        }
         let Sight { modify, sequence, head, .. } = *self.sight;
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
@@ -207,6 +207,17 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
                 *score = modify.score(*score * LN_2, at) * LOG2_E;
             }
             *score = self.simd.load(&lanes);
+        }
+    }
+
+    /// What a bias masks stays masked, whatever a custom modification has made of its score.
+    #[inline(always)]
+    fn bias_mask(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
+        let (simd, Some(square)) = (self.simd, self.bias_square(keys)) else { return };
+        let (nothing, least) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
+        for (j, bias) in keys.clone().zip(square.as_ref()) {
+            let Some(score) = scores.get(j) else { break };
+            *score = simd.select(simd.less(*bias, least), nothing, *score);
         }
     }
 
