@@ -25,8 +25,9 @@ impl<'a, T> Kv<'a, T> {
         Ok(Self { keys, values, lens: None })
     }
 
-    /// How many keys each sequence of the batch has, where there is room for `kv_len`. What lies past them is never read; the diagonal of
-    /// [causal masks](crate::Attention::causal) ends at the last one.
+    /// How many keys each sequence of the batch has, where there is room for `kv_len`. What lies past them is never read
+    /// (unless scores from before the mask are asked for, by [`Output::scores`](crate::Output::scores)); the diagonal of [causal
+    /// masks](crate::Attention::causal) ends at the last one.
     ///
     /// ```
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};

@@ -233,15 +233,16 @@ struct Part {
 }
 
 impl Partition {
-    fn new(q_len: usize, lanes: usize, max_cols: usize, blocks_per_unit: NonZeroUsize) -> Self {
-        let vectors = q_len.div_ceil(lanes);
-        let blocks = vectors.div_ceil(max_cols);
+    fn new(q_len: usize, split: &Split) -> Self {
+        let &Split { lanes, max_cols, blocks_per_unit } = split;
+        let vectors = div_ceil(q_len, lanes);
+        let blocks = div_ceil(vectors, max_cols);
         let (narrow, wide_blocks) =
             NonZeroUsize::new(blocks).map_or((0, 0), |blocks| (vectors / blocks, vectors % blocks));
-        let units = |blocks: usize| blocks / blocks_per_unit + usize::from(blocks % blocks_per_unit != 0);
+        let units = |blocks: usize| div_ceil(blocks, blocks_per_unit);
         let wide_units = units(wide_blocks);
         let all_units = wide_units + units(blocks - wide_blocks);
-        Self { lanes, blocks, narrow, wide_blocks, wide_units, units: all_units, blocks_per_unit }
+        Self { lanes: lanes.get(), blocks, narrow, wide_blocks, wide_units, units: all_units, blocks_per_unit }
     }
 
     fn part(&self, unit: usize) -> Part {
@@ -256,6 +257,11 @@ impl Partition {
     }
 }
 
+/// Without the panic that `usize` keeps for a divisor of zero.
+fn div_ceil(number: usize, by: NonZeroUsize) -> usize {
+    number / by + usize::from(number % by != 0)
+}
+
 /// Bytes of keys and values that stay in a core's cache from one unit to the next.
 const CACHED: usize = 1 << 18;
 
@@ -264,8 +270,8 @@ const ENOUGH_UNITS: usize = 32;
 
 /// How sequences are divided, whatever their length.
 struct Split {
-    lanes: usize,
-    max_cols: usize,
+    lanes: NonZeroUsize,
+    max_cols: NonZeroUsize,
     blocks_per_unit: NonZeroUsize,
 }
 
@@ -276,15 +282,13 @@ impl Split {
         let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
         let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
-        Self {
-            lanes: S::LANES,
-            max_cols: S::MAX_COLS,
-            blocks_per_unit: NonZeroUsize::new(blocks_per_unit).unwrap_or(NonZeroUsize::MIN),
-        }
+        let [lanes, max_cols, blocks_per_unit] = [S::LANES, S::MAX_COLS, blocks_per_unit]
+            .map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN));
+        Self { lanes, max_cols, blocks_per_unit }
     }
 
     fn sequence<M: Copy>(&self, call: &Call<'_, M>, sequence: usize) -> Partition {
-        Partition::new(call.queries_of(sequence).len(), self.lanes, self.max_cols, self.blocks_per_unit)
+        Partition::new(call.queries_of(sequence).len(), self)
     }
 }
 

@@ -70,9 +70,16 @@ entry_points! {
         Kv::new(keys, values)
     }
 
-    // Scale, mask and backend are run-time values of `attention`, the log-sum-exp one of `out`: these cover them all.
+    fn view_bools(data: &[bool], shape: Shape, strides: Strides) -> Result<View<'_, bool>, Error> {
+        View::strided(data, shape, strides)
+    }
+    fn view_bytes(data: &[u8], shape: Shape, strides: Strides) -> Result<View<'_, u8>, Error> {
+        View::strided(data, shape, strides)
+    }
+
+    // Masks, modifiers and backend are run-time values of `attention`, what else is written one of `out`: these cover them all.
     fn attention_forward<'a>(
-        attention: &Attention<'_>,
+        attention: &Attention<'a>,
         q: View<'a, f32>,
         kv: Kv<'a, f32>,
         out: Output<'a, f32>,
@@ -80,8 +87,18 @@ entry_points! {
     ) -> Result<(), Error> {
         attention.forward(q, kv, out, scratch)
     }
+    fn attention_forward_with_closures<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        let attention = attention.mask_mod(|at| at.query & 1 == at.key & 1);
+        attention.score_mod(|score, at| score + at.head as f32).forward(q, kv, out, scratch)
+    }
     fn attention_prepare<'a>(
-        attention: &Attention<'_>,
+        attention: &Attention<'a>,
         q: View<'a, f32>,
         kv: Kv<'a, f32>,
         out: Output<'a, f32>,
@@ -108,11 +125,11 @@ entry_points! {
         backend.is_available()
     }
 
-    fn reference_forward(
-        attention: &Attention<'_>,
-        q: View<'_, f32>,
-        kv: Kv<'_, f32>,
-        out: Output<'_, f64>,
+    fn reference_forward<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f64>,
     ) -> Result<(), Error> {
         reference::forward(attention, q, kv, out)
     }
