@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Layout, Mask, Plan, check};
+use common::{Band, Layout, Plan, check};
 
 /// The product of its columns.
 struct Edge {
@@ -17,30 +17,30 @@ struct Edge {
     kv_len: &'static [usize],
     /// `[head_dim, value_dim]`
     dims: &'static [[usize; 2]],
-    masks: &'static [Mask],
+    bands: &'static [Band],
     /// `[batch, q_heads, kv_heads]`
     heads: &'static [[usize; 3]],
 }
 
-const DENSE_AND_CAUSAL: &[Mask] = &[Mask::Dense, Mask::Causal];
+const DENSE_AND_CAUSAL: &[Band] = &[Band::DENSE, Band::CAUSAL];
 
 /// Five queries, ten keys, one head of 8.
 const SMALL: Edge =
-    Edge { reason: "", q_len: &[5], kv_len: &[10], dims: &[[8, 8]], masks: &[Mask::Dense], heads: &[[1, 1, 1]] };
+    Edge { reason: "", q_len: &[5], kv_len: &[10], dims: &[[8, 8]], bands: &[Band::DENSE], heads: &[[1, 1, 1]] };
 
 const EDGES: &[Edge] = &[
     Edge {
         reason: "queries fill one vector of 4, 8 or 16 lanes",
         q_len: &[1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17],
         kv_len: &[1, 20],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
         reason: "queries fill blocks of 2, 3 or 4 vectors of 4, 8 or 16 lanes, and begin the next",
         q_len: &[11, 12, 13, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 129],
         kv_len: &[100],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
@@ -48,14 +48,14 @@ const EDGES: &[Edge] = &[
         q_len: &[127, 128, 191, 192, 193, 239, 240, 241, 255, 256, 257, 287, 288, 289, 383, 384, 385],
         kv_len: &[30, 140],
         dims: &[[4, 3]],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
         reason: "keys fill register tiles of up to 16 rows",
         q_len: &[3, 40],
         kv_len: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
@@ -65,27 +65,27 @@ const EDGES: &[Edge] = &[
             63, 64, 65, 79, 80, 81, 95, 96, 97, 127, 128, 129, 191, 192, 193, 255, 256, 257, 383, 384, 385, 511, 512,
             513,
         ],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
         reason: "the diagonal runs through several tiles of keys",
         q_len: &[50],
         kv_len: &[300],
-        masks: &[
-            Mask::Offset(0),
-            Mask::Offset(14),
-            Mask::Offset(15),
-            Mask::Offset(16),
-            Mask::Offset(62),
-            Mask::Offset(63),
-            Mask::Offset(64),
-            Mask::Offset(100),
-            Mask::Offset(127),
-            Mask::Offset(128),
-            Mask::Offset(240),
-            Mask::Offset(255),
-            Mask::Offset(256),
+        bands: &[
+            Band::offset(0),
+            Band::offset(14),
+            Band::offset(15),
+            Band::offset(16),
+            Band::offset(62),
+            Band::offset(63),
+            Band::offset(64),
+            Band::offset(100),
+            Band::offset(127),
+            Band::offset(128),
+            Band::offset(240),
+            Band::offset(255),
+            Band::offset(256),
         ],
         ..SMALL
     },
@@ -93,34 +93,34 @@ const EDGES: &[Edge] = &[
         reason: "more queries than keys: whole blocks of empty rows, and blocks with some",
         q_len: &[33, 70, 130],
         kv_len: &[1, 5, 64, 65],
-        masks: &[Mask::Causal],
+        bands: &[Band::CAUSAL],
         ..SMALL
     },
     Edge {
         reason: "offsets about the first and last row and column, and as far out as they go",
         q_len: &[20],
         kv_len: &[70],
-        masks: &[
-            Mask::Offset(i64::MIN),
-            Mask::Offset(i64::MIN + 1),
-            Mask::Offset(-(1 << 32)),
-            Mask::Offset(-65_536),
-            Mask::Offset(-21),
-            Mask::Offset(-20),
-            Mask::Offset(-19),
-            Mask::Offset(-1),
-            Mask::Offset(0),
-            Mask::Offset(1),
-            Mask::Offset(49),
-            Mask::Offset(50),
-            Mask::Offset(51),
-            Mask::Offset(68),
-            Mask::Offset(69),
-            Mask::Offset(70),
-            Mask::Offset(65_536),
-            Mask::Offset(1 << 32),
-            Mask::Offset(i64::MAX - 1),
-            Mask::Offset(i64::MAX),
+        bands: &[
+            Band::offset(i64::MIN),
+            Band::offset(i64::MIN + 1),
+            Band::offset(-(1 << 32)),
+            Band::offset(-65_536),
+            Band::offset(-21),
+            Band::offset(-20),
+            Band::offset(-19),
+            Band::offset(-1),
+            Band::offset(0),
+            Band::offset(1),
+            Band::offset(49),
+            Band::offset(50),
+            Band::offset(51),
+            Band::offset(68),
+            Band::offset(69),
+            Band::offset(70),
+            Band::offset(65_536),
+            Band::offset(1 << 32),
+            Band::offset(i64::MAX - 1),
+            Band::offset(i64::MAX),
         ],
         ..SMALL
     },
@@ -149,29 +149,29 @@ const EDGES: &[Edge] = &[
             [129, 129],
             [256, 256],
         ],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
         reason: "head_dim and value_dim differ",
         q_len: &[5, 33],
         dims: &[[1, 40], [40, 1], [3, 17], [17, 3], [16, 15], [15, 16], [64, 80], [80, 64], [192, 128]],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
     Edge {
         reason: "several sequences; heads of their own, shared in groups, and shared by all",
         q_len: &[6, 50],
         heads: &[[2, 1, 1], [1, 3, 3], [2, 4, 2], [2, 6, 2], [3, 5, 1]],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
-    Edge { reason: "no key at all", q_len: &[1, 17, 50], kv_len: &[0], masks: DENSE_AND_CAUSAL, ..SMALL },
-    Edge { reason: "no query", q_len: &[0], kv_len: &[0, 1, 10], masks: DENSE_AND_CAUSAL, ..SMALL },
+    Edge { reason: "no key at all", q_len: &[1, 17, 50], kv_len: &[0], bands: DENSE_AND_CAUSAL, ..SMALL },
+    Edge { reason: "no query", q_len: &[0], kv_len: &[0, 1, 10], bands: DENSE_AND_CAUSAL, ..SMALL },
     Edge {
         reason: "no sequence, no head",
         heads: &[[0, 1, 1], [0, 2, 1], [1, 0, 1], [1, 0, 0], [0, 0, 0]],
-        masks: DENSE_AND_CAUSAL,
+        bands: DENSE_AND_CAUSAL,
         ..SMALL
     },
 ];
@@ -181,12 +181,12 @@ impl Edge {
         self.q_len.iter().flat_map(move |&q_len| {
             self.kv_len.iter().flat_map(move |&kv_len| {
                 self.dims.iter().flat_map(move |&dims| {
-                    self.masks.iter().flat_map(move |&mask| {
+                    self.bands.iter().flat_map(move |&band| {
                         self.heads.iter().map(move |&[batch, q_heads, kv_heads]| Plan {
                             batch,
                             q_heads,
                             kv_heads,
-                            mask,
+                            band,
                             ..Plan::new([q_len, kv_len], dims)
                         })
                     })

@@ -143,7 +143,7 @@ fn backend_error(case: &Case, backend: Backend) -> Error {
 
 #[track_caller]
 fn assert_unwritten(answer: &Answer<f32>) {
-    assert!(answer.out.data.iter().chain(&answer.lse).all(|x| *x == MARKER));
+    assert!(answer.elements().all(|x| *x == MARKER));
 }
 
 fn zeros(shape: Shape) -> Tensor<f32> {
@@ -199,10 +199,10 @@ fn heads_not_divisible() {
 #[test]
 fn scale_not_finite() {
     for scale in [f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 2.4e38] {
-        let error = call_error(&Case { scale: Some(scale), ..fitting() });
+        let error = call_error(&fitting().with(|case| case.modifiers.scale = Some(scale)));
         assert_eq!(error, Error::ScaleNotFinite { scale });
     }
-    let error = call_error(&Case { scale: Some(f32::NAN), ..fitting() });
+    let error = call_error(&fitting().with(|case| case.modifiers.scale = Some(f32::NAN)));
     assert!(matches!(error, Error::ScaleNotFinite { scale } if scale.is_nan()));
 }
 
@@ -237,10 +237,7 @@ fn scratch_too_short() {
             assert_eq!(work.run_parallel(&mut vec![0.0; actual]), error);
             assert_unwritten(&answer);
 
-            let output = Output::new(answer.out.view_mut().unwrap()).lse(&mut answer.lse);
-            let attention = case.attention().backend(backend);
-            let (q, kv) = (case.q.view().unwrap(), case.kv().unwrap());
-            assert_eq!(attention.forward(q, kv, output, &mut vec![0.0; actual]), error);
+            assert_eq!(case.forward(backend, &mut answer, &mut vec![0.0; actual]), error);
             assert_unwritten(&answer);
         }
     }

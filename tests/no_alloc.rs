@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Mask, Plan};
-use simd_attention::{Attention, Backend, Kv, Output, View, ViewMut, reference, scratch_len};
+use common::{Band, Plan};
+use simd_attention::{Attention, Backend, Kv, View, ViewMut, scratch_len};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -56,8 +56,8 @@ const DIMS: [usize; 2] = [33, 20];
 
 #[test]
 fn views_prepare_run_and_forward() {
-    for mask in [Mask::Dense, Mask::Causal] {
-        let case = Plan { batch: 2, q_heads: 4, kv_heads: 2, mask, ..Plan::new(LENS, DIMS) }.case();
+    for band in [Band::DENSE, Band::CAUSAL] {
+        let case = Plan { batch: 2, q_heads: 4, kv_heads: 2, band, ..Plan::new(LENS, DIMS) }.case();
         for backend in Backend::available() {
             let mut answer = case.blank();
             let mut scratch = vec![0.0; scratch_len(DIMS[0], DIMS[1])];
@@ -66,25 +66,19 @@ fn views_prepare_run_and_forward() {
                 black_box((work.units(), work.scratch_len()));
                 work.run(&mut scratch)
             });
-            assert_eq!(count, 0, "prepare and run on {backend}, {mask:?}");
+            assert_eq!(count, 0, "prepare and run on {backend}, {band:?}");
 
-            let count = allocations(|| {
-                let output = Output::new(answer.out.view_mut()?).lse(&mut answer.lse);
-                case.attention().backend(backend).forward(case.q.view()?, case.kv()?, output, &mut scratch)
-            });
-            assert_eq!(count, 0, "forward on {backend}, {mask:?}");
+            let count = allocations(|| case.forward(backend, &mut answer, &mut scratch));
+            assert_eq!(count, 0, "forward on {backend}, {band:?}");
         }
     }
 }
 
 #[test]
 fn reference() {
-    let case = Plan { mask: Mask::Causal, ..Plan::new(LENS, DIMS) }.case();
+    let case = Plan { band: Band::CAUSAL, ..Plan::new(LENS, DIMS) }.case();
     let mut answer = case.reference();
-    let count = allocations(|| {
-        let out = Output::new(answer.out.view_mut()?).lse(&mut answer.lse);
-        reference::forward(&case.attention(), case.q.view()?, case.kv()?, out)
-    });
+    let count = allocations(|| case.reference_into(&mut answer));
     assert_eq!(count, 0);
 }
 

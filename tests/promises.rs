@@ -4,56 +4,14 @@
 
 mod common;
 
-use common::{Answer, Case, Content, Layout, MARKER, Mask, Oracle, Plan, Row, Tensor};
+use common::{
+    Answer, Band, Case, Content, GARBAGE, Layout, MARKER, Oracle, Plan, Row, Tensor, assert_same, assert_same_row, nans,
+};
 use simd_attention::{Attention, Backend, Kv, Shape, Strides, View, ViewMut, scratch_len};
 
-/// What may lie in memory that nobody is to look at: quiet and signalling NaNs with all kinds of payloads, infinities, extremes.
-const GARBAGE: [f32; 9] = [
-    f32::NAN,
-    f32::from_bits(0xffc0_0000),
-    f32::from_bits(0x7fc0_0001),
-    f32::from_bits(0x7fff_ffff),
-    f32::from_bits(0x7f80_0001),
-    f32::from_bits(0xffa5_5aff),
-    f32::INFINITY,
-    f32::NEG_INFINITY,
-    f32::MAX,
-];
-
-/// Those of [`GARBAGE`] that are NaN.
-fn nans() -> impl Iterator<Item = f32> {
-    GARBAGE.into_iter().filter(|x| x.is_nan())
-}
-
-/// The same bits; which NaN a NaN is, Rust leaves open.
-fn same(a: f32, b: f32) -> bool {
-    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
-}
-
-/// One row of an answer equals, bit for bit, one of another.
-#[track_caller]
-fn assert_same_row(what: &str, (a, row_a): (&Answer<f32>, Row), (b, row_b): (&Answer<f32>, Row)) {
-    let (lse_a, lse_b) = (a.lse[a.out.index(row_a)], b.lse[b.out.index(row_b)]);
-    assert!(same(lse_a, lse_b), "{what}: lse of {row_a:?} is {lse_a:e}, that of {row_b:?} {lse_b:e}");
-    let (out_a, out_b) = (a.out.row(row_a), b.out.row(row_b));
-    let all_same = out_a.len() == out_b.len() && out_a.iter().zip(out_b).all(|(a, b)| same(*a, *b));
-    assert!(all_same, "{what}: {row_a:?} is\n{out_a:?}, {row_b:?}\n{out_b:?}");
-}
-
-/// As [`assert_same_row`], for every row.
-#[track_caller]
-fn assert_same(what: &str, a: &Answer<f32>, b: &Answer<f32>) {
-    a.out.rows().for_each(|row| assert_same_row(what, (a, row), (b, row)));
-}
-
-/// Whether query `i` sees key `j`, stated once more.
-fn sees(mask: Mask, [q_len, kv_len]: [usize; 2], i: usize, j: usize) -> bool {
-    let (i, j) = (i as i128, j as i128);
-    match mask {
-        Mask::Dense => true,
-        Mask::Causal => j <= i + kv_len as i128 - q_len as i128,
-        Mask::Offset(offset) => j <= i + i128::from(offset),
-    }
+/// Whether a query sees a key.
+fn sees(case: &Case, row @ [b, ..]: Row, j: usize) -> bool {
+    case.sees(&case.sequences()[b], row, j)
 }
 
 mod rows_without_keys {
@@ -70,12 +28,12 @@ mod rows_without_keys {
     fn give_zeros_whatever_the_keys() {
         for garbage in GARBAGE.into_iter().chain([1.0, -1.0]) {
             for offset in [-1, -5, -20, -69, -70, -1000, i64::MIN] {
-                let mut case = Plan { mask: Mask::Offset(offset), ..Plan::new([70, 130], [9, 7]) }.case();
+                let mut case = Plan { band: Band::offset(offset), ..Plan::new([70, 130], [9, 7]) }.case();
                 case.k.data.fill(garbage);
                 case.v.data.fill(garbage);
                 for backend in Backend::available() {
                     let answer = case.run(backend);
-                    let empty = |&[_, _, i]: &Row| !sees(case.mask, [70, 130], i, 0);
+                    let empty = |&[_, _, i]: &Row| !sees(&case, [0, 0, i], 0);
                     case.out.rows().filter(empty).for_each(|row| assert_empty(backend, &answer, row));
                 }
             }
@@ -113,8 +71,8 @@ mod masked_keys_are_never_observed {
     /// Every key and value from `cut` on is spoilt; the rows that see none of them must not change.
     #[test]
     fn whatever_they_are() {
-        for mask in [Mask::Causal, Mask::Offset(-20), Mask::Offset(0), Mask::Offset(100), Mask::Offset(180)] {
-            let clean = Plan { q_heads: 2, mask, ..Plan::new(LENS, [9, 7]) }.case();
+        for band in [Band::CAUSAL, Band::offset(-20), Band::offset(0), Band::offset(100), Band::offset(180)] {
+            let clean = Plan { q_heads: 2, band, ..Plan::new(LENS, [9, 7]) }.case();
             for backend in Backend::available() {
                 let expected = clean.run(backend);
                 for cut in [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 150, 170, 231, 249, 256, 270, 299] {
@@ -125,8 +83,8 @@ mod masked_keys_are_never_observed {
                             spoilt.v.row_mut(row).fill(garbage);
                         }
                         let actual = spoilt.run(backend);
-                        for row in clean.out.rows().filter(|[_, _, i]| !sees(mask, LENS, *i, cut)) {
-                            let what = format!("{backend}, {mask:?}, {garbage:?} from key {cut} on");
+                        for row in clean.out.rows().filter(|row| !sees(&clean, *row, cut)) {
+                            let what = format!("{backend}, {band:?}, {garbage:?} from key {cut} on");
                             assert_same_row(&what, (&actual, row), (&expected, row));
                         }
                     }
@@ -138,13 +96,14 @@ mod masked_keys_are_never_observed {
     /// A row has the bits of a call that has only the keys it sees.
     #[test]
     fn as_if_they_were_not_there() {
-        let masked = Plan { mask: Mask::Offset(130), ..Plan::new(LENS, [9, 7]) }.case();
+        let masked = Plan { band: Band::offset(130), ..Plan::new(LENS, [9, 7]) }.case();
         for backend in Backend::available() {
             let expected = masked.run(backend);
+            let dense = masked.clone().with(|case| case.pattern.band = Band::DENSE);
             for row @ [_, _, i] in masked.out.rows() {
                 let seen = i + 131;
                 let cut = |x: &Tensor<f32>| Tensor { shape: Shape { len: seen, ..x.shape }, ..x.clone() };
-                let dense = Case { mask: Mask::Dense, k: cut(&masked.k), v: cut(&masked.v), ..masked.clone() };
+                let dense = Case { k: cut(&masked.k), v: cut(&masked.v), ..dense.clone() };
                 assert_same_row(&format!("{backend}"), (&dense.run(backend), row), (&expected, row));
             }
         }
@@ -156,7 +115,7 @@ mod masked_keys_are_never_observed {
         let endless = Plan {
             k: (Layout::Broadcast([true; 3]), Content::Normal(1.0)),
             v: (Layout::Broadcast([true; 3]), Content::Normal(1.0)),
-            mask: Mask::Offset(10),
+            band: Band::offset(10),
             ..Plan::new([40, 1], [8, 8])
         };
         let mut case = endless.case();
@@ -177,16 +136,16 @@ mod nan {
     use super::*;
 
     const LENS: [usize; 2] = [50, 200];
-    const MASKS: [Mask; 2] = [Mask::Dense, Mask::Causal];
+    const BANDS: [Band; 2] = [Band::DENSE, Band::CAUSAL];
     const KEYS: [usize; 9] = [0, 1, 63, 64, 127, 150, 151, 180, 199];
 
-    fn plan(mask: Mask) -> Plan {
-        Plan { batch: 2, q_heads: 4, kv_heads: 2, mask, ..Plan::new(LENS, [9, 7]) }
+    fn plan(band: Band) -> Plan {
+        Plan { batch: 2, q_heads: 4, kv_heads: 2, band, ..Plan::new(LENS, [9, 7]) }
     }
 
     /// The rows that attend to key `j` of sequence 1 and KV head 1 are those of its query heads, 2 and 3, that see it.
-    fn attends(mask: Mask, [b, h, i]: Row, j: usize) -> bool {
-        b == 1 && h / 2 == 1 && sees(mask, LENS, i, j)
+    fn attends(case: &Case, row @ [b, h, _]: Row, j: usize) -> bool {
+        b == 1 && h / 2 == 1 && sees(case, row, j)
     }
 
     /// `reached` says which elements must be NaN (for the lse, column `None`); the others must be those of the clean case.
@@ -210,36 +169,36 @@ mod nan {
     }
 
     /// Runs the case with each NaN put in by `spoil`.
-    fn check(mask: Mask, spoil: impl Fn(&mut Case, f32), reached: impl Fn(Row, Option<usize>) -> bool) {
-        let case = plan(mask).case();
+    fn check(band: Band, spoil: impl Fn(&mut Case, f32), reached: impl Fn(&Case, Row, Option<usize>) -> bool) {
+        let case = plan(band).case();
         for backend in Backend::available() {
             let clean = case.run(backend);
             for nan in nans() {
                 let mut spoilt = case.clone();
                 spoil(&mut spoilt, nan);
-                let what = format!("{backend}, {mask:?}, NaN {:#x}", nan.to_bits());
-                assert_reaches(&what, &clean, &spoilt.run(backend), &reached);
+                let what = format!("{backend}, {band:?}, NaN {:#x}", nan.to_bits());
+                assert_reaches(&what, &clean, &spoilt.run(backend), |row, column| reached(&case, row, column));
             }
         }
     }
 
     #[test]
     fn of_a_key_reaches_the_rows_that_attend_to_it() {
-        for mask in MASKS {
+        for band in BANDS {
             for j in KEYS {
-                check(mask, |case, nan| case.k.row_mut([1, 1, j])[j % 9] = nan, |row, _| attends(mask, row, j));
+                check(band, |case, nan| case.k.row_mut([1, 1, j])[j % 9] = nan, |case, row, _| attends(case, row, j));
             }
         }
     }
 
     #[test]
     fn of_a_value_reaches_its_column_of_the_rows_that_attend_to_it() {
-        for mask in MASKS {
+        for band in BANDS {
             for j in KEYS {
                 check(
-                    mask,
+                    band,
                     |case, nan| case.v.row_mut([1, 1, j])[j % 7] = nan,
-                    |row, column| attends(mask, row, j) && column == Some(j % 7),
+                    |case, row, column| attends(case, row, j) && column == Some(j % 7),
                 );
             }
         }
@@ -247,9 +206,9 @@ mod nan {
 
     #[test]
     fn of_a_query_reaches_its_row() {
-        for mask in MASKS {
+        for band in BANDS {
             for i in [0, 1, 15, 16, 33, 49] {
-                check(mask, |case, nan| case.q.row_mut([1, 3, i])[i % 9] = nan, |row, _| row == [1, 3, i]);
+                check(band, |case, nan| case.q.row_mut([1, 3, i])[i % 9] = nan, |_, row, _| row == [1, 3, i]);
             }
         }
     }
@@ -257,7 +216,7 @@ mod nan {
     /// A query that sees no key is not looked at either: its row is zero.
     #[test]
     fn of_a_query_without_keys_reaches_nothing() {
-        check(Mask::Offset(-10), |case, nan| case.q.row_mut([0, 0, 9]).fill(nan), |_, _| false);
+        check(Band::offset(-10), |case, nan| case.q.row_mut([0, 0, 9]).fill(nan), |_, _, _| false);
     }
 }
 
@@ -267,11 +226,11 @@ fn infinities_do_what_they_do_in_the_reference() {
     type Operand = fn(&mut Case) -> &mut Tensor<f32>;
     let operands: [(Operand, usize); 3] =
         [(|case| &mut case.q, 30), (|case| &mut case.k, 150), (|case| &mut case.v, 150)];
-    for mask in [Mask::Dense, Mask::Causal] {
+    for band in [Band::DENSE, Band::CAUSAL] {
         for infinity in [f32::INFINITY, f32::NEG_INFINITY] {
             for (operand, len) in operands {
                 for i in [0, 1, len / 2, len - 1] {
-                    let plan = Plan { q_heads: 2, kv_heads: 2, mask, ..Plan::new([30, 150], [5, 3]) };
+                    let plan = Plan { q_heads: 2, kv_heads: 2, band, ..Plan::new([30, 150], [5, 3]) };
                     let mut case = plan.case();
                     operand(&mut case).row_mut([0, 1, i])[2] = infinity;
                     case.name += &format!(" with {infinity} in row {i} of {len}");
@@ -292,12 +251,12 @@ mod a_row_depends_on_itself_alone {
     const KV_LEN: usize = 200;
 
     /// What the rows are made of: easy values, and such as make a difference where operations are reordered or left out.
-    fn cases(mask: Mask) -> impl Iterator<Item = Case> {
+    fn cases(band: Band) -> impl Iterator<Item = Case> {
         let contents =
             [Content::Normal(1.0), Content::Normal(40.0), Content::Mixed, Content::Subnormal, Content::Constant(-0.0)];
         contents.into_iter().flat_map(move |content| {
             let source = (Layout::HeadsFirst, content);
-            let plan = Plan { q: source, k: source, v: source, mask, ..Plan::new([Q_LEN, KV_LEN], [9, 7]) };
+            let plan = Plan { q: source, k: source, v: source, band, ..Plan::new([Q_LEN, KV_LEN], [9, 7]) };
             let finite = plan.case();
             let mut special = finite.clone();
             special.name += " with NaN and infinities";
@@ -316,18 +275,16 @@ mod a_row_depends_on_itself_alone {
             shape: Shape { len, ..x.shape },
             strides: x.strides,
         };
-        let mask = match case.mask {
-            Mask::Offset(offset) => Mask::Offset(offset + first as i64),
-            mask => mask,
-        };
-        Case { q: cut(&case.q), out: cut(&case.out), mask, ..case.clone() }
+        let mut slice = Case { q: cut(&case.q), out: cut(&case.out), ..case.clone() };
+        slice.pattern.band.offset = case.pattern.band.offset.map(|offset| offset + first as i64);
+        slice
     }
 
     /// Calls of many lengths, begun at many queries: each query stands at every place of a block, beside others and alone.
     #[test]
     fn not_on_its_place_in_the_call() {
-        for mask in [Mask::Dense, Mask::Offset(-30)] {
-            for case in cases(mask) {
+        for band in [Band::DENSE, Band::offset(-30)] {
+            for case in cases(band) {
                 for backend in Backend::available() {
                     let whole = case.run(backend);
                     for len in [1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 48, 49, 65, 97, 150, 200, 290] {
@@ -347,8 +304,8 @@ mod a_row_depends_on_itself_alone {
 
     #[test]
     fn not_on_other_sequences_and_heads() {
-        for mask in [Mask::Dense, Mask::Causal] {
-            let plan = Plan { batch: 3, q_heads: 6, kv_heads: 2, mask, ..Plan::new([50, KV_LEN], [9, 7]) };
+        for band in [Band::DENSE, Band::CAUSAL] {
+            let plan = Plan { batch: 3, q_heads: 6, kv_heads: 2, band, ..Plan::new([50, KV_LEN], [9, 7]) };
             let together = plan.case();
             let head = |x: &Tensor<f32>, b, h| Tensor {
                 data: x.data[b * x.strides.batch + h * x.strides.heads..].to_vec(),
@@ -367,7 +324,7 @@ mod a_row_depends_on_itself_alone {
                     }
                     .run(backend);
                     for i in 0..50 {
-                        assert_same_row(&format!("{backend}, {mask:?}"), (&alone, [0, 0, i]), (&expected, [b, h, i]));
+                        assert_same_row(&format!("{backend}, {band:?}"), (&alone, [0, 0, i]), (&expected, [b, h, i]));
                     }
                 }
             }
@@ -376,8 +333,8 @@ mod a_row_depends_on_itself_alone {
 
     #[test]
     fn not_on_the_threads() {
-        for mask in [Mask::Dense, Mask::Offset(40)] {
-            for case in cases(mask) {
+        for band in [Band::DENSE, Band::offset(40)] {
+            for case in cases(band) {
                 for backend in Backend::available() {
                     let alone = case.run(backend);
                     for threads in [2, 3, 4] {
@@ -392,7 +349,7 @@ mod a_row_depends_on_itself_alone {
     #[cfg(feature = "rayon")]
     #[test]
     fn not_on_the_threads_of_a_pool() {
-        for case in cases(Mask::Offset(40)) {
+        for case in cases(Band::offset(40)) {
             for backend in Backend::available() {
                 let mut shared = case.blank();
                 let work = case.prepare(backend, &mut shared).unwrap();
@@ -405,7 +362,7 @@ mod a_row_depends_on_itself_alone {
     /// Nor on whether anybody asks for the log-sum-exp, on what the scratch held, nor on where it begins.
     #[test]
     fn not_on_scratch_or_log_sum_exp() {
-        let case = Plan { mask: Mask::Causal, ..Plan::new([50, KV_LEN], [9, 7]) }.case();
+        let case = Plan { band: Band::CAUSAL, ..Plan::new([50, KV_LEN], [9, 7]) }.case();
         for backend in Backend::available() {
             let expected = case.run(backend);
             for start in 0..20 {
@@ -413,7 +370,7 @@ mod a_row_depends_on_itself_alone {
                     let mut out = case.out.clone();
                     let mut scratch = vec![content; start + scratch_len(9, 7)];
                     let values = out.view_mut().unwrap();
-                    let attention = case.attention().backend(backend);
+                    let attention = case.attention().unwrap().backend(backend);
                     attention
                         .forward(case.q.view().unwrap(), case.kv().unwrap(), values, &mut scratch[start..])
                         .unwrap();
@@ -426,7 +383,7 @@ mod a_row_depends_on_itself_alone {
     /// Nor on how the operands lie in memory.
     #[test]
     fn not_on_the_layout() {
-        let plan = Plan { batch: 2, q_heads: 4, kv_heads: 2, mask: Mask::Causal, ..Plan::new([50, KV_LEN], [9, 7]) };
+        let plan = Plan { batch: 2, q_heads: 4, kv_heads: 2, band: Band::CAUSAL, ..Plan::new([50, KV_LEN], [9, 7]) };
         let plain = plan.case();
         for backend in Backend::available() {
             let expected = plain.run(backend);
@@ -508,7 +465,7 @@ mod accuracy {
 
     /// Softmax attention as a textbook has it, in f32 throughout, one operation after the other.
     fn textbook(case: &Case, [b, h, i]: Row) -> Vec<f32> {
-        let keys = (0..case.kv_len()).filter(|j| sees(case.mask, [case.q.shape.len, case.kv_len()], i, *j));
+        let keys = (0..case.kv_len()).filter(|j| sees(case, [b, h, i], *j));
         let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
         let q = case.q.row([b, h, i]);
         let dot = |k: &[f32]| q.iter().zip(k).fold(0.0, |sum, (q, k)| sum + q * k);
@@ -567,9 +524,9 @@ mod accuracy {
         for shape in [
             Plan::new([56, 56], [32, 32]),
             Plan::new([64, 128], [64, 64]),
-            Plan { mask: Mask::Causal, ..Plan::new([100, 100], [64, 64]) },
+            Plan { band: Band::CAUSAL, ..Plan::new([100, 100], [64, 64]) },
             Plan::new([32, 1000], [128, 128]),
-            Plan { mask: Mask::Causal, ..Plan::new([30, 2000], [16, 16]) },
+            Plan { band: Band::CAUSAL, ..Plan::new([30, 2000], [16, 16]) },
             Plan::new([50, 300], [256, 8]),
         ] {
             let reference = |plan: Plan| {
@@ -581,8 +538,8 @@ mod accuracy {
             let references: Vec<_> = plans(shape).map(reference).collect();
             for (backend, overall) in Backend::available().zip(&mut overall) {
                 let (mean, standard_error) = mean(&compare(backend, &references));
-                let Plan { q_len, kv_len, head_dim, mask, .. } = shape;
-                let what = format!("{backend:8} {q_len:3} x {kv_len:4}, head_dim {head_dim:3}, {mask:?}");
+                let Plan { q_len, kv_len, head_dim, band, .. } = shape;
+                let what = format!("{backend:8} {q_len:3} x {kv_len:4}, head_dim {head_dim:3}, {band:?}");
                 println!("{what}: {:.2} +- {standard_error:.2} of the textbook's error", mean.exp());
                 assert!(mean <= 3.0 * standard_error, "{what}: {:.3}", mean.exp());
                 *overall += mean;

@@ -1,19 +1,63 @@
-//! Random calls on every backend, held to the reference: shapes, layouts, masks, scales and ranges of values.
+//! Random calls on every backend: shapes, layouts, all kinds of masks and modifiers in any combination, ranges of values.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
-use common::{Content, Layout, Mask, Plan, check};
-use proptest::prelude::*;
+use common::{
+    Band, BiasPlan, Case, Content, Extent, GARBAGE, GridPlan, Layout, Lens, MaskKind, Plan, Row, ScoreKind, Sequence,
+    assert_same, assert_same_row, check, same,
+};
+use proptest::{option, prelude::*};
+use simd_attention::{Backend, Stage, Window};
 
-fn mask() -> impl Strategy<Value = Mask> {
-    prop_oneof![
-        2 => Just(Mask::Dense),
-        2 => Just(Mask::Causal),
-        4 => (-150i64..300).prop_map(Mask::Offset),
-        1 => any::<i64>().prop_map(Mask::Offset),
-    ]
+fn band() -> impl Strategy<Value = Band> {
+    let offset = || prop_oneof![5 => Just(None), 4 => (-150i64..300).prop_map(Some), 1 => any::<i64>().prop_map(Some)];
+    let limit = || prop_oneof![6 => Just(None), 4 => (0usize..100).prop_map(Some), 1 => any::<usize>().prop_map(Some)];
+    (any::<bool>(), limit(), limit(), offset()).prop_map(|(causal, left, right, offset)| Band {
+        causal,
+        window: Window { left, right },
+        offset,
+    })
+}
+
+fn key_lens() -> impl Strategy<Value = Lens> {
+    prop_oneof![3 => Just(Lens::Full), 1 => Just(Lens::Random)]
+}
+
+fn extents() -> impl Strategy<Value = [Extent; 4]> {
+    let extent = || prop_oneof![3 => Just(Extent::Own), 1 => Just(Extent::One), 1 => Just(Extent::Strideless)];
+    let of_keys = prop_oneof![9 => Just(Extent::Own), 1 => Just(Extent::One)];
+    (extent(), extent(), extent(), of_keys).prop_map(|(batch, heads, len, dim)| [batch, heads, len, dim])
+}
+
+fn grid() -> impl Strategy<Value = GridPlan> {
+    let block = prop_oneof![2 => Just([1, 1]), 1 => [1usize..10, 1usize..100]];
+    let eighths = prop_oneof![Just(0usize), Just(1), Just(4), Just(7), Just(8)];
+    let of = |(bits, block, extents, eighths)| GridPlan { bits, block, extents, eighths };
+    (any::<bool>(), block, extents(), eighths).prop_map(of)
+}
+
+fn mask_kind() -> impl Strategy<Value = MaskKind> {
+    prop_oneof![4 => Just(MaskKind::Parity), 4 => Just(MaskKind::Sparse), 1 => Just(MaskKind::Nothing)]
+}
+
+fn score_kind() -> impl Strategy<Value = ScoreKind> {
+    prop_oneof![Just(ScoreKind::Halved), Just(ScoreKind::Shifted), Just(ScoreKind::Clamped)]
+}
+
+fn bias() -> impl Strategy<Value = BiasPlan> {
+    let content = prop_oneof![3 => Just(Content::Masking), 2 => content()];
+    (content, extents()).prop_map(|(content, extents)| BiasPlan { content, extents })
+}
+
+fn stage() -> impl Strategy<Value = Stage> {
+    prop_oneof![Just(Stage::Scaled), Just(Stage::Capped), Just(Stage::Masked), Just(Stage::Weights)]
+}
+
+/// One time in three.
+fn seldom<T: core::fmt::Debug>(strategy: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    option::weighted(1.0 / 3.0, strategy)
 }
 
 /// Where rows lie apart.
@@ -70,11 +114,11 @@ fn dims() -> impl Strategy<Value = [usize; 2]> {
 }
 
 prop_compose! {
-    fn plan()(
+    /// All but masks and modifiers.
+    fn plain()(
         lens in lens(),
         dims in dims(),
         [batch, kv_heads, group] in heads(),
-        mask in mask(),
         scale in scale(),
         q in (input_layout(), content()),
         k in (input_layout(), content()),
@@ -82,8 +126,80 @@ prop_compose! {
         out in layout(),
         seed in any::<u64>(),
     ) -> Plan {
-        Plan { batch, q_heads: group * kv_heads, kv_heads, mask, scale, q, k, v, out, seed, ..Plan::new(lens, dims) }
+        Plan { batch, q_heads: group * kv_heads, kv_heads, scale, q, k, v, out, seed, ..Plan::new(lens, dims) }
     }
+}
+
+prop_compose! {
+    fn masked()(
+        plain in plain(),
+        band in band(),
+        lens in key_lens(),
+        packed in seldom(0usize..5),
+        mask in seldom(grid()),
+        block_mask in seldom(grid()),
+        mask_rule in seldom(mask_kind()),
+    ) -> Plan {
+        let batch = if packed.is_some() { 1 } else { plain.batch };
+        Plan { batch, band, lens, packed, mask, block_mask, mask_rule, ..plain }
+    }
+}
+
+prop_compose! {
+    fn plan()(
+        masked in masked(),
+        softcap in seldom(prop_oneof![1f32..100.0, Just(1e-3f32), Just(1e4)]),
+        bias in seldom(bias()),
+        alibi_slopes in seldom(prop_oneof![Just(Content::Normal(0.1)), Just(Content::Normal(10.0)), Just(Content::Mixed)]),
+        sinks in seldom(prop_oneof![2 => Just(Content::Normal(2.0)), 1 => Just(Content::Masking)]),
+        score_rule in seldom(score_kind()),
+        scores in seldom((stage(), layout())),
+    ) -> Plan {
+        Plan { softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
+    }
+}
+
+/// Everything that a row does not see is spoilt, be it masked by whatever: keys, values, and biases if something else masks as well.
+fn spoil(case: &mut Case, sequence: &Sequence, row @ [b, h, _]: Row, garbage: f32) {
+    let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
+    for j in 0..case.kv_len() {
+        if case.sees(sequence, row, j) {
+            continue;
+        }
+        case.k.row_mut([b, kv_head, j]).fill(garbage);
+        case.v.row_mut([b, kv_head, j]).fill(garbage);
+        let is_masked = !case.pattern.sees(sequence, row, j);
+        if let Some(bias) = case.modifiers.bias.as_mut().filter(|bias| is_masked && bias.shape.dim > 1) {
+            let at = bias.position(row, j).unwrap();
+            bias.data[at] = garbage;
+        }
+    }
+}
+
+/// Whether a row sees the same in both cases.
+fn sees_the_same(case: &Case, spoilt: &Case, sequence: &Sequence, row @ [b, h, _]: Row) -> bool {
+    let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
+    let all_same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| same(*a, *b));
+    (0..case.kv_len()).filter(|&j| case.pattern.sees(sequence, row, j)).all(|j| {
+        let same_key = all_same(case.k.row([b, kv_head, j]), spoilt.k.row([b, kv_head, j]))
+            && all_same(case.v.row([b, kv_head, j]), spoilt.v.row([b, kv_head, j]));
+        same(case.modifiers.bias_at(row, j), spoilt.modifiers.bias_at(row, j))
+            && (same_key || !case.sees(sequence, row, j))
+    })
+}
+
+/// A sequence that has queries and heads, if any, and one of its rows.
+fn pick(case: &Case, at: usize) -> Option<(Sequence, Row)> {
+    let sequences: Vec<Sequence> = case.sequences().into_iter().filter(|s| !s.queries.is_empty()).collect();
+    let sequence = sequences.get(at % sequences.len().max(1))?.clone();
+    let i = sequence.queries.start + at / 7 % sequence.queries.len();
+    let row = [sequence.batch, at / 3 % case.q.shape.heads.max(1), i];
+    Some((sequence, row))
+}
+
+/// As many sizes as make a difference, and not more.
+fn small(plan: Plan) -> Plan {
+    Plan { q_len: plan.q_len % 70, kv_len: plan.kv_len % 300, head_dim: plan.head_dim % 20 + 1, ..plan }
 }
 
 proptest! {
@@ -92,5 +208,51 @@ proptest! {
     #[test]
     fn every_backend_agrees_with_the_reference(plan in plan()) {
         check(&plan);
+    }
+
+    /// As it was before there were modifiers, and with the fastest path of each.
+    #[test]
+    fn without_modifiers_too(plan in masked()) {
+        check(&Plan { mask: None, block_mask: None, mask_rule: None, ..plan });
+    }
+
+    #[test]
+    fn what_is_masked_is_never_observed(plan in plan().prop_map(small), at in any::<usize>()) {
+        // Before they are masked, scores show everything.
+        let scores = plan.scores.filter(|(stage, _)| *stage >= Stage::Masked);
+        let clean = Plan { scores, ..plan }.case();
+        let Some((sequence, row)) = pick(&clean, at) else { return Ok(()) };
+        let mut spoilt = clean.clone();
+        spoil(&mut spoilt, &sequence, row, GARBAGE[at % GARBAGE.len()]);
+        let sequences = clean.sequences();
+        let untouched: Vec<Row> = sequences.iter().flat_map(|sequence| {
+            let rows = sequence.queries.clone().flat_map(|i| (0..clean.q.shape.heads).map(move |h| [sequence.batch, h, i]));
+            rows.filter(|row| sees_the_same(&clean, &spoilt, sequence, *row)).collect::<Vec<_>>()
+        }).collect();
+        for backend in Backend::available() {
+            let (clean, spoilt) = (clean.run(backend), spoilt.run(backend));
+            for row in &untouched {
+                assert_same_row(&format!("{backend}: {plan:?}"), (&spoilt, *row), (&clean, *row));
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_depends_on_itself_alone(plan in plan().prop_map(small), at in any::<usize>()) {
+        let whole = plan.case();
+        let Some((sequence, [b, h, i])) = pick(&whole, at) else { return Ok(()) };
+        for backend in Backend::available() {
+            let expected = whole.run(backend);
+            assert_same(&format!("{backend}, threads: {plan:?}"), &whole.run_on_threads(backend, 3), &expected);
+            let alone = whole.alone(&sequence, i).run(backend);
+            assert_same_row(&format!("{backend}, alone: {plan:?}"), (&alone, [0, h, 0]), (&expected, [b, h, i]));
+            if whole.q.shape.batch == 1 {
+                let some = sequence.queries.start.max(i.saturating_sub(at % 40))..(i + 1 + at % 11).min(sequence.queries.end);
+                let part = whole.only(&sequence, some.clone()).run(backend);
+                for i in some.clone() {
+                    assert_same_row(&format!("{backend}, {some:?}: {plan:?}"), (&part, [b, h, i]), (&expected, [b, h, i]));
+                }
+            }
+        }
     }
 }

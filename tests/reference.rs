@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Answer, Case, Layout, Mask, Plan, Tensor};
+use common::{Answer, Band, Case, Layout, Plan, Tensor};
 use core::f64::consts::LN_2;
 use simd_attention::{Attention, Backend, Error, Operand, Output, Shape, ViewMut, reference};
 
@@ -21,10 +21,10 @@ fn case<const D: usize, const V: usize>(q: &[[f32; D]], k: &[[f32; D]], v: &[[f3
 fn answers(case: &Case) -> Vec<(String, f64, Answer<f64>)> {
     let reference = ("reference".into(), 1e-15, case.reference());
     let backends = Backend::available().map(|backend| {
-        let Answer { out, lse } = case.run(backend);
+        let Answer { out, lse, .. } = case.run(backend);
         let out =
             Tensor { data: out.data.into_iter().map(f64::from).collect(), shape: out.shape, strides: out.strides };
-        (backend.to_string(), 1e-6, Answer { out, lse: lse.into_iter().map(f64::from).collect() })
+        (backend.to_string(), 1e-6, Answer { out, lse: lse.into_iter().map(f64::from).collect(), scores: None })
     });
     [reference].into_iter().chain(backends).collect()
 }
@@ -86,7 +86,7 @@ fn scores_ln_2_apart_weigh_1_to_2() {
 #[test]
 fn the_default_scale_is_one_over_the_root_of_head_dim() {
     let unscaled = case(&[[1.0; 4]], &[[0.5; 4], [1.0; 4]], &[[0.0], [1.0]]);
-    let default = Case { scale: None, ..unscaled.clone() };
+    let default = unscaled.clone().with(|case| case.modifiers.scale = None);
     let weight = |score: f64| 1.0 / (1.0 + (-score).exp());
     assert_rows(&unscaled, &[[weight(2.0)]]);
     assert_rows(&default, &[[weight(1.0)]]);
@@ -95,7 +95,8 @@ fn the_default_scale_is_one_over_the_root_of_head_dim() {
 
 #[test]
 fn a_negative_scale_turns_the_order_round_and_zero_levels_it() {
-    let of = |scale| Case { scale: Some(scale), ..case(&[[1.0]], &[[0.0], [1000.0]], &[[1.0], [2.0]]) };
+    let case = case(&[[1.0]], &[[0.0], [1000.0]], &[[1.0], [2.0]]);
+    let of = |scale| case.clone().with(|case| case.modifiers.scale = Some(scale));
     assert_rows(&of(1.0), &[[2.0]]);
     assert_rows(&of(-1.0), &[[1.0]]);
     assert_rows(&of(0.0), &[[1.5]]);
@@ -103,8 +104,8 @@ fn a_negative_scale_turns_the_order_round_and_zero_levels_it() {
 
 /// Which keys each query sees: equal scores and one-hot values make the output's row its weights, of which none is zero but
 /// those of masked keys.
-fn grids(q_len: usize, kv_len: usize, mask: Mask) -> Vec<(String, Vec<String>)> {
-    let mut case = Plan { mask, ..Plan::new([q_len, kv_len], [1, kv_len]) }.case();
+fn grids(q_len: usize, kv_len: usize, band: Band) -> Vec<(String, Vec<String>)> {
+    let mut case = Plan { band, ..Plan::new([q_len, kv_len], [1, kv_len]) }.case();
     case.k.data.fill(0.0);
     for (j, row) in case.v.rows().enumerate().collect::<Vec<_>>() {
         case.v.row_mut(row).iter_mut().enumerate().for_each(|(c, x)| *x = f32::from(u8::from(c == j)));
@@ -117,41 +118,41 @@ fn grids(q_len: usize, kv_len: usize, mask: Mask) -> Vec<(String, Vec<String>)> 
 }
 
 #[track_caller]
-fn assert_grid<const Q: usize>(mask: Mask, expected: [&str; Q]) {
-    for (by, grid) in grids(Q, expected[0].len(), mask) {
+fn assert_grid<const Q: usize>(band: Band, expected: [&str; Q]) {
+    for (by, grid) in grids(Q, expected[0].len(), band) {
         assert_eq!(grid, expected, "{by}");
     }
 }
 
 #[test]
 fn causal_is_bottom_right_aligned() {
-    assert_grid(Mask::Causal, ["100", "110", "111"]);
-    assert_grid(Mask::Causal, ["1110", "1111"]);
-    assert_grid(Mask::Causal, ["00", "00", "10", "11"]);
-    assert_grid(Mask::Causal, ["11111"]);
-    assert_grid(Mask::Causal, ["0", "0", "1"]);
+    assert_grid(Band::CAUSAL, ["100", "110", "111"]);
+    assert_grid(Band::CAUSAL, ["1110", "1111"]);
+    assert_grid(Band::CAUSAL, ["00", "00", "10", "11"]);
+    assert_grid(Band::CAUSAL, ["11111"]);
+    assert_grid(Band::CAUSAL, ["0", "0", "1"]);
 }
 
 #[test]
 fn offset_zero_is_top_left_aligned() {
-    assert_grid(Mask::Offset(0), ["1000", "1100"]);
-    assert_grid(Mask::Offset(0), ["10", "11", "11", "11"]);
+    assert_grid(Band::offset(0), ["1000", "1100"]);
+    assert_grid(Band::offset(0), ["10", "11", "11", "11"]);
 }
 
 #[test]
 fn an_offset_moves_the_diagonal() {
-    assert_grid(Mask::Offset(2), ["1110", "1111", "1111"]);
-    assert_grid(Mask::Offset(-1), ["000", "100", "110", "111"]);
-    assert_grid(Mask::Offset(-2), ["000", "000", "100"]);
-    assert_grid(Mask::Offset(-3), ["000", "000", "000"]);
-    assert_grid(Mask::Offset(100), ["111", "111"]);
-    assert_grid(Mask::Offset(i64::MAX), ["111", "111"]);
-    assert_grid(Mask::Offset(i64::MIN), ["000", "000"]);
+    assert_grid(Band::offset(2), ["1110", "1111", "1111"]);
+    assert_grid(Band::offset(-1), ["000", "100", "110", "111"]);
+    assert_grid(Band::offset(-2), ["000", "000", "100"]);
+    assert_grid(Band::offset(-3), ["000", "000", "000"]);
+    assert_grid(Band::offset(100), ["111", "111"]);
+    assert_grid(Band::offset(i64::MAX), ["111", "111"]);
+    assert_grid(Band::offset(i64::MIN), ["000", "000"]);
 }
 
 #[test]
 fn dense_sees_everything() {
-    assert_grid(Mask::Dense, ["11111", "11111"]);
+    assert_grid(Band::DENSE, ["11111", "11111"]);
 }
 
 #[test]
@@ -205,7 +206,7 @@ fn no_key_left_gives_zeros() {
         v: Tensor::filled(Shape { batch: 1, heads: 1, len: 0, dim: 2 }, Layout::HeadsFirst, 0.0),
         ..case(&[[1.0]], &[], &[[0.0; 2]])
     };
-    let masked = Case { mask: Mask::Offset(-1), ..case(&[[1.0]], &[[1.0]], &[[5.0, 6.0]]) };
+    let masked = case(&[[1.0]], &[[1.0]], &[[5.0, 6.0]]).with(|case| case.pattern.band = Band::offset(-1));
     for case in [no_keys, masked] {
         for (by, _, answer) in answers(&case) {
             assert_eq!(answer.out.data, [0.0, 0.0], "{by}");
@@ -216,7 +217,7 @@ fn no_key_left_gives_zeros() {
 
 #[test]
 fn the_reference_refuses_what_a_backend_refuses() {
-    let wrong = Case { scale: Some(f32::NAN), ..case(&[[1.0]], &[[1.0]], &[[1.0]]) };
+    let wrong = case(&[[1.0]], &[[1.0]], &[[1.0]]).with(|case| case.modifiers.scale = Some(f32::NAN));
     assert!(matches!(wrong.try_reference(), Err(Error::ScaleNotFinite { .. })));
 
     let right = case(&[[1.0]], &[[1.0]], &[[1.0]]);
@@ -270,7 +271,7 @@ mod worked_example {
 
     #[test]
     fn scores_of_the_first_query() {
-        for (by, error, Answer { out, lse }) in answers(&weights()) {
+        for (by, error, Answer { out, lse, .. }) in answers(&weights()) {
             // A weight is e^(score - lse).
             let scores: Vec<f64> = out.row([0, 0, 0]).iter().map(|weight| weight.ln() + lse[0]).collect();
             assert_close(&by, &scores, &[2.0, 4.0, 4.0], 4.0 * error);

@@ -1,80 +1,13 @@
 //! A call of the crate with all that it needs, owned.
 
 use super::{
-    random::{Content, Random},
-    tensor::{Layout, Tensor},
+    modifiers::Modifiers,
+    pattern::{Pattern, Sequence},
+    rules::at,
+    tensor::{Layout, Row, Tensor},
 };
-use simd_attention::{Attention, Backend, Error, Kv, Output, Shape, Work, reference};
-
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug)]
-pub enum Mask {
-    Dense,
-    /// Bottom-right aligned.
-    Causal,
-    /// Query `i` sees the keys `j <= i + offset`.
-    Offset(i64),
-}
-
-/// A case in numbers. Its random values are always the same.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub batch: usize,
-    pub q_heads: usize,
-    pub kv_heads: usize,
-    pub q_len: usize,
-    pub kv_len: usize,
-    pub head_dim: usize,
-    pub value_dim: usize,
-    pub mask: Mask,
-    /// `None`: the default, `1 / sqrt(head_dim)`.
-    pub scale: Option<f32>,
-    pub q: (Layout, Content),
-    pub k: (Layout, Content),
-    pub v: (Layout, Content),
-    pub out: Layout,
-    pub seed: u64,
-}
-
-impl Plan {
-    /// One dense head, contiguous, of normally distributed values.
-    pub const fn new([q_len, kv_len]: [usize; 2], [head_dim, value_dim]: [usize; 2]) -> Self {
-        let plain = (Layout::HeadsFirst, Content::Normal(1.0));
-        Self {
-            batch: 1,
-            q_heads: 1,
-            kv_heads: 1,
-            q_len,
-            kv_len,
-            head_dim,
-            value_dim,
-            mask: Mask::Dense,
-            scale: None,
-            q: plain,
-            k: plain,
-            v: plain,
-            out: Layout::HeadsFirst,
-            seed: 1,
-        }
-    }
-
-    pub fn case(&self) -> Case {
-        let Self { batch, q_heads, kv_heads, q_len, kv_len, head_dim, value_dim, mask, scale, .. } = *self;
-        let mut random = Random::new(self.seed);
-        let mut tensor = |heads, len, dim, (layout, content)| {
-            Tensor::random(Shape { batch, heads, len, dim }, layout, content, &mut random)
-        };
-        Case {
-            name: format!("{self:?}"),
-            mask,
-            scale,
-            q: tensor(q_heads, q_len, head_dim, self.q),
-            k: tensor(kv_heads, kv_len, head_dim, self.k),
-            v: tensor(kv_heads, kv_len, value_dim, self.v),
-            out: Tensor::filled(Shape { batch, heads: q_heads, len: q_len, dim: value_dim }, self.out, MARKER),
-        }
-    }
-}
+use core::ops::Range;
+use simd_attention::{Attention, Backend, Error, Kv, Modify, Output, Shape, Stage, Work, reference};
 
 /// What an output holds before a call, to tell what was written.
 pub const MARKER: f32 = -12_345.678;
@@ -83,13 +16,15 @@ pub const MARKER: f32 = -12_345.678;
 pub struct Case {
     /// For messages.
     pub name: String,
-    pub mask: Mask,
-    pub scale: Option<f32>,
+    pub pattern: Pattern,
+    pub modifiers: Modifiers,
     pub q: Tensor<f32>,
     pub k: Tensor<f32>,
     pub v: Tensor<f32>,
     /// The output before the call, full of [`MARKER`].
     pub out: Tensor<f32>,
+    /// That of scores, likewise, if they are asked for.
+    pub scores: Option<(Stage, Tensor<f32>)>,
 }
 
 /// What a call gives.
@@ -98,42 +33,163 @@ pub struct Answer<T> {
     pub out: Tensor<T>,
     /// One for each row of `out`, in order.
     pub lse: Vec<T>,
+    pub scores: Option<Tensor<T>>,
+}
+
+impl<T> Answer<T> {
+    fn output(&mut self, stage: Option<Stage>) -> Result<Output<'_, T>, Error>
+    where
+        T: Copy,
+    {
+        let output = Output::new(self.out.view_mut()?).lse(&mut self.lse);
+        Ok(match stage.zip(self.scores.as_mut()) {
+            Some((stage, scores)) => output.scores(stage, scores.view_mut()?),
+            None => output,
+        })
+    }
+
+    /// Everything, in the storage's order.
+    pub fn elements(&self) -> impl Iterator<Item = &T> {
+        let scores = self.scores.iter().flat_map(|scores| &scores.data);
+        self.out.data.iter().chain(&self.lse).chain(scores)
+    }
+}
+
+/// The expression, of a case's attention, the type of which depends on its closures.
+macro_rules! with_attention {
+    ($case:expr, $attention:ident => $result:expr) => {{
+        let case: &Case = $case;
+        let plain = case.attention()?;
+        match (case.pattern.rule, case.modifiers.rule) {
+            (None, None) => {
+                let $attention = plain;
+                $result
+            }
+            (Some(mask), None) => {
+                let $attention = plain.mask_mod(move |position| mask.sees(at(position)));
+                $result
+            }
+            (None, Some(rule)) => {
+                let $attention = plain.score_mod(move |score, position| rule.score(score, at(position)));
+                $result
+            }
+            (Some(mask), Some(rule)) => {
+                let $attention = plain
+                    .score_mod(move |score, position| rule.score(score, at(position)))
+                    .mask_mod(move |position| mask.sees(at(position)));
+                $result
+            }
+        }
+    }};
 }
 
 impl Case {
-    pub fn attention(&self) -> Attention<'_> {
-        let attention = match self.mask {
-            Mask::Dense => Attention::new(),
-            Mask::Causal => Attention::new().causal(),
-            Mask::Offset(offset) => Attention::new().causal().offset(offset),
-        };
-        self.scale.map_or(attention, |scale| attention.scale(scale))
+    /// All but the closures.
+    pub fn attention(&self) -> Result<Attention<'_>, Error> {
+        self.modifiers.apply(self.pattern.apply(Attention::new())?)
+    }
+
+    /// Changed.
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
     }
 
     pub fn kv(&self) -> Result<Kv<'_, f32>, Error> {
-        Kv::new(self.k.view()?, self.v.view()?)
+        let kv = Kv::new(self.k.view()?, self.v.view()?)?;
+        Ok(self.pattern.lens.as_ref().map_or(kv, |lens| kv.lens(lens)))
     }
 
     pub fn kv_len(&self) -> usize {
         self.k.shape.len
     }
 
+    pub fn stage(&self) -> Option<Stage> {
+        self.scores.as_ref().map(|(stage, _)| *stage)
+    }
+
     /// The scale in effect.
     pub fn scale(&self) -> f32 {
-        self.scale.unwrap_or_else(|| (1.0 / self.q.shape.dim as f64).sqrt() as f32)
+        self.modifiers.scale.unwrap_or_else(|| (1.0 / self.q.shape.dim as f64).sqrt() as f32)
+    }
+
+    pub fn sequences(&self) -> Vec<Sequence> {
+        self.pattern.sequences(self.q.shape, self.kv_len())
+    }
+
+    /// Whether a query of a sequence sees a key.
+    pub fn sees(&self, sequence: &Sequence, row: Row, j: usize) -> bool {
+        self.pattern.sees(sequence, row, j) && self.modifiers.bias_at(row, j) != f32::NEG_INFINITY
+    }
+
+    /// Query `i` of a sequence, as a call of its own.
+    pub fn alone(&self, sequence: &Sequence, i: usize) -> Self {
+        let whole = |tensor: &Tensor<f32>| tensor.part(sequence.batch, 0, tensor.shape.len);
+        let row = |tensor: &Tensor<f32>| tensor.part(sequence.batch, i, 1);
+        Self {
+            name: format!("query {i} of sequence {}: {}", sequence.index, self.name),
+            pattern: self.pattern.alone(sequence, i),
+            modifiers: self.modifiers.alone(sequence, i),
+            q: row(&self.q),
+            k: whole(&self.k),
+            v: whole(&self.v),
+            out: row(&self.out),
+            scores: self.scores.as_ref().map(|(stage, scores)| (*stage, row(scores))),
+        }
+    }
+
+    /// The same call, of a batch of one, in which only some queries of a sequence are computed.
+    pub fn only(&self, sequence: &Sequence, queries: Range<usize>) -> Self {
+        let mut modifiers = self.modifiers.clone();
+        let first = queries.start - sequence.queries.start;
+        modifiers.rule = modifiers.rule.map(|rule| rule.moved(sequence.index, first));
+        Self {
+            name: format!("only {queries:?} of sequence {}: {}", sequence.index, self.name),
+            pattern: self.pattern.only(sequence, queries),
+            modifiers,
+            ..self.clone()
+        }
     }
 
     /// An answer not yet given.
     pub fn blank(&self) -> Answer<f32> {
         let Shape { batch, heads, len, .. } = self.out.shape;
-        Answer { out: self.out.clone(), lse: vec![MARKER; batch.saturating_mul(heads).saturating_mul(len)] }
+        Answer {
+            out: self.out.clone(),
+            lse: vec![MARKER; batch.saturating_mul(heads).saturating_mul(len)],
+            scores: self.scores.as_ref().map(|(_, scores)| scores.clone()),
+        }
     }
 
-    /// The prepared call, to be run by the caller.
+    fn prepare_with<'a, M: Modify>(
+        &'a self,
+        attention: Attention<'a, M>,
+        backend: Backend,
+        answer: &'a mut Answer<f32>,
+    ) -> Result<Work<'a, M>, Error> {
+        attention.backend(backend).prepare(self.q.view()?, self.kv()?, answer.output(self.stage())?)
+    }
+
+    /// The prepared call, to be run by the caller; without closures.
     pub fn prepare<'a>(&'a self, backend: Backend, answer: &'a mut Answer<f32>) -> Result<Work<'a>, Error> {
-        let (q, kv) = (self.q.view()?, self.kv()?);
-        let output = Output::new(answer.out.view_mut()?).lse(&mut answer.lse);
-        self.attention().backend(backend).prepare(q, kv, output)
+        self.prepare_with(self.attention()?, backend, answer)
+    }
+
+    /// Gives the answer, the work shared out over threads, each with so much less scratch than is needed.
+    pub fn execute(
+        &self,
+        backend: Backend,
+        answer: &mut Answer<f32>,
+        threads: usize,
+        shortage: usize,
+    ) -> Result<(), Error> {
+        with_attention!(self, attention => run(&self.prepare_with(attention, backend, answer)?, threads, shortage))
+    }
+
+    /// [`Attention::forward`].
+    pub fn forward(&self, backend: Backend, answer: &mut Answer<f32>, scratch: &mut [f32]) -> Result<(), Error> {
+        let (q, kv, output) = (self.q.view()?, self.kv()?, answer.output(self.stage())?);
+        with_attention!(self, attention => attention.backend(backend).forward(q, kv, output, scratch))
     }
 
     /// The answer of a backend. Elements between the output's rows must stay as they are.
@@ -144,14 +200,10 @@ impl Case {
     /// As [`run`](Self::run), with the work shared out over threads.
     pub fn run_on_threads(&self, backend: Backend, threads: usize) -> Answer<f32> {
         let mut answer = self.blank();
-        let work = self.prepare(backend, &mut answer).unwrap_or_else(|error| panic!("{error}: {}", self.name));
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(|| work.run(&mut scratch(&work)).unwrap());
-            }
-            work.run(&mut scratch(&work)).unwrap();
-        });
-        assert!(answer.out.gaps().iter().all(|x| *x == MARKER), "wrote between rows: {backend}, {}", self.name);
+        self.execute(backend, &mut answer, threads, 0).unwrap_or_else(|error| panic!("{error}: {}", self.name));
+        for tensor in [Some(&answer.out), answer.scores.as_ref()].into_iter().flatten() {
+            assert!(tensor.gaps().iter().all(|x| *x == MARKER), "wrote between rows: {backend}, {}", self.name);
+        }
         answer
     }
 
@@ -161,17 +213,28 @@ impl Case {
     }
 
     pub fn try_reference(&self) -> Result<Answer<f64>, Error> {
+        let marked = |tensor: &Tensor<f32>| Tensor::filled(tensor.shape, Layout::HeadsFirst, f64::from(MARKER));
         let mut answer = Answer {
-            out: Tensor::filled(self.out.shape, Layout::HeadsFirst, f64::NAN),
-            lse: vec![f64::NAN; self.out.rows().count()],
+            out: marked(&self.out),
+            lse: vec![f64::from(MARKER); self.out.rows().count()],
+            scores: self.scores.as_ref().map(|(_, scores)| marked(scores)),
         };
-        let output = Output::new(answer.out.view_mut()?).lse(&mut answer.lse);
-        reference::forward(&self.attention(), self.q.view()?, self.kv()?, output)?;
+        self.reference_into(&mut answer)?;
         Ok(answer)
+    }
+
+    pub fn reference_into(&self, answer: &mut Answer<f64>) -> Result<(), Error> {
+        let (q, kv, output) = (self.q.view()?, self.kv()?, answer.output(self.stage())?);
+        with_attention!(self, attention => reference::forward(&attention, q, kv, output))
     }
 }
 
-/// As much scratch as the work asks for and no more; what is in it must not matter.
-fn scratch(work: &Work<'_>) -> Vec<f32> {
-    vec![f32::NAN; work.scratch_len()]
+/// With as much scratch as the work asks for and no more, or with less; what is in it must not matter.
+fn run<M: Modify + Sync>(work: &Work<'_, M>, threads: usize, shortage: usize) -> Result<(), Error> {
+    let scratch = || vec![f32::NAN; work.scratch_len().saturating_sub(shortage)];
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work.run(&mut scratch()))).collect();
+        let own = work.run(&mut scratch());
+        others.into_iter().fold(own, |result, other| result.and(other.join().expect("no panic")))
+    })
 }

@@ -1,12 +1,16 @@
 //! Bytes read as a call of the crate, and all that must hold of it. The fuzzer and the replay of its corpus share this.
 
 use super::{
-    case::{Answer, Case, MARKER, Mask},
+    bits::assert_same,
+    case::{Answer, Case, MARKER},
+    modifiers::Modifiers,
     oracle::Oracle,
+    pattern::{Band, Elements, Grid, Pattern},
     random::{Content, Random},
-    tensor::{Layout, Tensor},
+    rules::{MaskKind, MaskRule, ScoreKind, ScoreRule},
+    tensor::{Extent, Layout, Tensor},
 };
-use simd_attention::{Backend, Error, Output, Shape, Strides, View, ViewMut};
+use simd_attention::{Backend, Error, Operand, Shape, Stage, Strides, Window};
 
 /// Reads on as zeros after the end, so that any bytes are a call.
 struct Bytes<'a>(&'a [u8]);
@@ -39,13 +43,131 @@ impl Bytes<'_> {
         if self.seldom() { self.u64() as usize } else { usize::from(self.byte()) }
     }
 
-    fn mask(&mut self) -> Mask {
+    fn band(&mut self) -> Band {
         match self.below(4) {
-            0 => Mask::Dense,
-            1 => Mask::Causal,
-            2 => Mask::Offset(i64::from(self.byte()) - 100),
-            _ => Mask::Offset(self.u64().cast_signed()),
+            0 => Band::DENSE,
+            1 => Band::CAUSAL,
+            2 => Band::offset(i64::from(self.byte()) - 100),
+            _ => Band::offset(self.u64().cast_signed()),
         }
+    }
+
+    /// Seldom anything; never after the end.
+    fn some<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(4) == 3).then(|| read(self))
+    }
+
+    fn window(&mut self) -> Window {
+        Window { left: self.some(Self::size), right: self.some(Self::size) }
+    }
+
+    /// As many as are wanted, but seldom one more or fewer.
+    fn count(&mut self, wanted: usize) -> usize {
+        if self.seldom() { (wanted + self.below(3)).saturating_sub(1) } else { wanted }
+    }
+
+    /// Where `sequences` begin and end; seldom in disorder.
+    fn cumulative(&mut self, sequences: usize, len: usize) -> Vec<usize> {
+        let ends = self.count(sequences + 1);
+        let mut ends: Vec<usize> =
+            (0..ends).map(|_| if self.seldom() { self.size() } else { usize::from(self.byte()).min(len) }).collect();
+        if !self.seldom() {
+            ends.sort_unstable();
+        }
+        ends
+    }
+
+    /// A mask for scores of nearly this shape.
+    fn grid(&mut self, shape: Shape) -> Grid {
+        let bits = self.below(2) == 1;
+        let block = if self.below(2) == 1 { [1, 1] } else { [self.below(100), self.below(100)] };
+        let of = |extent: usize, block: usize| extent.checked_div(block).map_or(extent, |n| n.saturating_add(1));
+        let blocks =
+            |extent: usize, block: usize| if block == 1 { extent } else { of(extent.saturating_sub(1), block) };
+        let mut grid = Shape { len: blocks(shape.len, block[0]), dim: blocks(shape.dim, block[1]), ..shape };
+        let eighths = self.below(9);
+        let elements = if bits {
+            grid.dim = grid.dim.div_ceil(8);
+            Elements::Bits(
+                self.repeated(grid, |random| (0..8).fold(0, |byte, _| byte << 1 | u8::from(random.eighths(eighths)))),
+            )
+        } else {
+            Elements::Bools(self.repeated(grid, |random| random.eighths(eighths)))
+        };
+        Grid { elements, block }
+    }
+
+    /// Repeated along some axes.
+    fn repeated<T: Copy>(&mut self, shape: Shape, fill: impl Fn(&mut Random) -> T) -> Tensor<T> {
+        let shape = self.nearly(shape);
+        let extents =
+            core::array::from_fn(|_| [Extent::Own, Extent::One, Extent::Strideless, Extent::Own][self.below(4)]);
+        let (shape, strides) = Tensor::<T>::repeated_shape(shape, extents);
+        let mut random = Random::new(u64::from(self.byte()));
+        let len = span(shape, strides).unwrap_or(u128::MAX).min(STORAGE) as usize;
+        Tensor { data: (0..len).map(|_| fill(&mut random)).collect(), shape, strides }
+    }
+
+    /// One for each head, of nearly so many.
+    fn of_heads(&mut self, heads: usize) -> Vec<f32> {
+        (0..self.count(heads.min(100))).map(|_| self.number()).collect()
+    }
+
+    /// Mostly ordinary.
+    fn number(&mut self) -> f32 {
+        if self.seldom() { self.f32() } else { f32::from(self.byte().cast_signed()) / 16.0 }
+    }
+
+    /// What besides the band decides which keys are seen.
+    fn pattern(&mut self, band: Band, matrix: Shape) -> Pattern {
+        let offset =
+            self.some(|bytes| if bytes.seldom() { bytes.u64().cast_signed() } else { i64::from(bytes.byte()) - 100 });
+        let band = Band { window: self.window(), offset: offset.or(band.offset), ..band };
+        let packed = self.some(|bytes| {
+            let sequences = bytes.below(5);
+            [bytes.cumulative(sequences, matrix.len), bytes.cumulative(sequences, matrix.dim)]
+        });
+        let sequences = packed.as_ref().map_or(matrix.batch.min(100), |[queries, _]| queries.len().saturating_sub(1));
+        let lens = self.some(|bytes| {
+            let room = |s: usize| packed.as_ref().and_then(|[_, keys]| keys.get(s + 1)?.checked_sub(*keys.get(s)?));
+            let len = |bytes: &mut Self, s| {
+                let room = room(s).unwrap_or(matrix.dim);
+                if bytes.seldom() { bytes.size() } else { usize::from(bytes.byte()).min(room) }
+            };
+            (0..bytes.count(sequences)).map(|s| len(bytes, s)).collect()
+        });
+        let kinds = [MaskKind::Parity, MaskKind::Sparse, MaskKind::Nothing, MaskKind::Parity];
+        Pattern {
+            band,
+            lens,
+            packed,
+            mask: self.some(|bytes| bytes.grid(matrix)),
+            block_mask: self.some(|bytes| bytes.grid(matrix)),
+            rule: self.some(|bytes| MaskRule::new(kinds[bytes.below(4)])),
+        }
+    }
+
+    fn modifiers(&mut self, scale: Option<f32>, matrix: Shape) -> Modifiers {
+        let kinds = [ScoreKind::Halved, ScoreKind::Shifted, ScoreKind::Clamped];
+        Modifiers {
+            scale,
+            softcap: self.some(|bytes| if bytes.seldom() { bytes.f32() } else { f32::from(bytes.byte()) / 4.0 }),
+            bias: self.some(|bytes| {
+                let content = if bytes.below(2) == 1 { Content::Masking } else { bytes.content() };
+                bytes.repeated(matrix, |random| content.sample(random))
+            }),
+            alibi_slopes: self.some(|bytes| bytes.of_heads(matrix.heads)),
+            sinks: self.some(|bytes| bytes.of_heads(matrix.heads)),
+            rule: self.some(|bytes| ScoreRule::new(kinds[bytes.below(3)])),
+        }
+    }
+
+    /// Scores to be asked for: where, and at which stage.
+    fn scores(&mut self, matrix: Shape) -> Option<(Stage, Tensor<f32>)> {
+        self.some(|bytes| {
+            let stages = [Stage::Scaled, Stage::Capped, Stage::Masked, Stage::Weights];
+            (stages[bytes.below(4)], marked(bytes.tensor(matrix)))
+        })
     }
 
     fn scale(&mut self) -> Option<f32> {
@@ -140,7 +262,7 @@ impl Call {
     fn read(bytes: &mut Bytes<'_>) -> Self {
         let available: Vec<Backend> = Backend::available().collect();
         let backend = available[bytes.below(12) % available.len()];
-        let (mask, scale) = (bytes.mask(), bytes.scale());
+        let (band, scale) = (bytes.band(), bytes.scale());
         let lse_excess = bytes.seldom().then(|| bytes.byte().cast_signed() % 3);
         let scratch_shortage = if bytes.seldom() { bytes.below(20) } else { 0 };
 
@@ -150,15 +272,21 @@ impl Call {
         let shape = |heads, len, dim| Shape { batch, heads, len, dim };
         let q_heads = group * kv_heads;
 
-        let out = bytes.tensor(shape(q_heads, q_len, value_dim));
+        let out = marked(bytes.tensor(shape(q_heads, q_len, value_dim)));
+        let q = bytes.tensor(shape(q_heads, q_len, head_dim));
+        let k = bytes.tensor(shape(kv_heads, kv_len, head_dim));
+        let v = bytes.tensor(shape(kv_heads, kv_len, value_dim));
+        // What came later; bytes that end before it ask for nothing of it.
+        let matrix = Shape { dim: k.shape.len, ..q.shape };
         let case = Case {
             name: String::from("fuzz"),
-            mask,
-            scale,
-            q: bytes.tensor(shape(q_heads, q_len, head_dim)),
-            k: bytes.tensor(shape(kv_heads, kv_len, head_dim)),
-            v: bytes.tensor(shape(kv_heads, kv_len, value_dim)),
-            out: Tensor { data: vec![MARKER; out.data.len()], ..out },
+            pattern: bytes.pattern(band, matrix),
+            modifiers: bytes.modifiers(scale, matrix),
+            scores: bytes.scores(matrix),
+            q,
+            k,
+            v,
+            out,
         };
         Self { case, backend, lse_excess, scratch_shortage }
     }
@@ -177,25 +305,21 @@ impl Call {
         let Shape { batch, heads, len, .. } = self.case.q.shape;
         let rows = (batch.saturating_mul(heads).saturating_mul(len)).min(STORAGE as usize);
         let lse = rows.saturating_add_signed(self.lse_excess.unwrap_or(0).into());
-        Answer { out: self.case.out.clone(), lse: vec![MARKER; lse] }
+        let scores = self.case.scores.as_ref().map(|(_, scores)| scores.clone());
+        Answer { out: self.case.out.clone(), lse: vec![MARKER; lse], scores }
     }
 
     /// Runs it; `parallel` calls of `run` share the work.
     fn run(&self, parallel: usize) -> (Result<(), Error>, Answer<f32>) {
         let mut answer = self.blank();
-        let result = self.execute(&mut answer, parallel);
+        let result = self.case.execute(self.backend, &mut answer, parallel, self.scratch_shortage);
         (result, answer)
     }
+}
 
-    fn execute(&self, answer: &mut Answer<f32>, parallel: usize) -> Result<(), Error> {
-        let work = self.case.prepare(self.backend, answer)?;
-        let scratch = || vec![f32::NAN; work.scratch_len().saturating_sub(self.scratch_shortage)];
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..parallel).map(|_| scope.spawn(|| work.run(&mut scratch()))).collect();
-            let own = work.run(&mut scratch());
-            others.into_iter().fold(own, |result, other| result.and(other.join().expect("no panic")))
-        })
-    }
+/// As it is before a call.
+fn marked(tensor: Tensor<f32>) -> Tensor<f32> {
+    tensor.map(|_| MARKER)
 }
 
 /// What became of a call.
@@ -254,27 +378,25 @@ fn check_view_mut(tensor: &Tensor<f32>) {
 /// Close to the reference, the same bits from two threads, and nothing written between rows.
 fn check_answer(call: &Call, answer: &Answer<f32>) {
     Oracle::new(&call.case).check(call.backend, answer);
-    assert!(answer.out.gaps().iter().all(|x| *x == MARKER), "wrote between rows");
+    for tensor in [Some(&answer.out), answer.scores.as_ref()].into_iter().flatten() {
+        assert!(tensor.gaps().iter().all(|x| *x == MARKER), "wrote between rows");
+    }
     let (result, shared) = call.run(2);
     assert_eq!(result, Ok(()), "two threads");
-    let bits = |answer: &Answer<f32>| -> Vec<u32> {
-        // All NaNs are one.
-        let all = answer.out.data.iter().chain(&answer.lse);
-        all.map(|x| if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }).collect()
-    };
-    assert_eq!(bits(answer), bits(&shared), "two threads");
+    assert_same("two threads", answer, &shared);
 }
 
 /// Nothing was written, and the reference, which knows nothing of scratch and backends, sees the same.
 fn check_error(call: &Call, error: Error, answer: &Answer<f32>) {
-    assert!(answer.out.data.iter().chain(&answer.lse).all(|x| *x == MARKER), "wrote before {error}");
+    assert!(answer.elements().all(|x| *x == MARKER), "wrote before {error}");
     assert!(!error.to_string().is_empty());
+    let outputs = [Some(&call.case.out), call.case.scores.as_ref().map(|(_, scores)| scores)];
     match error {
         Error::ScratchTooShort { required, actual } => assert_eq!(required - actual, call.scratch_shortage),
-        Error::LengthMismatch { expected, actual, .. } => assert_ne!(expected, actual),
+        Error::LengthMismatch { operand: Operand::LogSumExp, expected, actual } => assert_ne!(expected, actual),
         Error::BackendUnavailable { .. } => panic!("{error}"),
-        // The reference is given an output of its own, which there is none for a shape without storage.
-        _ if call.case.out.clone().view_mut().is_err() => {}
+        // The reference is given outputs of its own, which there are none for shapes without storage.
+        _ if outputs.into_iter().flatten().any(|tensor| tensor.clone().view_mut().is_err()) => {}
         error => {
             let reference = call.case.try_reference().err();
             // As text, since NaN does not equal itself.

@@ -3,16 +3,26 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+mod bits;
 mod case;
 pub mod fuzz_input;
+mod modifiers;
 mod oracle;
+mod pattern;
+mod plan;
 mod random;
+mod rules;
 mod tensor;
 
-pub use case::{Answer, Case, MARKER, Mask, Plan};
+pub use bits::{GARBAGE, assert_same, assert_same_row, nans, same};
+pub use case::{Answer, Case, MARKER};
+pub use modifiers::{BiasPlan, Modifiers};
 pub use oracle::{Oracle, U, check};
+pub use pattern::{Band, Elements, Grid, GridPlan, Lens, Pattern, Sequence};
+pub use plan::Plan;
 pub use random::{Content, Random};
-pub use tensor::{Layout, Row, Tensor};
+pub use rules::{MaskKind, MaskRule, ScoreKind, ScoreRule};
+pub use tensor::{Extent, Layout, Row, Tensor};
 
 use simd_attention::Backend;
 

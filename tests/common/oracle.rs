@@ -1,16 +1,26 @@
 //! How close to the reference an answer has to be.
 //!
 //! The tolerance is not a knob: it is the textbook bound on the rounding errors of an f32 computation (Higham, "Accuracy and
-//! Stability of Numerical Algorithms", chapter 3), evaluated for the case at hand. With `U` the unit roundoff, a dot product of length
-//! `d` is off by at most `(d + few) U sum |q_t k_t|`, a sum of `n` weights by `(n + few) U`, and a weight by the relative error that its
-//! score is off by. No correct kernel can fail, whatever the input; one that loses a key, a rescaling or a lane cannot pass.
+//! Stability of Numerical Algorithms", chapter 3), evaluated for the case at hand. With `U` the unit roundoff:
+//!
+//! - A dot product of length `d` is off by at most `(d + few) U sum |q_t k_t|`.
+//! - A softcap makes no error larger (its slope is at most 1) and adds some ulp of its result, which is no larger than its argument.
+//! - What is added to a score, a bias or `slope * distance`, adds some `U` of its own size and of the sum's.
+//! - If each score `s_j` is off by at most `e_j`, the weight of a key is off by at most the factor `e^(e_j + E)`, where
+//!   `E = ln sum_j p_j e^(e_j)` bounds what the sum is off by; and a sum of `n` weights adds `(n + few) U`.
+//!
+//! No correct kernel can fail, whatever the input; one that loses a key, a rescaling or a lane cannot pass.
 //! How much *better* than the bound the kernels are is measured by `promises.rs` and `minilm.rs`.
 
 use super::{
-    case::{Answer, Case, Plan},
-    tensor::Tensor,
+    case::{Answer, Case, MARKER},
+    modifiers::Modifiers,
+    pattern::{Band, Pattern, Sequence},
+    plan::Plan,
+    rules::MOST_ADDED,
+    tensor::{Layout, Row, Tensor},
 };
-use simd_attention::Backend;
+use simd_attention::{Backend, Shape, Stage};
 
 /// Unit roundoff of f32.
 pub const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -19,6 +29,15 @@ const SUBNORMAL: f64 = f32::MIN_POSITIVE as f64 * U;
 /// Roundings besides those that grow with a dimension: scale (2), difference to the maximum and rescaling (4), exponential (4),
 /// normalisation (2), and as many again for second-order terms.
 const FEW: f64 = 24.0;
+/// Roundings of a score that is modified: softcap (12, of which the tangent 8), bias (4), ALiBi (4), a caller's own modification (9, its
+/// own ones and those to base e and back), and few more of second order.
+const FEW_OF_MODIFIED: f64 = 32.0;
+/// Distances up to here are exact.
+const EXACT: i128 = 1 << 23;
+/// As far below zero as a finite bias counts.
+const LEAST_BIAS: f64 = -1e38;
+/// Sums of two scores or biases of this size are within the range of f32 in base 2 too.
+const LIMIT: f64 = f32::MAX as f64 / 8.0;
 
 /// The answer a case must have, and how far off it may be.
 pub struct Oracle {
@@ -30,7 +49,7 @@ pub struct Oracle {
 impl Oracle {
     pub fn new(case: &Case) -> Self {
         let exact = case.reference();
-        Self { name: case.name.clone(), tolerance: tolerance(case, &exact), exact }
+        Self { name: case.name.clone(), tolerance: Bounds::new(case, &exact).tolerance(), exact }
     }
 
     /// Panics unless each element of `actual` is as close to the reference as it must be.
@@ -39,15 +58,17 @@ impl Oracle {
         for row in exact.out.rows() {
             let i = exact.out.index(row);
             let (got, want, within) = (actual.lse[i], exact.lse[i], tolerance.lse[i]);
-            assert!(
-                lse_agrees(got, want, within),
-                "{backend}: lse of {row:?} is {got}, not {want} +- {within:e}: {name}"
-            );
-
-            let elements = actual.out.row(row).iter().zip(exact.out.row(row)).zip(tolerance.out.row(row));
-            for (c, ((got, want), within)) in elements.enumerate() {
-                let agrees = value_agrees(*got, *want, *within);
-                assert!(agrees, "{backend}: {row:?}[{c}] is {got}, not {want} +- {within:e}: {name}");
+            assert!(agrees(got, want, within), "{backend}: lse of {row:?} is {got}, not {want} +- {within:e}: {name}");
+            let check = |what, actual: &Tensor<f32>, exact: &Tensor<f64>, tolerance: &Tensor<f64>| {
+                let elements = actual.row(row).iter().zip(exact.row(row)).zip(tolerance.row(row));
+                for (c, ((got, want), within)) in elements.enumerate() {
+                    let agrees = agrees(*got, *want, *within);
+                    assert!(agrees, "{backend}: {what} {row:?}[{c}] is {got}, not {want} +- {within:e}: {name}");
+                }
+            };
+            check("output", &actual.out, &exact.out, &tolerance.out);
+            if let (Some(actual), Some(exact), Some(tolerance)) = (&actual.scores, &exact.scores, &tolerance.scores) {
+                check("score", actual, exact, tolerance);
             }
         }
     }
@@ -63,21 +84,14 @@ pub fn check(plan: &Plan) {
 }
 
 /// Beyond the range of f32 nothing is promised; within it, NaN is NaN, and what is infinite is not finite (the f32 form may get there by
-/// way of `0 * inf`).
-fn value_agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
+/// way of `0 * inf`). What must be exact, as the marks of keys and rows that are masked must, may be infinite too.
+fn agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
     match exact {
         _ if tolerance == f64::INFINITY => true,
         exact if exact.is_nan() => actual.is_nan(),
+        exact if tolerance == 0.0 => f64::from(actual) == exact,
         exact if exact.is_infinite() => !actual.is_finite(),
         exact => (f64::from(actual) - exact).abs() <= tolerance,
-    }
-}
-
-/// As [`value_agrees`], but -infinity, the mark of a row that sees no key, must be just that.
-fn lse_agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
-    match exact {
-        f64::NEG_INFINITY if tolerance < f64::INFINITY => actual == f32::NEG_INFINITY,
-        exact => value_agrees(actual, exact, tolerance),
     }
 }
 
@@ -104,54 +118,236 @@ impl Range {
     }
 }
 
-/// The bound for every element. Non-finite inputs count as zero: where they arrive there is nothing to be close to.
-fn tolerance(case: &Case, exact: &Answer<f64>) -> Answer<f64> {
-    let [q, k, v] = [&case.q, &case.k, &case.v].map(Range::of);
-    let (head_dim, kv_len) = (case.q.shape.dim as f64, case.kv_len() as f64);
-    let scale = f64::from(case.scale()).abs();
-    let (sum_of_values, score_sizes) = magnitudes(case);
-
-    // A scale so small that it is rounded as a subnormal, and queries that become subnormal when scaled.
-    let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
-    let scaling_error = head_dim * SUBNORMAL * (k.largest + 2.0);
-    let score_error = |size: f64| ((head_dim + FEW) * U + scale_error) * size + scaling_error;
-    let sum_error = (kv_len + FEW) * U;
-    // Weights below the smallest normal number may be zero, and so may products with them.
-    let underflow = 2.0 * kv_len * (f64::from(f32::MIN_POSITIVE) * v.largest + SUBNORMAL);
-
-    let limit = f64::from(f32::MAX) / 4.0;
-    let overflows = |size: f64| scale * q.largest >= limit || size >= limit || kv_len * v.largest >= limit;
-    // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
-    let vanishes = scale * q.smallest < 2.0 * SUBNORMAL && !k.is_finite;
-    let bound = |size: f64, bound: f64| match size {
-        // No key, no arithmetic.
-        f64::NEG_INFINITY => 0.0,
-        size if overflows(size) || vanishes => f64::INFINITY,
-        _ => bound,
-    };
-
-    let mut out = sum_of_values;
-    for row in out.rows() {
-        let (size, lse) = (score_sizes[out.index(row)], exact.lse[out.index(row)]);
-        let relative = (2.0 * (score_error(size) + sum_error)).exp_m1();
-        // Weights that are all zero: zeros, but for values that make NaN with them.
-        let is_undefined = lse == f64::NEG_INFINITY && size > lse && !v.is_finite;
-        for x in out.row_mut(row) {
-            // However wrong the weights: both results are averages of the values.
-            let rounding = (relative * *x).min(2.0 * v.largest);
-            *x = if is_undefined { f64::INFINITY } else { bound(size, rounding + underflow) };
-        }
-    }
-    let lse = score_sizes.iter().map(|&size| bound(size, score_error(size) + sum_error + 2.0 * U * size));
-    Answer { lse: lse.collect(), out }
+/// A number's size; those that are not finite count as zero, as where they arrive there is nothing to be close to.
+fn size(x: f64) -> f64 {
+    if x.is_finite() { x.abs() } else { 0.0 }
 }
 
-/// `sum_j p_j |v_j|` of each element, and of each row no less than the largest `sum_t |scale q_t k_t|` of the keys it sees: the oracle
-/// itself knows them.
-fn magnitudes(case: &Case) -> (Tensor<f64>, Vec<f64>) {
+/// The scores of a case at some stage, by the reference.
+fn scores(case: &Case, stage: Stage) -> Tensor<f64> {
+    let shape = Shape { dim: case.kv_len(), ..case.q.shape };
+    if shape.dim == 0 {
+        return Tensor::filled(shape, Layout::HeadsFirst, 0.0);
+    }
+    let case = Case { scores: Some((stage, Tensor::filled(shape, Layout::HeadsFirst, MARKER))), ..case.clone() };
+    case.reference().scores.unwrap_or_else(|| unreachable!())
+}
+
+/// `sum_t |scale q_t k_t|`: of that case which has the magnitudes, and in which nobody sees anything.
+fn products(case: &Case) -> Tensor<f64> {
     let magnitude = |x: f32| if x.is_finite() { x.abs() } else { 0.0 };
-    let [q, k, v] = [&case.q, &case.k, &case.v].map(|tensor| tensor.map(magnitude));
-    let sum_of_values = Case { v: v.clone(), ..case.clone() }.reference().out;
-    let score_sizes = Case { scale: Some(case.scale().abs()), q, k, v, ..case.clone() }.reference().lse;
-    (sum_of_values, score_sizes)
+    let magnitudes = Case {
+        q: case.q.map(magnitude),
+        k: case.k.map(magnitude),
+        modifiers: Modifiers { scale: Some(case.scale().abs()), ..Modifiers::default() },
+        pattern: Pattern { band: Band::offset(i64::MIN), packed: case.pattern.packed.clone(), ..Pattern::default() },
+        ..case.clone()
+    };
+    scores(&magnitudes, Stage::Scaled)
+}
+
+/// All that the bounds of a case are made of.
+struct Bounds<'a> {
+    case: &'a Case,
+    exact: &'a Answer<f64>,
+    /// What the softmax is taken of; -infinity where masked.
+    scores: Tensor<f64>,
+    products: Tensor<f64>,
+    /// Of queries, keys and values.
+    ranges: [Range; 3],
+}
+
+/// A key that a query sees.
+#[derive(Clone, Copy)]
+struct Key {
+    index: usize,
+    score: f64,
+    /// What its score is off by at most; infinite beyond the range of f32.
+    error: f64,
+}
+
+impl<'a> Bounds<'a> {
+    fn new(case: &'a Case, exact: &'a Answer<f64>) -> Self {
+        let ranges = [&case.q, &case.k, &case.v].map(Range::of);
+        Self { case, exact, scores: scores(case, Stage::Masked), products: products(case), ranges }
+    }
+
+    /// The bound for every element; zero for rows of no sequence, which stay as they are.
+    fn tolerance(&self) -> Answer<f64> {
+        let zeros = |tensor: &Tensor<f64>| tensor.map(|_| 0.0);
+        let Answer { out, lse, scores } = self.exact;
+        let mut bounds = Answer { out: zeros(out), lse: vec![0.0; lse.len()], scores: scores.as_ref().map(zeros) };
+        for sequence in self.case.sequences() {
+            for head in 0..out.shape.heads {
+                for i in sequence.queries.clone() {
+                    self.bound_row(&sequence, [sequence.batch, head, i], &mut bounds);
+                }
+            }
+        }
+        bounds
+    }
+
+    fn bound_row(&self, sequence: &Sequence, row: Row, bounds: &mut Answer<f64>) {
+        let index = self.exact.out.index(row);
+        let lse = self.exact.lse[index];
+        let seen = sequence.room.clone().filter(|&j| self.case.sees(sequence, row, j));
+        let keys: Vec<Key> = seen.map(|j| self.key(sequence, row, j)).collect();
+        let sink = self.sink(row);
+        let shares = Shares::new(lse, &keys, sink, self.sum_error());
+
+        bounds.lse[index] = shares.lse_error;
+        self.bound_output(row, &keys, &shares, bounds.out.row_mut(row));
+        let Some((stage, bounds)) = self.case.stage().zip(bounds.scores.as_mut()) else { return };
+        let bounds = bounds.row_mut(row);
+        if stage < Stage::Masked {
+            for j in sequence.room.clone() {
+                bounds[j] = self.score_error(sequence, row, j, stage);
+            }
+        } else {
+            for (key, share) in keys.iter().zip(&shares.errors) {
+                bounds[key.index] = if stage == Stage::Masked { key.error } else { share + 2.0 * TINY };
+            }
+        }
+    }
+
+    fn bound_output(&self, [b, h, _]: Row, keys: &[Key], shares: &Shares, bounds: &mut [f64]) {
+        let Shape { heads, len, .. } = self.case.v.shape;
+        let [_, _, v] = &self.ranges;
+        let kv_head = if heads == 0 { 0 } else { h / (self.case.q.shape.heads / heads) };
+        if keys.is_empty() {
+            return;
+        }
+        // Weights that are all zero: zeros, but for values that make NaN with them.
+        let is_undefined = shares.are_none && !v.is_finite;
+        if shares.is_out_of_range || is_undefined || len as f64 * v.largest >= LIMIT {
+            return bounds.fill(f64::INFINITY);
+        }
+        for (key, error) in keys.iter().zip(&shares.errors) {
+            let values = self.case.v.row([b, kv_head, key.index]);
+            for (bound, value) in bounds.iter_mut().zip(values) {
+                *bound += error * size((*value).into());
+            }
+        }
+        // Weights below the smallest normal number may be zero, and so may products with them.
+        let underflow = 2.0 * len as f64 * (TINY * v.largest + SUBNORMAL);
+        for bound in bounds {
+            // However wrong the weights: both results are averages of the values.
+            *bound = bound.min(2.0 * v.largest) + underflow;
+        }
+    }
+
+    fn key(&self, sequence: &Sequence, row: Row, index: usize) -> Key {
+        let score = self.scores.row(row)[index];
+        Key { index, score, error: self.score_error(sequence, row, index, Stage::Masked) }
+    }
+
+    /// The sink, a score without a key.
+    fn sink(&self, [_, h, _]: Row) -> Option<Key> {
+        let sink = f64::from(self.case.modifiers.sinks.as_ref()?[h]);
+        let is_out_of_range = sink == f64::INFINITY || size(sink) >= LIMIT;
+        let error = if is_out_of_range { f64::INFINITY } else { FEW * U * size(sink) };
+        (sink != f64::NEG_INFINITY).then_some(Key { index: 0, score: sink, error })
+    }
+
+    /// What a score is off by at some stage.
+    fn score_error(&self, sequence: &Sequence, row @ [_, h, i]: Row, j: usize, stage: Stage) -> f64 {
+        let Modifiers { softcap, alibi_slopes, bias, rule, .. } = &self.case.modifiers;
+        let [q, k, _] = &self.ranges;
+        let head_dim = self.case.q.shape.dim as f64;
+        let cap = softcap.map(f64::from);
+        let is_modified = cap.is_some() || alibi_slopes.is_some() || bias.is_some() || rule.is_some();
+        let few = if is_modified { FEW + FEW_OF_MODIFIED } else { FEW };
+
+        let product = self.products.row(row)[j];
+        let scale = f64::from(self.case.scale()).abs() / cap.unwrap_or(1.0);
+        // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
+        let vanishes = scale * q.smallest < 2.0 * SUBNORMAL && !k.is_finite;
+        let is_out_of_range =
+            scale * q.largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
+        // A scale so small that it is rounded as a subnormal, and queries and products that become subnormal when scaled.
+        let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
+        let scaling_error = head_dim * SUBNORMAL * (k.largest + 10.0) * (cap.unwrap_or(0.0) + 1.0);
+        let error = ((head_dim + few) * U + scale_error) * product + scaling_error;
+        if is_out_of_range {
+            return f64::INFINITY;
+        }
+        // The softcap's own error is in proportion to its result: at most the cap, and at most the score, if that is finite.
+        let most = if q.is_finite && k.is_finite { product } else { f64::INFINITY };
+        let error = error + few * U * cap.map_or(0.0, |cap| cap.min(most));
+        if stage < Stage::Masked {
+            return error;
+        }
+
+        let bias = f64::from(self.case.modifiers.bias_at(row, j));
+        let slope = size(alibi_slopes.as_ref().map_or(0.0, |slopes| slopes[h].into()));
+        let distance = sequence.distance(i, j).abs();
+        let biases = slope * distance.max(1) as f64;
+        if biases >= LIMIT || (bias.is_finite() && bias >= LIMIT) {
+            return f64::INFINITY;
+        }
+        let roundings = if distance + (self.case.kv_len() as i128) < EXACT { few } else { 2.0 * few };
+        let added = if rule.is_some() { MOST_ADDED } else { 0.0 };
+        let sizes = size(self.scores.row(row)[j]) + size(bias) + added;
+        let excess = if bias.is_finite() { (LEAST_BIAS - bias).max(0.0) } else { 0.0 };
+        error + few * U * sizes + roundings * U * biases + excess
+    }
+
+    /// What a sum of weights is off by, in proportion.
+    fn sum_error(&self) -> f64 {
+        (self.case.kv_len() as f64 + FEW) * U
+    }
+}
+
+/// The smallest normal number.
+const TINY: f64 = f32::MIN_POSITIVE as f64;
+
+/// How far off the softmax of a row may be.
+struct Shares {
+    /// Of each key's weight.
+    errors: Vec<f64>,
+    lse_error: f64,
+    /// Where f32 promises nothing.
+    is_out_of_range: bool,
+    /// No score is above -infinity.
+    are_none: bool,
+}
+
+impl Shares {
+    fn new(lse: f64, keys: &[Key], sink: Option<Key>, sum_error: f64) -> Self {
+        let all = || keys.iter().copied().chain(sink);
+        let is_out_of_range = all().any(|key| key.error == f64::INFINITY);
+        let are_none = lse == f64::NEG_INFINITY;
+        if is_out_of_range || !lse.is_finite() {
+            let lse_error = match (is_out_of_range, are_none) {
+                (true, _) => f64::INFINITY,
+                (_, true) => 0.0,
+                // Not a number, or infinite.
+                _ => U,
+            };
+            let error = if is_out_of_range { f64::INFINITY } else { 0.0 };
+            return Self { errors: vec![error; keys.len()], lse_error, is_out_of_range, are_none };
+        }
+        // Differences to the maximum are rounded too.
+        let max = lse.abs() + (all().count() as f64).ln();
+        let error = |key: &Key| key.error + 4.0 * U * (size(key.score) + max);
+        let total: f64 = all().map(|key| raised(key.score - lse, error(&key))).sum();
+        let total_error = total.ln().max(0.0);
+        let share_error = |key: &Key| {
+            let exponent = error(key) + total_error + 2.0 * sum_error;
+            let gain = (key.score - lse).exp() * exponent.exp_m1();
+            if exponent < 1.0 { gain } else { raised(key.score - lse, exponent) }
+        };
+        let lse_error = if keys.is_empty() { sink.map_or(0.0, |sink| sink.error) } else { total_error + sum_error };
+        Self {
+            errors: keys.iter().map(share_error).collect(),
+            lse_error: lse_error + 4.0 * U * lse.abs(),
+            is_out_of_range,
+            are_none,
+        }
+    }
+}
+
+/// `e^(x + error)`, zero where `x` is -infinity.
+fn raised(x: f64, error: f64) -> f64 {
+    if x == f64::NEG_INFINITY { 0.0 } else { (x + error).exp() }
 }

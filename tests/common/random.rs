@@ -21,6 +21,11 @@ impl Random {
         (self.bits() % end as u64) as usize
     }
 
+    /// So many times in eight.
+    pub const fn eighths(&mut self, times: usize) -> bool {
+        self.below(8) < times
+    }
+
     /// In `0 < x <= 1`.
     fn unit(&mut self) -> f64 {
         ((self.bits() >> 11) + 1) as f64 / (1u64 << 53) as f64
@@ -46,6 +51,8 @@ pub enum Content {
     Magnitudes(i32, i32),
     /// Ordinary, large, small and subnormal numbers and zeros of either sign, side by side.
     Mixed,
+    /// Biases: ordinary numbers, and those with which people mask, infinite and finite.
+    Masking,
 }
 
 impl Content {
@@ -65,6 +72,12 @@ impl Content {
                 2 => Self::Subnormal.sample(random),
                 3 => Self::Magnitudes(-100, 10).sample(random),
                 4 => 100.0 * random.normal(),
+                _ => random.normal(),
+            },
+            Self::Masking => match random.below(8) {
+                0 | 1 => f32::NEG_INFINITY,
+                2 => f32::MIN,
+                3 => -1e9,
                 _ => random.normal(),
             },
         }

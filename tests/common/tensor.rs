@@ -43,6 +43,16 @@ impl Layout {
     }
 }
 
+/// How the extent of one axis of a mask or a bias comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    Own,
+    /// One, which the crate repeats.
+    One,
+    /// Repeated by a stride of zero; along the keys, which have none, by an extent of one.
+    Strideless,
+}
+
 /// `[batch, head, token]`
 pub type Row = [usize; 3];
 
@@ -103,6 +113,44 @@ impl<T: Copy> Tensor<T> {
 
     pub fn map(&self, f: impl Fn(T) -> T) -> Self {
         Self { data: self.data.iter().map(|x| f(*x)).collect(), ..*self }
+    }
+
+    /// Heads first, repeated along some axes; `fill` gives each element that is in memory.
+    pub fn repeated(shape: Shape, extents: [Extent; 4], mut fill: impl FnMut() -> T) -> Self {
+        let (shape, strides) = Self::repeated_shape(shape, extents);
+        let mut tensor = Self { data: Vec::new(), shape, strides };
+        tensor.data = (0..tensor.span()).map(|_| fill()).collect();
+        tensor
+    }
+
+    pub fn repeated_shape(shape: Shape, [batch, heads, len, dim]: [Extent; 4]) -> (Shape, Strides) {
+        let of = |axis: Extent, extent: usize| if axis == Extent::One { extent.min(1) } else { extent };
+        let dim = if dim == Extent::Own { shape.dim } else { shape.dim.min(1) };
+        let shape =
+            Shape { batch: of(batch, shape.batch), heads: of(heads, shape.heads), len: of(len, shape.len), dim };
+        let layout = Layout::Broadcast([batch, heads, len].map(|axis| axis == Extent::Strideless));
+        (shape, layout.strides(shape))
+    }
+
+    /// Where in the storage an element is, or, of an axis that has an extent of one, the one that stands for it.
+    pub fn position(&self, [b, h, i]: Row, c: usize) -> Option<usize> {
+        let Shape { batch, heads, len, dim } = self.shape;
+        let of = |index: usize, extent: usize| if extent == 1 { 0 } else { index };
+        let (row, c) = ([of(b, batch), of(h, heads), of(i, len)], of(c, dim));
+        (c < dim).then(|| self.start(row) + c)
+    }
+
+    pub fn at(&self, row: Row, c: usize) -> Option<T> {
+        self.position(row, c).map(|at| self.data[at])
+    }
+
+    /// The rows `first .. first + len` of one sequence; of an axis that has an extent of one, all.
+    pub fn part(&self, batch: usize, first: usize, len: usize) -> Self {
+        let Shape { batch: batches, len: rows, .. } = self.shape;
+        let batch = if batches == 1 { 0 } else { batch };
+        let (first, len) = if rows == 1 { (0, 1) } else { (first, len) };
+        let start = self.start([batch, 0, first]).min(self.data.len());
+        Self { data: self.data[start..].to_vec(), shape: Shape { batch: 1, len, ..self.shape }, strides: self.strides }
     }
 }
 
