@@ -49,27 +49,14 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS
 
     #[inline(always)]
     fn run(self) {
-        let Self { tile, output } = self;
-        let (groups, mut column) = (Groups::new::<ROWS, NARROW>(output), 0);
-        for group in groups.wide.as_chunks_mut::<ROWS>().0 {
-            tile.group(column, group);
-            column += ROWS;
-        }
-        for group in groups.narrow.as_chunks_mut::<NARROW>().0 {
-            tile.group(column, group);
-            column += NARROW;
-        }
-        for group in groups.single.as_chunks_mut::<1>().0 {
-            tile.group(column, group);
-            column += 1;
-        }
+        let Self { mut tile, output } = self;
+        tile.all::<ROWS, NARROW>(output);
     }
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
-    /// The columns from `first` on.
+impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, N, COLS> {
     #[inline(always)]
-    fn group<const ROWS: usize>(&self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {
+    fn group<const ROWS: usize>(&mut self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {
         let Self { simd, columns, weights, values, is_marked, rescale } = *self;
         debug_assert!(weights.len() <= values.len() && first + ROWS <= values.dim());
         // SAFETY: there are as many rows as weights, and each has these columns.

@@ -1,6 +1,9 @@
 //! The fused loops, and the register tile that both of their products are computed with.
 
+mod key_tile;
 pub(crate) mod prefill;
+mod score_matrix;
+mod transpose;
 
 use crate::simd::Simd;
 
@@ -88,21 +91,33 @@ pub(crate) fn multiply_unmarked<S: Simd, const ROWS: usize, const N: usize, cons
     sum
 }
 
-/// Rows of a product divided into the register tiles that they are computed with: groups of `ROWS`, of the somewhat smaller
-/// `NARROW`, and the few that are left one by one, so that nothing is computed in vain.
-pub(crate) struct Groups<'a, T> {
-    pub(crate) wide: &'a mut [T],
-    pub(crate) narrow: &'a mut [T],
-    pub(crate) single: &'a mut [T],
-}
+/// A product that is computed in groups of rows: as many `ROWS` at a time as there are, some `NARROW` (fewer), and the few that are left one by
+/// one, so that nothing is computed in vain.
+pub(crate) trait Groups<T> {
+    /// Computes the rows from `first` on.
+    fn group<const ROWS: usize>(&mut self, first: usize, rows: &mut [T; ROWS]);
 
-impl<'a, T> Groups<'a, T> {
+    /// Computes all rows.
     #[inline(always)]
-    pub(crate) fn new<const ROWS: usize, const NARROW: usize>(rows: &'a mut [T]) -> Self {
+    fn all<const ROWS: usize, const NARROW: usize>(&mut self, rows: &mut [T]) {
         let (wide, narrow) = count::<ROWS, NARROW>(rows.len());
         let (wide, rest) = rows.split_at_mut_checked(wide * ROWS).unwrap_or_default();
         let (narrow, single) = rest.split_at_mut_checked(narrow * NARROW).unwrap_or_default();
-        Self { wide, narrow, single }
+        let mut first = 0;
+        for rows in wide.as_chunks_mut::<ROWS>().0 {
+            self.group(first, rows);
+            first += ROWS;
+        }
+        if NARROW != ROWS {
+            for rows in narrow.as_chunks_mut::<NARROW>().0 {
+                self.group(first, rows);
+                first += NARROW;
+            }
+        }
+        for rows in single.as_chunks_mut::<1>().0 {
+            self.group(first, rows);
+            first += 1;
+        }
     }
 }
 

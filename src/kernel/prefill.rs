@@ -6,7 +6,12 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
-use super::Columns;
+use super::{
+    Columns,
+    key_tile::KeyTile,
+    score_matrix::{StoreScores, Tiled},
+    transpose::{load, store},
+};
 use crate::{
     Stage,
     score::{
@@ -90,12 +95,15 @@ impl<M: Modify> Kernel for Unit<'_, M> {
         }
 
         for (block, first) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
-            store(simd, block.output, block.softmax.normaliser(), &mut self.output, first);
+            let factor = block.softmax.normaliser();
+            store(simd, block.output, Columns::new(0), factor, &mut self.output, (first, 0));
             if let Some(lse) = &mut self.lse {
                 store_lse(simd, &block.softmax, lse, first);
             }
             if let Some((stage, to)) = &mut self.scores {
-                simd.call(StoreScores { simd, block, head: &self.head, stage: *stage, scores, to, first_row: first });
+                let (head, stage) = (&self.head, *stage);
+                let task = StoreScores { simd, block, head, stage, scores, to, first_row: first };
+                if COLS == 1 { simd.call(Tiled::<_, ROWS>(task)) } else { simd.call(Tiled::<_, SINGLE>(task)) }
             }
         }
     }
@@ -116,74 +124,16 @@ impl<M> Unit<'_, M> {
     }
 }
 
-/// Consecutive keys, with their values.
-struct KeyTile<'a> {
-    keys: Rows<'a, f32>,
-    values: Rows<'a, f32>,
-    range: Range<usize>,
-    /// Whether every value is, once that is known.
-    is_finite: Option<bool>,
-}
-
-impl<'a> KeyTile<'a> {
-    #[inline(always)]
-    fn new(keys: Rows<'a, f32>, values: Rows<'a, f32>, range: Range<usize>) -> Self {
-        Self { keys, values, range, is_finite: None }
-    }
-
-    /// Whether no value is infinite or NaN.
-    #[inline(always)]
-    fn is_finite<S: Simd>(&mut self, simd: S) -> bool {
-        let is_finite = match self.is_finite {
-            Some(known) => known,
-            None => simd.call(AreFinite { simd, values: self.values, range: self.range.clone() }),
-        };
-        self.is_finite = Some(is_finite);
-        is_finite
-    }
-}
-
-/// Whether none of some values is infinite or NaN.
-struct AreFinite<'a, S> {
-    simd: S,
-    values: Rows<'a, f32>,
-    range: Range<usize>,
-}
-
-impl<S: Simd> Task for AreFinite<'_, S> {
-    type Output = bool;
-
-    #[inline(always)]
-    fn run(self) -> bool {
-        let Self { simd, values, range } = self;
-        let zero = simd.splat(0.0);
-        // Several sums, so that one need not wait for the other.
-        let mut sums = [zero; 4];
-        for j in range.step_by(sums.len()) {
-            for t in (0..values.dim()).step_by(S::LANES) {
-                for (sum, j) in sums.iter_mut().zip(j..) {
-                    let chunk = values.row(j).get(t..).unwrap_or_default();
-                    *sum = simd.mul_add(simd.load(chunk), zero, *sum);
-                }
-            }
-        }
-        let mut lanes = [0.0; 16];
-        let [a, b, c, d] = sums;
-        simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
-        lanes == [0.0; 16]
-    }
-}
-
 /// One block of queries, each in a lane of its own, and what it has gathered so far.
-struct Block<'s, S: Simd, const COLS: usize> {
+pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     /// The first and the last query.
-    first: usize,
-    last: usize,
+    pub(super) first: usize,
+    pub(super) last: usize,
     /// What the queries of each vector see by their position.
-    spans: [Span; COLS],
-    softmax: Softmax<S, COLS>,
+    pub(super) spans: [Span; COLS],
+    pub(super) softmax: Softmax<S, COLS>,
     /// `[head_dim][query]`, scaled
-    queries: &'s mut [[S::Vector; COLS]],
+    pub(super) queries: &'s mut [[S::Vector; COLS]],
     /// `[value_dim][query]`, not yet normalised
     output: &'s mut [[S::Vector; COLS]],
 }
@@ -225,7 +175,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             seen += others.len();
             keys = keys.start.min(others.start)..keys.end.max(others.end);
         }
-        if COLS * keys.len() <= seen + seen / 4 {
+        if COLS == 1 || COLS * keys.len() <= seen + seen / 4 {
             self.attend_columns::<M, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
         } else {
             for c in 0..COLS {
@@ -288,91 +238,16 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
     }
 
-    /// Writes the scores of all keys, as they are at some stage, to the rows from `first_row` on.
-    #[inline(always)]
-    fn store_scores<M: Modify>(
-        &self,
-        simd: S,
-        head: &Head<'_, M>,
-        stage: Stage,
-        scores: &mut [[S::Vector; COLS]],
-        to: &mut RowsMut<'_, f32>,
-        first_row: usize,
-    ) {
-        let [_, first_key] = head.sight.origin;
-        let nothing = if stage == Stage::Weights { 0.0 } else { f32::NEG_INFINITY };
-        for i in 0..=self.last - self.first {
-            to.row_mut(first_row + i).fill(nothing);
-        }
-        let Some((keys, _)) = head.kv else { return };
-        for c in 0..COLS {
-            let column = Columns::<1>::new(c);
-            for start in (0..keys.len()).step_by(S::KEY_TILE) {
-                let tile = start..keys.len().min(start + S::KEY_TILE);
-                let Some((seen, len)) = self.scores_at(simd, head, stage, column, &tile, scores) else { continue };
-                let Some(scores) = scores.get_mut(..len) else { continue };
-                for (chunk, j) in scores.chunks(S::LANES).zip((first_key + seen..).step_by(S::LANES)) {
-                    let mut square = simd.zeros();
-                    for (to, from) in square.as_mut().iter_mut().zip(chunk) {
-                        let [score] = column.of(from);
-                        *to = *score;
-                    }
-                    simd.transpose(&mut square);
-                    store_square(simd, &square, to, first_row + c * S::LANES, j, chunk.len());
-                }
-            }
-        }
-    }
-
-    /// The scores of one vector of queries with the keys of a tile that are seen, at some stage; the first of these keys, and how
-    /// many there are.
-    #[inline(always)]
-    fn scores_at<M: Modify>(
-        &self,
-        simd: S,
-        head: &Head<'_, M>,
-        stage: Stage,
-        column: Columns<1>,
-        tile: &Range<usize>,
-        scores: &mut [[S::Vector; COLS]],
-    ) -> Option<(usize, usize)> {
-        let Head { sight, modifiers, kv, .. } = head;
-        let is_masked = stage >= Stage::Masked;
-        let [span] = column.of(&self.spans);
-        let (range, is_full) = if is_masked { span.within(tile) } else { (tile.clone(), true) };
-        let keys = (*kv)?.0.range(range.start, range.len())?;
-        let scores = scores.get_mut(..range.len())?;
-        let is_partial = is_masked && !(is_full && sight.is_band());
-        let words = if is_partial { self.look(simd, head, column.first(), &range) } else { Words::all(simd) };
-        let queries = &*self.queries;
-        simd.call(Dot::<_, SINGLE, SINGLE, 1, COLS> { simd, columns: column, queries, keys, scores });
-        if !words.all || modifiers.any::<M>() {
-            let c = column.first();
-            let column = self.column(simd, head, c, range.start, &words);
-            let (scores, len) = (strided(scores, c), range.len());
-            simd.call(Apply { column, stage, scores, len });
-        }
-        if stage == Stage::Weights {
-            self.softmax.weights(column, scores);
-        } else {
-            for row in scores {
-                let [score] = column.of_mut(row);
-                *score = simd.mul(*score, simd.splat(core::f32::consts::LN_2));
-            }
-        }
-        Some((range.start, range.len()))
-    }
-
     /// What vector `c` of the queries sees of some keys.
     #[inline(always)]
-    fn look<M: Modify>(&self, simd: S, head: &Head<'_, M>, c: usize, keys: &Range<usize>) -> Words<S> {
+    pub(super) fn look<M: Modify>(&self, simd: S, head: &Head<'_, M>, c: usize, keys: &Range<usize>) -> Words<S> {
         let first = self.first + c * S::LANES;
         simd.call(Look { simd, sight: &head.sight, first, last: self.last, keys: keys.clone() })
     }
 
     /// Vector `c` of the queries, and the keys from `key` on.
     #[inline(always)]
-    fn column<'t, 'a, M>(
+    pub(super) fn column<'t, 'a, M>(
         &self,
         simd: S,
         head: &'t Head<'a, M>,
@@ -407,99 +282,10 @@ impl<S: Simd, M: Modify, const COLS: usize> Task for AttendColumn<'_, '_, '_, S,
     }
 }
 
-/// [`Block::store_scores`].
-struct StoreScores<'t, 's, 'a, S: Simd, M, const COLS: usize> {
-    simd: S,
-    block: &'t Block<'s, S, COLS>,
-    head: &'t Head<'a, M>,
-    stage: Stage,
-    scores: &'t mut [[S::Vector; COLS]],
-    to: &'t mut RowsMut<'a, f32>,
-    first_row: usize,
-}
-
-impl<S: Simd, M: Modify, const COLS: usize> Task for StoreScores<'_, '_, '_, S, M, COLS> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { simd, block, head, stage, scores, to, first_row } = self;
-        block.store_scores(simd, head, stage, scores, to, first_row);
-    }
-}
-
 /// Those of vector `c` of the queries.
 #[inline(always)]
-fn strided<V: Copy, const COLS: usize>(scores: &mut [[V; COLS]], c: usize) -> Strided<'_, V> {
+pub(super) fn strided<V: Copy, const COLS: usize>(scores: &mut [[V; COLS]], c: usize) -> Strided<'_, V> {
     Strided { vectors: scores.as_flattened_mut().get_mut(c..).unwrap_or_default(), stride: COLS }
-}
-
-/// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.
-#[inline(always)]
-fn load<S: Simd, const COLS: usize>(simd: S, from: Rows<'_, f32>, scale: f32, to: &mut [[S::Vector; COLS]]) {
-    let scale = simd.splat(scale);
-    for c in 0..COLS {
-        for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
-            let len = chunk.len();
-            let square = if len == S::LANES {
-                load_square(simd, from, c * S::LANES, t, S::LANES)
-            } else {
-                load_square(simd, from, c * S::LANES, t, len)
-            };
-            for (to, from) in chunk.iter_mut().zip(square.as_ref()) {
-                to[c] = simd.mul(*from, scale);
-            }
-        }
-    }
-}
-
-/// Columns `t .. t + len` of `LANES` rows from `first` on, transposed.
-#[inline(always)]
-fn load_square<S: Simd>(simd: S, from: Rows<'_, f32>, first: usize, t: usize, len: usize) -> S::Square {
-    let mut square = simd.zeros();
-    for (i, row) in square.as_mut().iter_mut().enumerate() {
-        // SAFETY: there is a row, so the last one exists; callers ask for columns that exist.
-        *row = simd.load(unsafe { from.slice((first + i).min(from.len() - 1), t, len) });
-    }
-    simd.transpose(&mut square);
-    square
-}
-
-/// `to[first + query][t] = from[t][query] * factor[query]`
-#[inline(always)]
-fn store<S: Simd, const COLS: usize>(
-    simd: S,
-    from: &[[S::Vector; COLS]],
-    factor: [S::Vector; COLS],
-    to: &mut RowsMut<'_, f32>,
-    first: usize,
-) {
-    for c in 0..COLS {
-        for (chunk, t) in from.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
-            let mut square = simd.zeros();
-            for (to, from) in square.as_mut().iter_mut().zip(chunk) {
-                // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-                *to = simd.mul_add(from[c], factor[c], simd.splat(0.0));
-            }
-            simd.transpose(&mut square);
-            let len = chunk.len();
-            if len == S::LANES {
-                store_square(simd, &square, to, first + c * S::LANES, t, S::LANES);
-            } else {
-                store_square(simd, &square, to, first + c * S::LANES, t, len);
-            }
-        }
-    }
-}
-
-/// Writes columns `t .. t + len` of the rows from `first` on, at most `LANES` of them.
-#[inline(always)]
-fn store_square<S: Simd>(simd: S, square: &S::Square, to: &mut RowsMut<'_, f32>, first: usize, t: usize, len: usize) {
-    let rows = to.len().saturating_sub(first);
-    for (i, row) in square.as_ref().iter().enumerate().take(rows) {
-        // SAFETY: `first + i < to.len()`; callers ask for columns that exist.
-        simd.store(*row, unsafe { to.slice_mut(first + i, t, len) });
-    }
 }
 
 /// `to[first + query] = ln(sum_j e^score_j)`

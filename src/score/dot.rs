@@ -38,38 +38,25 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS
     #[inline(always)]
     fn run(self) -> [S::Vector; N] {
         let Self { simd, columns, queries, keys, scores } = self;
-        let tile = Tile { simd, columns, queries, keys };
-        let mut max = [simd.splat(f32::NEG_INFINITY); N];
-        let (groups, mut j) = (Groups::new::<ROWS, NARROW>(scores), 0);
-        for group in groups.wide.as_chunks_mut::<ROWS>().0 {
-            tile.group(j, group, &mut max);
-            j += ROWS;
-        }
-        for group in groups.narrow.as_chunks_mut::<NARROW>().0 {
-            tile.group(j, group, &mut max);
-            j += NARROW;
-        }
-        for group in groups.single.as_chunks_mut::<1>().0 {
-            tile.group(j, group, &mut max);
-            j += 1;
-        }
-        max
+        let mut tile = Tile { simd, columns, queries, keys, max: [simd.splat(f32::NEG_INFINITY); N] };
+        tile.all::<ROWS, NARROW>(scores);
+        tile.max
     }
 }
 
-/// What does not change from one group of keys to the next.
 struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
     simd: S,
     columns: Columns<N>,
     queries: &'a [[S::Vector; COLS]],
     keys: Rows<'a, f32>,
+    /// The largest scores so far.
+    max: [S::Vector; N],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
-    /// The scores of the keys from `first` on, with which `max` is updated.
+impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, N, COLS> {
     #[inline(always)]
-    fn group<const ROWS: usize>(&self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS], max: &mut [S::Vector; N]) {
-        let Self { simd, columns, queries, keys } = *self;
+    fn group<const ROWS: usize>(&mut self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS]) {
+        let Self { simd, columns, queries, keys, .. } = *self;
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
         let mut rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
         if N < 3 {
@@ -88,8 +75,8 @@ impl<S: Simd, const N: usize, const COLS: usize> Tile<'_, S, N, COLS> {
         let products: [[S::Vector; N]; ROWS] = multiply(simd, columns, queries, key, next_group);
         for (scores, products) in scores.iter_mut().zip(products) {
             *columns.of_mut(scores) = products;
-            for c in 0..N {
-                max[c] = simd.max(max[c], products[c]);
+            for (max, product) in self.max.iter_mut().zip(products) {
+                *max = simd.max(*max, product);
             }
         }
     }

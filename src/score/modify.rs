@@ -185,7 +185,8 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
         let (simd, Some(slope)) = (self.simd, self.modifiers.alibi_slope) else { return };
         let slope = simd.splat(-slope * LOG2_E);
         // Exact up to 2^24, as f32 is.
-        let position = self.first as i128 + i128::from(self.sight.band.diagonal) - (self.key + keys.start) as i128;
+        let position =
+            (self.first as i64).saturating_add(self.sight.band.diagonal).saturating_sub((self.key + keys.start) as i64);
         let mut distance = simd.add(simd.splat(position as f32), simd.iota());
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };

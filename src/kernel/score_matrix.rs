@@ -1,0 +1,89 @@
+//! The scores themselves, for those who want to see them: a second pass over the keys, one vector of queries at a time.
+
+use core::{f32::consts::LN_2, ops::Range};
+
+use super::{
+    Columns,
+    prefill::{Block, Head, strided},
+    transpose::store,
+};
+use crate::{
+    Stage,
+    score::{custom::Modify, dot::Dot, mask::Words, modify::Apply},
+    simd::{Simd, Task},
+    view::RowsMut,
+};
+
+/// Writes the scores of a block's queries with all keys, as they are at some stage.
+pub(super) struct StoreScores<'t, 's, 'a, S: Simd, M, const COLS: usize> {
+    pub(super) simd: S,
+    pub(super) block: &'t Block<'s, S, COLS>,
+    pub(super) head: &'t Head<'a, M>,
+    pub(super) stage: Stage,
+    /// Room for a tile.
+    pub(super) scores: &'t mut [[S::Vector; COLS]],
+    pub(super) to: &'t mut RowsMut<'a, f32>,
+    /// The row of the block's first query.
+    pub(super) first_row: usize,
+}
+
+/// Computed `ROWS` keys at a time.
+pub(super) struct Tiled<T, const ROWS: usize>(pub(super) T);
+
+impl<S: Simd, M: Modify, const ROWS: usize, const COLS: usize> Task
+    for Tiled<StoreScores<'_, '_, '_, S, M, COLS>, ROWS>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.0.store::<ROWS>();
+    }
+}
+
+impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> {
+    #[inline(always)]
+    fn store<const ROWS: usize>(mut self) {
+        let nothing = if self.stage == Stage::Weights { 0.0 } else { f32::NEG_INFINITY };
+        for i in 0..=self.block.last - self.block.first {
+            self.to.row_mut(self.first_row + i).fill(nothing);
+        }
+        let Some((keys, _)) = self.head.kv else { return };
+        for c in 0..COLS {
+            for start in (0..keys.len()).step_by(S::KEY_TILE) {
+                let tile = start..keys.len().min(start + S::KEY_TILE);
+                self.store_tile::<ROWS>(Columns::new(c), &tile);
+            }
+        }
+    }
+
+    /// Those of one vector of queries with the keys of a tile.
+    #[inline(always)]
+    fn store_tile<const ROWS: usize>(&mut self, column: Columns<1>, tile: &Range<usize>) -> Option<()> {
+        let Self { simd, block, head, stage, .. } = *self;
+        let Head { sight, modifiers, kv, .. } = head;
+        let is_masked = stage >= Stage::Masked;
+        let [span] = column.of(&block.spans);
+        let (range, is_full) = if is_masked { span.within(tile) } else { (tile.clone(), true) };
+        let keys = (*kv)?.0.range(range.start, range.len())?;
+        let scores = self.scores.get_mut(..range.len())?;
+
+        let is_partial = is_masked && !(is_full && sight.is_band());
+        let words = if is_partial { block.look(simd, head, column.first(), &range) } else { Words::all(simd) };
+        simd.call(Dot::<_, ROWS, ROWS, 1, COLS> { simd, columns: column, queries: &*block.queries, keys, scores });
+        if !words.all || modifiers.any::<M>() {
+            let of_queries = block.column(simd, head, column.first(), range.start, &words);
+            let scores = strided(scores, column.first());
+            simd.call(Apply { column: of_queries, stage, scores, len: range.len() });
+        }
+        let mut factor = simd.splat(LN_2);
+        if stage == Stage::Weights {
+            block.softmax.weights(column, scores);
+            [factor] = *column.of(&block.softmax.normaliser());
+        }
+        let [_, first_key] = sight.origin;
+        let at = (self.first_row + column.first() * S::LANES, first_key + range.start);
+        store(simd, scores, column, [factor], self.to, at);
+        Some(())
+    }
+}

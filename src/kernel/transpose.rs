@@ -1,0 +1,76 @@
+//! Rows in memory, one for each query, from and to vectors in which each query has a lane.
+
+use super::Columns;
+use crate::{
+    simd::Simd,
+    view::{Rows, RowsMut},
+};
+
+/// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.
+#[inline(always)]
+pub(super) fn load<S: Simd, const COLS: usize>(simd: S, from: Rows<'_, f32>, scale: f32, to: &mut [[S::Vector; COLS]]) {
+    let scale = simd.splat(scale);
+    for c in 0..COLS {
+        for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
+            let len = chunk.len();
+            let square = if len == S::LANES {
+                load_square(simd, from, c * S::LANES, t, S::LANES)
+            } else {
+                load_square(simd, from, c * S::LANES, t, len)
+            };
+            for (to, from) in chunk.iter_mut().zip(square.as_ref()) {
+                to[c] = simd.mul(*from, scale);
+            }
+        }
+    }
+}
+
+/// Columns `t .. t + len` of `LANES` rows from `first` on, transposed.
+#[inline(always)]
+fn load_square<S: Simd>(simd: S, from: Rows<'_, f32>, first: usize, t: usize, len: usize) -> S::Square {
+    let mut square = simd.zeros();
+    for (i, row) in square.as_mut().iter_mut().enumerate() {
+        // SAFETY: there is a row, so the last one exists; callers ask for columns that exist.
+        *row = simd.load(unsafe { from.slice((first + i).min(from.len() - 1), t, len) });
+    }
+    simd.transpose(&mut square);
+    square
+}
+
+/// `to[row + query][element + t] = from[t][query] * factor[query]`, with `at = (row, element)`, for some of the queries.
+#[inline(always)]
+pub(super) fn store<S: Simd, const N: usize, const COLS: usize>(
+    simd: S,
+    from: &[[S::Vector; COLS]],
+    columns: Columns<N>,
+    factor: [S::Vector; N],
+    to: &mut RowsMut<'_, f32>,
+    (row, element): (usize, usize),
+) {
+    for (c, factor) in factor.into_iter().enumerate() {
+        for (chunk, t) in from.chunks(S::LANES).zip((element..).step_by(S::LANES)) {
+            let mut square = simd.zeros();
+            for (to, from) in square.as_mut().iter_mut().zip(chunk) {
+                // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
+                *to = simd.mul_add(columns.of(from)[c], factor, simd.splat(0.0));
+            }
+            simd.transpose(&mut square);
+            let len = chunk.len();
+            if len == S::LANES {
+                store_square(simd, &square, to, row + c * S::LANES, t, S::LANES);
+            } else {
+                store_square(simd, &square, to, row + c * S::LANES, t, len);
+            }
+        }
+    }
+}
+
+/// Writes columns `t .. t + len` of the rows from `first` on, at most `LANES` of them.
+#[inline(always)]
+fn store_square<S: Simd>(simd: S, square: &S::Square, to: &mut RowsMut<'_, f32>, first: usize, t: usize, len: usize) {
+    let rows = to.len().saturating_sub(first);
+    for (i, row) in square.as_ref().iter().enumerate().take(rows) {
+        // SAFETY: `first + i < to.len()`; callers ask for columns that exist.
+        simd.store(*row, unsafe { to.slice_mut(first + i, t, len) });
+    }
+}
