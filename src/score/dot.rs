@@ -1,10 +1,10 @@
 //! The dot product, `q . k`; the scale is already in the queries.
 
-use core::{array::from_fn, hint::black_box};
+use core::array::from_fn;
 
 use crate::{
     kernel::{Columns, Groups, multiply},
-    simd::{CACHE_LINE, Simd, Task, prefetch},
+    simd::{CACHE_LINE, Simd, Task, opaque, prefetch},
     view::Rows,
 };
 
@@ -60,8 +60,10 @@ impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for T
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
         let mut rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
         if N < 3 {
-            // With so little to do in a step, decoding decides: the compiler would compute each pointer from the one before.
-            rows = black_box(rows);
+            // With so little to do in a step, decoding decides: each pointer would be computed from the one before.
+            for row in &mut rows {
+                *row = opaque(*row);
+            }
         }
         // SAFETY: the tile has these rows; `t < queries.len()`, which is `head_dim`, the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
