@@ -45,5 +45,5 @@ fn random_bytes() {
     let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();
     let counts = [Outcome::Answered, Outcome::Refused, Outcome::Skipped].map(count);
     println!("answered, refused, skipped: {counts:?}");
-    assert!(counts[0] > 800 && counts[1] > 200, "{counts:?}");
+    assert!(counts[0] > 500 && counts[1] > 200, "{counts:?}");
 }

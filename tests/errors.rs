@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Answer, Case, Layout, MARKER, Plan, Tensor};
+use common::{Answer, Case, Elements, Grid, Layout, MARKER, Modifiers, Pattern, Plan, Tensor};
 use simd_attention::{
-    Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Strides, View, ViewMut, reference, scratch_len,
+    Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Stage, Strides, View, ViewMut, reference, scratch_len,
 };
 
 const SHAPE: Shape = Shape { batch: 2, heads: 3, len: 4, dim: 5 };
@@ -206,6 +206,187 @@ fn scale_not_finite() {
     assert!(matches!(error, Error::ScaleNotFinite { scale } if scale.is_nan()));
 }
 
+/// The shape of the fitting call's scores.
+const MATRIX: Shape = Shape { batch: 2, heads: 4, len: 6, dim: 7 };
+
+/// Each axis with an extent that is wrong, and is not repeated.
+fn wrong_shapes(right: Shape) -> [(Axis, usize, usize, Shape); 4] {
+    let Shape { batch, heads, len, dim } = right;
+    [
+        (Axis::Batch, batch, batch + 1, Shape { batch: batch + 1, ..right }),
+        (Axis::Heads, heads, heads - 1, Shape { heads: heads - 1, ..right }),
+        (Axis::Len, len, len + 1, Shape { len: len + 1, ..right }),
+        (Axis::Dim, dim, dim + 1, Shape { dim: dim + 1, ..right }),
+    ]
+}
+
+fn bools(shape: Shape, block: [usize; 2]) -> Grid {
+    Grid { elements: Elements::Bools(Tensor::filled(shape, Layout::HeadsFirst, true)), block }
+}
+
+fn bits(shape: Shape, block: [usize; 2]) -> Grid {
+    Grid { elements: Elements::Bits(Tensor::filled(shape, Layout::HeadsFirst, 255)), block }
+}
+
+#[track_caller]
+fn pattern_error(change: impl FnOnce(&mut Pattern)) -> Error {
+    call_error(&fitting().with(|case| change(&mut case.pattern)))
+}
+
+#[track_caller]
+fn modifier_error(change: impl FnOnce(&mut Modifiers)) -> Error {
+    call_error(&fitting().with(|case| change(&mut case.modifiers)))
+}
+
+#[test]
+fn shape_mismatch_of_masks() {
+    let of_bits = Shape { dim: 1, ..MATRIX };
+    let blocks = Shape { len: 2, dim: 3, ..MATRIX };
+    let grids: [(Shape, &dyn Fn(Shape) -> Grid); 4] = [
+        (MATRIX, &|shape| bools(shape, [1, 1])),
+        (of_bits, &|shape| bits(shape, [1, 1])),
+        (blocks, &|shape| bools(shape, [4, 3])),
+        (Shape { dim: 1, ..blocks }, &|shape| bits(shape, [4, 3])),
+    ];
+    for (right, grid) in grids {
+        for (axis, expected, actual, shape) in wrong_shapes(right) {
+            let error = pattern_error(|pattern| pattern.mask = Some(grid(shape)));
+            assert_eq!(error, mismatch(Operand::Mask, axis, expected, actual));
+            let error = pattern_error(|pattern| pattern.block_mask = Some(grid(shape)));
+            assert_eq!(error, mismatch(Operand::BlockMask, axis, expected, actual));
+        }
+    }
+}
+
+/// Extents of one are repeated, but for bytes along the keys.
+#[test]
+fn what_is_one_is_repeated() {
+    let one = Shape { batch: 1, heads: 1, len: 1, dim: 1 };
+    for shape in [one, Shape { dim: 7, ..one }, Shape { len: 6, ..one }, Shape { heads: 4, ..one }, MATRIX] {
+        let case = fitting().with(|case| {
+            case.pattern.mask = Some(bools(shape, [1, 1]));
+            case.pattern.block_mask = Some(bits(Shape { dim: 1, ..shape }, [1, 1]));
+            case.modifiers.bias = Some(Tensor::filled(shape, Layout::HeadsFirst, 0.0));
+        });
+        assert_eq!(case.try_reference().err(), None, "{shape:?}");
+    }
+    let long = Plan::new([3, 20], [2, 2]).case().with(|case| case.pattern.mask = Some(bits(one, [1, 1])));
+    assert_eq!(call_error(&long), mismatch(Operand::Mask, Axis::Dim, 3, 1));
+}
+
+#[test]
+fn zero_block() {
+    for block in [[0, 1], [1, 0], [0, 0]] {
+        assert_eq!(pattern_error(|pattern| pattern.mask = Some(bools(MATRIX, block))), Error::ZeroBlock);
+        assert_eq!(pattern_error(|pattern| pattern.block_mask = Some(bits(MATRIX, block))), Error::ZeroBlock);
+    }
+}
+
+#[test]
+fn shape_mismatch_of_the_bias() {
+    for (axis, expected, actual, shape) in wrong_shapes(MATRIX) {
+        let error = modifier_error(|modifiers| modifiers.bias = Some(zeros(shape)));
+        assert_eq!(error, mismatch(Operand::Bias, axis, expected, actual));
+    }
+}
+
+/// Nothing that is written is repeated.
+#[test]
+fn shape_mismatch_of_the_scores() {
+    let once = [
+        (Axis::Batch, 2, 1, Shape { batch: 1, ..MATRIX }),
+        (Axis::Heads, 4, 1, Shape { heads: 1, ..MATRIX }),
+        (Axis::Len, 6, 1, Shape { len: 1, ..MATRIX }),
+        (Axis::Dim, 7, 1, Shape { dim: 1, ..MATRIX }),
+    ];
+    for (axis, expected, actual, shape) in wrong_shapes(MATRIX).into_iter().chain(once) {
+        for stage in [Stage::Scaled, Stage::Capped, Stage::Masked, Stage::Weights] {
+            let scores = Tensor::filled(shape, Layout::HeadsFirst, MARKER);
+            let error = call_error(&fitting().with(|case| case.scores = Some((stage, scores))));
+            assert_eq!(error, mismatch(Operand::Scores, axis, expected, actual));
+        }
+    }
+}
+
+#[test]
+fn lengths_of_slopes_and_sinks() {
+    for actual in [0, 1, 3, 5] {
+        let error = modifier_error(|modifiers| modifiers.alibi_slopes = Some(vec![0.0; actual]));
+        assert_eq!(error, Error::LengthMismatch { operand: Operand::AlibiSlopes, expected: 4, actual });
+        let error = modifier_error(|modifiers| modifiers.sinks = Some(vec![0.0; actual]));
+        assert_eq!(error, Error::LengthMismatch { operand: Operand::Sinks, expected: 4, actual });
+    }
+}
+
+#[test]
+fn softcap_not_positive() {
+    for softcap in [0.0, -0.0, -1.0, f32::MIN, f32::INFINITY, f32::NEG_INFINITY] {
+        let error = modifier_error(|modifiers| modifiers.softcap = Some(softcap));
+        assert_eq!(error, Error::SoftcapNotPositive { softcap });
+    }
+    let error = modifier_error(|modifiers| modifiers.softcap = Some(f32::NAN));
+    assert!(matches!(error, Error::SoftcapNotPositive { softcap } if softcap.is_nan()));
+}
+
+/// A scale that is fine by itself, but not over the softcap.
+#[test]
+fn scale_overflows_over_the_softcap() {
+    for (scale, softcap) in [(1e30, 1e-30), (-1e30, 1e-30), (10.0, f32::MIN_POSITIVE), (0.0, 1e-45)] {
+        let error = modifier_error(|modifiers| {
+            modifiers.scale = Some(scale);
+            modifiers.softcap = Some(softcap);
+        });
+        assert_eq!(error, Error::ScaleNotFinite { scale });
+    }
+}
+
+#[test]
+fn key_lens() {
+    for actual in [0, 1, 3] {
+        let error = pattern_error(|pattern| pattern.lens = Some(vec![0; actual]));
+        assert_eq!(error, Error::LengthMismatch { operand: Operand::KeyLens, expected: 2, actual });
+    }
+    for (lens, sequence, actual) in [([8, 0], 0, 8), ([7, 8], 1, 8), ([0, usize::MAX], 1, usize::MAX)] {
+        let error = pattern_error(|pattern| pattern.lens = Some(lens.to_vec()));
+        assert_eq!(error, Error::TooManyKeys { sequence, room: 7, actual });
+    }
+}
+
+/// Six queries, seven keys, and where sequences begin and end among them.
+fn packed(queries: &[usize], keys: &[usize]) -> Case {
+    let case = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([6, 7], [3, 5]) }.case();
+    case.with(|case| case.pattern.packed = Some([queries.to_vec(), keys.to_vec()]))
+}
+
+#[test]
+fn packed_sequences() {
+    assert_eq!(packed(&[0, 6], &[0, 7]).try_reference().err(), None);
+    let error = |queries: &[usize], keys: &[usize]| call_error(&packed(queries, keys));
+    assert_eq!(error(&[0, 2, 6], &[0, 7]), Error::LengthMismatch { operand: Operand::Key, expected: 3, actual: 2 });
+    let decrease = |operand, sequence, start, end| Error::CumulativeLensDecrease { operand, sequence, start, end };
+    assert_eq!(error(&[0, 4, 3, 6], &[0, 1, 2, 7]), decrease(Operand::Query, 1, 4, 3));
+    assert_eq!(error(&[0, 1, 2, 6], &[0, 5, 7, 6]), decrease(Operand::Key, 2, 7, 6));
+    assert_eq!(error(&[9, 0], &[0, 7]), decrease(Operand::Query, 0, 9, 0));
+    let too_long = |operand, len, end| Error::CumulativeLensTooLong { operand, len, end };
+    assert_eq!(error(&[0, 7], &[0, 7]), too_long(Operand::Query, 6, 7));
+    assert_eq!(error(&[0, 6], &[0, 8]), too_long(Operand::Key, 7, 8));
+    assert_eq!(error(&[7], &[7]), too_long(Operand::Query, 6, 7));
+    assert_eq!(error(&[0, 6], &[0, usize::MAX]), too_long(Operand::Key, 7, usize::MAX));
+
+    let several = pattern_error(|pattern| pattern.packed = Some([vec![0, 6], vec![0, 7]]));
+    assert_eq!(several, mismatch(Operand::Query, Axis::Batch, 1, 2));
+}
+
+#[test]
+fn key_lens_of_packed_sequences() {
+    let error = |lens: &[usize]| {
+        call_error(&packed(&[0, 2, 6], &[0, 4, 7]).with(|case| case.pattern.lens = Some(lens.to_vec())))
+    };
+    assert_eq!(error(&[1]), Error::LengthMismatch { operand: Operand::KeyLens, expected: 2, actual: 1 });
+    assert_eq!(error(&[4, 4]), Error::TooManyKeys { sequence: 1, room: 3, actual: 4 });
+    assert_eq!(error(&[5, 3]), Error::TooManyKeys { sequence: 0, room: 4, actual: 5 });
+}
+
 #[test]
 fn lse_length() {
     let case = fitting();
@@ -276,6 +457,16 @@ fn messages_name_what_is_wrong() {
         (Error::HeadsNotDivisible { q_heads: 7, kv_heads: 3 }, &["7", "3"]),
         (Error::ScaleNotFinite { scale: f32::INFINITY }, &["scale", "inf"]),
         (Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual: 47 }, &["LogSumExp", "48", "47"]),
+        (mismatch(Operand::BlockMask, Axis::Len, 31, 32), &["BlockMask", "Len", "31", "32"]),
+        (mismatch(Operand::Scores, Axis::Batch, 31, 32), &["Scores", "Batch", "31", "32"]),
+        (Error::SoftcapNotPositive { softcap: -2.5 }, &["softcap", "-2.5"]),
+        (Error::ZeroBlock, &["block", "1 query", "1 key"]),
+        (Error::TooManyKeys { sequence: 3, room: 20, actual: 21 }, &["sequence 3", "20", "21"]),
+        (
+            Error::CumulativeLensDecrease { operand: Operand::Key, sequence: 3, start: 20, end: 19 },
+            &["Key", "sequence 3", "20", "19"],
+        ),
+        (Error::CumulativeLensTooLong { operand: Operand::Query, len: 20, end: 21 }, &["Query", "20", "21"]),
         (Error::ScratchTooShort { required: 1000, actual: 999 }, &["1000", "999"]),
         (Error::BackendUnavailable { backend: Backend::Avx512 }, &["avx512"]),
     ] {

@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Band, Plan};
-use simd_attention::{Attention, Backend, Kv, View, ViewMut, scratch_len};
+use common::{Band, BiasPlan, Content, GridPlan, Layout as TensorLayout, Lens, MaskKind, Plan, ScoreKind};
+use simd_attention::{Attention, Backend, Kv, Stage, View, ViewMut, scratch_len};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -71,6 +71,40 @@ fn views_prepare_run_and_forward() {
             let count = allocations(|| case.forward(backend, &mut answer, &mut scratch));
             assert_eq!(count, 0, "forward on {backend}, {band:?}");
         }
+    }
+}
+
+/// Every mask, every modifier, scores too.
+const EVERYTHING: Plan = Plan {
+    q_heads: 4,
+    kv_heads: 2,
+    band: Band { causal: true, ..Band::window(Some(200), None) },
+    lens: Lens::Random,
+    packed: Some(3),
+    mask: Some(GridPlan::HALF),
+    block_mask: Some(GridPlan { bits: true, block: [16, 16], ..GridPlan::HALF }),
+    mask_rule: Some(MaskKind::Parity),
+    softcap: Some(20.0),
+    bias: Some(BiasPlan::new(Content::Masking)),
+    alibi_slopes: Some(Content::Normal(0.1)),
+    sinks: Some(Content::Normal(1.0)),
+    score_rule: Some(ScoreKind::Shifted),
+    scores: Some((Stage::Weights, TensorLayout::HeadsFirst)),
+    ..Plan::new(LENS, DIMS)
+};
+
+#[test]
+fn forward_with_everything() {
+    for stage in [Stage::Scaled, Stage::Weights] {
+        let case = Plan { scores: Some((stage, TensorLayout::HeadsFirst)), ..EVERYTHING }.case();
+        let mut scratch = vec![0.0; scratch_len(DIMS[0], DIMS[1])];
+        for backend in Backend::available() {
+            let mut answer = case.blank();
+            let count = allocations(|| case.forward(backend, &mut answer, &mut scratch).unwrap());
+            assert_eq!(count, 0, "{backend}, {stage:?}");
+        }
+        let mut answer = case.reference();
+        assert_eq!(allocations(|| case.reference_into(&mut answer).unwrap()), 0, "reference, {stage:?}");
     }
 }
 

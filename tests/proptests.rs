@@ -159,23 +159,6 @@ prop_compose! {
     }
 }
 
-/// Everything that a row does not see is spoilt, be it masked by whatever: keys, values, and biases if something else masks as well.
-fn spoil(case: &mut Case, sequence: &Sequence, row @ [b, h, _]: Row, garbage: f32) {
-    let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
-    for j in 0..case.kv_len() {
-        if case.sees(sequence, row, j) {
-            continue;
-        }
-        case.k.row_mut([b, kv_head, j]).fill(garbage);
-        case.v.row_mut([b, kv_head, j]).fill(garbage);
-        let is_masked = !case.pattern.sees(sequence, row, j);
-        if let Some(bias) = case.modifiers.bias.as_mut().filter(|bias| is_masked && bias.shape.dim > 1) {
-            let at = bias.position(row, j).unwrap();
-            bias.data[at] = garbage;
-        }
-    }
-}
-
 /// Whether a row sees the same in both cases.
 fn sees_the_same(case: &Case, spoilt: &Case, sequence: &Sequence, row @ [b, h, _]: Row) -> bool {
     let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
@@ -222,8 +205,7 @@ proptest! {
         let scores = plan.scores.filter(|(stage, _)| *stage >= Stage::Masked);
         let clean = Plan { scores, ..plan }.case();
         let Some((sequence, row)) = pick(&clean, at) else { return Ok(()) };
-        let mut spoilt = clean.clone();
-        spoil(&mut spoilt, &sequence, row, GARBAGE[at % GARBAGE.len()]);
+        let spoilt = clean.spoilt(&sequence, row, GARBAGE[at % GARBAGE.len()]);
         let sequences = clean.sequences();
         let untouched: Vec<Row> = sequences.iter().flat_map(|sequence| {
             let rows = sequence.queries.clone().flat_map(|i| (0..clean.q.shape.heads).map(move |h| [sequence.batch, h, i]));

@@ -4,9 +4,11 @@
 
 mod common;
 
-use common::{Answer, Band, Case, Layout, Plan, Tensor};
+use common::{
+    Answer, Band, Case, Elements, Grid, Layout, MARKER, MaskKind, MaskRule, Pattern, Plan, ScoreKind, ScoreRule, Tensor,
+};
 use core::f64::consts::LN_2;
-use simd_attention::{Attention, Backend, Error, Operand, Output, Shape, ViewMut, reference};
+use simd_attention::{Attention, Backend, Error, Operand, Output, Shape, Stage, ViewMut, Window, reference};
 
 /// One head of one sequence. Unscaled: the scores are the dot products.
 fn case<const D: usize, const V: usize>(q: &[[f32; D]], k: &[[f32; D]], v: &[[f32; V]]) -> Case {
@@ -21,12 +23,16 @@ fn case<const D: usize, const V: usize>(q: &[[f32; D]], k: &[[f32; D]], v: &[[f3
 fn answers(case: &Case) -> Vec<(String, f64, Answer<f64>)> {
     let reference = ("reference".into(), 1e-15, case.reference());
     let backends = Backend::available().map(|backend| {
-        let Answer { out, lse, .. } = case.run(backend);
-        let out =
-            Tensor { data: out.data.into_iter().map(f64::from).collect(), shape: out.shape, strides: out.strides };
-        (backend.to_string(), 1e-6, Answer { out, lse: lse.into_iter().map(f64::from).collect(), scores: None })
+        let Answer { out, lse, scores } = case.run(backend);
+        let lse = lse.into_iter().map(f64::from).collect();
+        (backend.to_string(), 1e-6, Answer { out: exact(out), lse, scores: scores.map(exact) })
     });
     [reference].into_iter().chain(backends).collect()
+}
+
+fn exact(tensor: Tensor<f32>) -> Tensor<f64> {
+    let data = tensor.data.into_iter().map(f64::from).collect();
+    Tensor { data, shape: tensor.shape, strides: tensor.strides }
 }
 
 /// Equal to the given relative error.
@@ -47,6 +53,16 @@ fn assert_rows<const V: usize>(case: &Case, expected: &[[f64; V]]) {
 fn assert_lse(case: &Case, expected: &[f64]) {
     for (by, error, answer) in answers(case) {
         assert_close(&by, &answer.lse, expected, error);
+    }
+}
+
+/// The scores of a case at some stage.
+#[track_caller]
+fn assert_scores<const K: usize>(case: &Case, stage: Stage, expected: &[[f64; K]]) {
+    let shape = Shape { dim: K, ..case.q.shape };
+    let scores = Tensor::filled(shape, Layout::HeadsFirst, MARKER);
+    for (by, error, answer) in answers(&case.clone().with(|case| case.scores = Some((stage, scores)))) {
+        assert_close(&format!("{by}, {stage:?}"), &answer.scores.unwrap().data, &expected.concat(), error);
     }
 }
 
@@ -104,8 +120,8 @@ fn a_negative_scale_turns_the_order_round_and_zero_levels_it() {
 
 /// Which keys each query sees: equal scores and one-hot values make the output's row its weights, of which none is zero but
 /// those of masked keys.
-fn grids(q_len: usize, kv_len: usize, band: Band) -> Vec<(String, Vec<String>)> {
-    let mut case = Plan { band, ..Plan::new([q_len, kv_len], [1, kv_len]) }.case();
+fn grids(q_len: usize, kv_len: usize, change: impl FnOnce(&mut Case)) -> Vec<(String, Vec<String>)> {
+    let mut case = Plan::new([q_len, kv_len], [1, kv_len]).case().with(change);
     case.k.data.fill(0.0);
     for (j, row) in case.v.rows().enumerate().collect::<Vec<_>>() {
         case.v.row_mut(row).iter_mut().enumerate().for_each(|(c, x)| *x = f32::from(u8::from(c == j)));
@@ -118,10 +134,34 @@ fn grids(q_len: usize, kv_len: usize, band: Band) -> Vec<(String, Vec<String>)> 
 }
 
 #[track_caller]
-fn assert_grid<const Q: usize>(band: Band, expected: [&str; Q]) {
-    for (by, grid) in grids(Q, expected[0].len(), band) {
+fn assert_sees<const Q: usize>(expected: [&str; Q], change: impl FnOnce(&mut Case)) {
+    for (by, grid) in grids(Q, expected[0].len(), change) {
         assert_eq!(grid, expected, "{by}");
     }
+}
+
+#[track_caller]
+fn assert_grid<const Q: usize>(band: Band, expected: [&str; Q]) {
+    assert_sees(expected, |case| case.pattern.band = band);
+}
+
+#[track_caller]
+fn assert_pattern<const Q: usize>(pattern: Pattern, expected: [&str; Q]) {
+    assert_sees(expected, |case| case.pattern = pattern);
+}
+
+/// A mask drawn with zeros and ones, an element each.
+fn bools(rows: &[&str], block: [usize; 2]) -> Option<Grid> {
+    let shape = Shape { batch: 1, heads: 1, len: rows.len(), dim: rows[0].len() };
+    let data = rows.concat().chars().map(|c| c == '1').collect();
+    Some(Grid { elements: Elements::Bools(Tensor { data, shape, strides: Layout::HeadsFirst.strides(shape) }), block })
+}
+
+/// Rows of bytes.
+fn bits<const B: usize>(rows: &[[u8; B]], block: [usize; 2]) -> Option<Grid> {
+    let shape = Shape { batch: 1, heads: 1, len: rows.len(), dim: B };
+    let strides = Layout::HeadsFirst.strides(shape);
+    Some(Grid { elements: Elements::Bits(Tensor { data: rows.concat(), shape, strides }), block })
 }
 
 #[test]
@@ -153,6 +193,241 @@ fn an_offset_moves_the_diagonal() {
 #[test]
 fn dense_sees_everything() {
     assert_grid(Band::DENSE, ["11111", "11111"]);
+}
+
+#[test]
+fn a_window_is_counted_from_where_a_query_stands() {
+    assert_grid(Band::window(Some(1), Some(1)), ["1100", "1110", "0111", "0011"]);
+    assert_grid(Band::window(Some(0), Some(0)), ["100", "010", "001"]);
+    assert_grid(Band::window(None, Some(1)), ["1100", "1110", "1111", "1111"]);
+    assert_grid(Band::window(Some(1), None), ["1111", "1111", "0111", "0011"]);
+    // Bottom-right aligned as the causal mask is, or moved.
+    assert_grid(Band::window(Some(1), Some(0)), ["0110", "0011"]);
+    assert_grid(Band { offset: Some(0), ..Band::window(Some(0), Some(1)) }, ["1100", "0110"]);
+    assert_grid(Band { offset: Some(100), ..Band::window(Some(1), None) }, ["000", "000"]);
+    assert_grid(Band { offset: Some(-100), ..Band::window(Some(1), Some(99)) }, ["000", "100", "110"]);
+    assert_grid(Band::window(Some(usize::MAX), Some(usize::MAX)), ["11", "11"]);
+}
+
+#[test]
+fn a_causal_window_has_no_right() {
+    let causal = |left, right| Band { causal: true, window: Window { left, right }, offset: None };
+    assert_grid(causal(Some(1), None), ["1000", "1100", "0110", "0011"]);
+    assert_grid(causal(Some(1), Some(2)), ["1000", "1100", "0110", "0011"]);
+    assert_grid(causal(None, Some(9)), ["100", "110", "111"]);
+}
+
+#[test]
+fn keys_past_the_length_are_not_there() {
+    let of = |len, band| Pattern { lens: Some(vec![len]), band, ..Pattern::default() };
+    assert_pattern(of(2, Band::DENSE), ["1100", "1100"]);
+    assert_pattern(of(0, Band::DENSE), ["000", "000"]);
+    // The last query stands at the last key there is.
+    assert_pattern(of(2, Band::CAUSAL), ["1000", "1100"]);
+    assert_pattern(of(3, Band::window(Some(0), Some(0))), ["01000", "00100"]);
+    assert_pattern(of(2, Band::offset(1)), ["1100", "1100"]);
+}
+
+#[test]
+fn packed_sequences_do_not_see_each_other() {
+    let of = |queries: &[usize], keys: &[usize], lens, band| Pattern {
+        packed: Some([queries.to_vec(), keys.to_vec()]),
+        lens,
+        band,
+        ..Pattern::default()
+    };
+    assert_pattern(of(&[0, 1, 3], &[0, 2, 5], None, Band::DENSE), ["11000", "00111", "00111"]);
+    assert_pattern(of(&[0, 1, 3], &[0, 2, 5], None, Band::CAUSAL), ["11000", "00110", "00111"]);
+    assert_pattern(of(&[0, 1, 3], &[0, 2, 5], Some(vec![1, 2]), Band::DENSE), ["10000", "00110", "00110"]);
+    assert_pattern(of(&[0, 1, 3], &[0, 2, 5], None, Band::offset(0)), ["10000", "00100", "00110"]);
+    // Sequences without keys and without queries; queries and keys of no sequence.
+    assert_pattern(of(&[0, 1, 1, 2], &[0, 0, 2, 3], None, Band::DENSE), ["000", "001"]);
+    assert_pattern(of(&[1, 2], &[1, 3], None, Band::DENSE), ["0000", "0110", "0000"]);
+}
+
+#[test]
+fn a_mask_says_element_by_element() {
+    let drawn = ["10100", "01010", "00000"];
+    assert_pattern(Pattern { mask: bools(&drawn, [1, 1]), ..Pattern::default() }, drawn);
+    assert_pattern(Pattern { mask: bools(&["101"], [1, 1]), ..Pattern::default() }, ["101", "101"]);
+    assert_pattern(Pattern { mask: bools(&["1", "0"], [1, 1]), ..Pattern::default() }, ["111", "000"]);
+    let causal = Pattern { mask: bools(&["0110", "1011"], [1, 1]), band: Band::offset(1), ..Pattern::default() };
+    assert_pattern(causal, ["0100", "1010"]);
+}
+
+#[test]
+fn bits_count_from_the_lowest() {
+    let mask = bits(&[[0b0000_0101, 0b1111_1110], [0b1000_0000, 0b0000_0001]], [1, 1]);
+    assert_pattern(Pattern { mask, ..Pattern::default() }, ["101000000", "000000011"]);
+}
+
+#[test]
+fn an_element_may_speak_for_a_block() {
+    let blocks = |drawn: &[&str], block| Pattern { block_mask: bools(drawn, block), ..Pattern::default() };
+    assert_pattern(blocks(&["10", "01"], [2, 2]), ["1100", "1100", "0011", "0011"]);
+    // The last ones are cut.
+    assert_pattern(blocks(&["10", "01"], [2, 3]), ["11100", "11100", "00011"]);
+    assert_pattern(blocks(&["1"], [100, 100]), ["11", "11"]);
+    let mask = bits(&[[0b10], [0b01]], [1, 2]);
+    assert_pattern(Pattern { mask, ..Pattern::default() }, ["001", "110"]);
+    // Blocks count from the first query and key of all, not of a sequence.
+    let packed = Some([vec![1, 3], vec![1, 4]]);
+    assert_pattern(Pattern { packed, ..blocks(&["10", "01"], [2, 2]) }, ["0000", "0100", "0011"]);
+}
+
+#[test]
+fn masks_combine() {
+    let pattern = Pattern {
+        band: Band::CAUSAL,
+        mask: bools(&["1011", "1101", "0111", "1110"], [1, 1]),
+        block_mask: bools(&["10", "11"], [2, 2]),
+        ..Pattern::default()
+    };
+    assert_pattern(pattern, ["1000", "1100", "0110", "1110"]);
+}
+
+#[test]
+fn a_mask_may_be_a_rule() {
+    let rule = |kind| Pattern { rule: Some(MaskRule::new(kind)), ..Pattern::default() };
+    assert_pattern(rule(MaskKind::Parity), ["1010", "0101", "1010"]);
+    assert_pattern(rule(MaskKind::Nothing), ["00", "00"]);
+    // Query and key are counted from the beginning of their sequence, the second of which is odd.
+    let packed = Some([vec![0, 1, 3], vec![0, 2, 4]]);
+    assert_pattern(Pattern { packed, ..rule(MaskKind::Parity) }, ["1000", "0001", "0010"]);
+}
+
+/// A bias for each score of one head.
+fn bias<const K: usize>(rows: &[[f32; K]]) -> Option<Tensor<f32>> {
+    let shape = Shape { batch: 1, heads: 1, len: rows.len(), dim: K };
+    Some(Tensor { data: rows.concat(), shape, strides: Layout::HeadsFirst.strides(shape) })
+}
+
+const MASKED: f32 = f32::NEG_INFINITY;
+
+#[test]
+fn a_bias_of_minus_infinity_masks() {
+    assert_sees(["101", "010", "000"], |case| {
+        case.modifiers.bias = bias(&[[0.0, MASKED, 1.0], [MASKED, -5.0, MASKED], [MASKED; 3]]);
+    });
+    assert_sees(["000", "111"], |case| case.modifiers.bias = bias(&[[MASKED], [0.0]]));
+    // Whatever becomes of scores.
+    assert_sees(["01"], |case| {
+        case.modifiers.bias = bias(&[[MASKED, 0.0]]);
+        case.modifiers.rule = Some(ScoreRule::new(ScoreKind::Clamped));
+    });
+}
+
+/// The weight of a key whose score is that much larger than the other one's.
+fn share(difference: f64) -> f64 {
+    1.0 / (1.0 + (-difference).exp())
+}
+
+/// Two queries, two keys; the value of the first is 1, that of the second 0, the scores are 0.
+fn level() -> Case {
+    case(&[[0.0], [0.0]], &[[1.0], [1.0]], &[[1.0], [0.0]])
+}
+
+#[test]
+fn a_bias_is_added_to_scores() {
+    let of = |rows| level().with(|case| case.modifiers.bias = rows);
+    assert_rows(&of(bias(&[[1.0, 0.0], [0.0, 2.0]])), &[[share(1.0)], [share(-2.0)]]);
+    assert_lse(&of(bias(&[[1.0, 0.0], [0.0, 2.0]])), &[1f64.exp().ln_1p(), 2f64.exp().ln_1p()]);
+    assert_rows(&of(bias(&[[1.0, 0.0]])), &[[share(1.0)], [share(1.0)]]);
+    assert_rows(&of(bias(&[[3.0], [-1.0]])), &[[0.5], [0.5]]);
+    assert_lse(&of(bias(&[[3.0], [-1.0]])), &[3.0 + LN_2, -1.0 + LN_2]);
+    // The most negative numbers outweigh everything, but not each other.
+    assert_rows(&of(bias(&[[f32::MIN, 0.0], [f32::MIN, f32::MIN]])), &[[0.0], [0.5]]);
+}
+
+#[test]
+fn a_softcap_bends_scores() {
+    let case = case(&[[1.0], [-1.0]], &[[30.0], [0.0]], &[[1.0], [0.0]]);
+    let capped = case.with(|case| case.modifiers.softcap = Some(20.0));
+    assert_rows(&capped, &[[share(20.0 * 1.5f64.tanh())], [share(-20.0 * 1.5f64.tanh())]]);
+    // Before biases are added.
+    let biased = capped.with(|case| case.modifiers.bias = bias(&[[0.0, 100.0]]));
+    assert_rows(&biased, &[[share(20.0 * 1.5f64.tanh() - 100.0)], [share(-20.0 * 1.5f64.tanh() - 100.0)]]);
+}
+
+#[test]
+fn alibi_is_a_slope_times_the_distance() {
+    let of = |q_len, kv_len, slope| {
+        let case = Plan { scale: Some(0.0), ..Plan::new([q_len, kv_len], [1, 1]) }.case();
+        case.with(|case| case.modifiers.alibi_slopes = Some(vec![slope]))
+    };
+    assert_scores(&of(2, 4, 1.0), Stage::Masked, &[[-2.0, -1.0, 0.0, -1.0], [-3.0, -2.0, -1.0, 0.0]]);
+    assert_scores(&of(3, 2, 0.5), Stage::Masked, &[[-0.5, -1.0], [0.0, -0.5], [-0.5, 0.0]]);
+    assert_scores(&of(1, 3, -2.0), Stage::Masked, &[[4.0, 2.0, 0.0]]);
+    let top_left = of(2, 3, 1.0).with(|case| case.pattern.band.offset = Some(0));
+    assert_scores(&top_left, Stage::Masked, &[[0.0, -1.0, -2.0], [-1.0, 0.0, -1.0]]);
+    // From the last key there is.
+    let short = of(1, 3, 1.0).with(|case| case.pattern.lens = Some(vec![2]));
+    assert_scores(&short, Stage::Masked, &[[-1.0, 0.0, f64::NEG_INFINITY]]);
+}
+
+#[test]
+fn each_head_has_its_slope_and_its_sink() {
+    let case = Plan { q_heads: 2, scale: Some(0.0), ..Plan::new([1, 2], [1, 1]) }.case();
+    let case = case.with(|case| {
+        case.v.data = vec![1.0, 0.0];
+        case.modifiers.alibi_slopes = Some(vec![1.0, 3.0]);
+        case.modifiers.sinks = Some(vec![MASKED, 0.0]);
+    });
+    let weight = |score: f64| score.exp() / (score.exp() + 1.0 + 1.0);
+    assert_rows(&case, &[[share(-1.0)], [weight(-3.0)]]);
+}
+
+#[test]
+fn a_sink_takes_weight() {
+    let of = |sink| level().with(|case| case.modifiers.sinks = Some(vec![sink]));
+    assert_rows(&of(0.0), &[[1.0 / 3.0]; 2]);
+    assert_lse(&of(0.0), &[3f64.ln(); 2]);
+    assert_rows(&of(1000.0), &[[0.0]; 2]);
+    assert_rows(&of(MASKED), &[[0.5]; 2]);
+    assert_lse(&of(MASKED), &[LN_2; 2]);
+    assert_scores(&of(0.0), Stage::Weights, &[[1.0 / 3.0; 2]; 2]);
+    // Alone, it is all that the log-sum-exp knows of.
+    let alone = of(2.5).with(|case| case.pattern.band = Band::offset(-1));
+    assert_rows(&alone, &[[0.0], [1.0 / (1.0 + 2.5f64.exp())]]);
+    assert_lse(&alone, &[2.5, 2.5f64.exp().ln_1p()]);
+}
+
+#[test]
+fn a_rule_changes_scores_in_the_end() {
+    let case = case(&[[1.0]], &[[2.0], [0.0]], &[[1.0], [0.0]]);
+    let halved = case.with(|case| case.modifiers.rule = Some(ScoreRule::new(ScoreKind::Halved)));
+    assert_rows(&halved, &[[share(1.0)]]);
+    let biased = halved.clone().with(|case| case.modifiers.bias = bias(&[[4.0, 0.0]]));
+    assert_rows(&biased, &[[share(3.0)]]);
+    let clamped = biased.with(|case| case.modifiers.rule = Some(ScoreRule::new(ScoreKind::Clamped)));
+    assert_scores(&clamped, Stage::Masked, &[[1.0, 0.0]]);
+}
+
+#[test]
+fn the_four_stages_of_scores() {
+    let nothing = f64::NEG_INFINITY;
+    let case = case(&[[2.0]], &[[1.0], [3.0], [5.0], [7.0]], &[[0.0]; 4]).with(|case| {
+        case.modifiers.softcap = Some(4.0);
+        case.modifiers.bias = bias(&[[1.0, 0.0, MASKED, 0.0]]);
+        case.pattern.lens = Some(vec![3]);
+    });
+    let capped = [0.5, 1.5, 2.5, 3.5].map(|x: f64| 4.0 * x.tanh());
+    // Masked keys have scores until they are masked, and so have those there is only room for.
+    assert_scores(&case, Stage::Scaled, &[[2.0, 6.0, 10.0, 14.0]]);
+    assert_scores(&case, Stage::Capped, &[capped]);
+    assert_scores(&case, Stage::Masked, &[[capped[0] + 1.0, capped[1], nothing, nothing]]);
+    let weight = share(capped[0] + 1.0 - capped[1]);
+    assert_scores(&case, Stage::Weights, &[[weight, 1.0 - weight, 0.0, 0.0]]);
+}
+
+#[test]
+fn scores_of_packed_sequences_are_their_own() {
+    let nothing = f64::NEG_INFINITY;
+    let case = case(&[[1.0], [2.0]], &[[1.0], [3.0], [5.0]], &[[0.0]; 3])
+        .with(|case| case.pattern.packed = Some([vec![0, 1, 2], vec![0, 1, 3]]));
+    assert_scores(&case, Stage::Scaled, &[[1.0, nothing, nothing], [nothing, 6.0, 10.0]]);
+    assert_scores(&case, Stage::Masked, &[[1.0, nothing, nothing], [nothing, 6.0, 10.0]]);
+    assert_scores(&case, Stage::Weights, &[[1.0, 0.0, 0.0], [0.0, share(-4.0), share(4.0)]]);
 }
 
 #[test]

@@ -151,6 +151,23 @@ impl Case {
         }
     }
 
+    /// With garbage in all that a row does not see, be it masked by whatever: keys, values, and biases if something else masks as well.
+    pub fn spoilt(&self, sequence: &Sequence, row @ [b, h, _]: Row, garbage: f32) -> Self {
+        let mut spoilt = self.clone();
+        let kv_head = h / (self.q.shape.heads / self.k.shape.heads);
+        for j in (0..self.kv_len()).filter(|&j| !self.sees(sequence, row, j)) {
+            spoilt.k.row_mut([b, kv_head, j]).fill(garbage);
+            spoilt.v.row_mut([b, kv_head, j]).fill(garbage);
+            let is_masked = !self.pattern.sees(sequence, row, j);
+            if let Some(bias) = spoilt.modifiers.bias.as_mut().filter(|bias| is_masked && bias.shape.dim > 1)
+                && let Some(at) = bias.position(row, j)
+            {
+                bias.data[at] = garbage;
+            }
+        }
+        spoilt
+    }
+
     /// An answer not yet given.
     pub fn blank(&self) -> Answer<f32> {
         let Shape { batch, heads, len, .. } = self.out.shape;
@@ -188,8 +205,10 @@ impl Case {
 
     /// [`Attention::forward`].
     pub fn forward(&self, backend: Backend, answer: &mut Answer<f32>, scratch: &mut [f32]) -> Result<(), Error> {
-        let (q, kv, output) = (self.q.view()?, self.kv()?, answer.output(self.stage())?);
-        with_attention!(self, attention => attention.backend(backend).forward(q, kv, output, scratch))
+        with_attention!(self, attention => {
+            let output = answer.output(self.stage())?;
+            attention.backend(backend).forward(self.q.view()?, self.kv()?, output, scratch)
+        })
     }
 
     /// The answer of a backend. Elements between the output's rows must stay as they are.
@@ -224,8 +243,10 @@ impl Case {
     }
 
     pub fn reference_into(&self, answer: &mut Answer<f64>) -> Result<(), Error> {
-        let (q, kv, output) = (self.q.view()?, self.kv()?, answer.output(self.stage())?);
-        with_attention!(self, attention => reference::forward(&attention, q, kv, output))
+        with_attention!(self, attention => {
+            let (q, kv) = (self.q.view()?, self.kv()?);
+            reference::forward(&attention, q, kv, answer.output(self.stage())?)
+        })
     }
 }
 

@@ -127,6 +127,8 @@ impl Bytes<'_> {
             let sequences = bytes.below(5);
             [bytes.cumulative(sequences, matrix.len), bytes.cumulative(sequences, matrix.dim)]
         });
+        // They go with a batch of one, and with another only to be refused.
+        let packed = packed.filter(|_| matrix.batch == 1 || self.seldom());
         let sequences = packed.as_ref().map_or(matrix.batch.min(100), |[queries, _]| queries.len().saturating_sub(1));
         let lens = self.some(|bytes| {
             let room = |s: usize| packed.as_ref().and_then(|[_, keys]| keys.get(s + 1)?.checked_sub(*keys.get(s)?));

@@ -90,7 +90,7 @@ fn agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
         _ if tolerance == f64::INFINITY => true,
         exact if exact.is_nan() => actual.is_nan(),
         exact if tolerance == 0.0 => f64::from(actual) == exact,
-        exact if exact.is_infinite() => !actual.is_finite(),
+        exact if exact.is_infinite() => !actual.is_finite() || tolerance > f64::from(f32::MAX),
         exact => (f64::from(actual) - exact).abs() <= tolerance,
     }
 }
@@ -287,8 +287,14 @@ impl<'a> Bounds<'a> {
         }
         let roundings = if distance + (self.case.kv_len() as i128) < EXACT { few } else { 2.0 * few };
         let added = if rule.is_some() { MOST_ADDED } else { 0.0 };
-        let sizes = size(self.scores.row(row)[j]) + size(bias) + added;
-        let excess = if bias.is_finite() { (LEAST_BIAS - bias).max(0.0) } else { 0.0 };
+        let score = self.scores.row(row)[j];
+        let sizes = size(score) + size(bias) + added;
+        let excess = match bias {
+            // Beyond the range of f32, which a caller's own modification is given.
+            _ if score.is_infinite() && bias < LEAST_BIAS => 2.0 * f64::from(f32::MAX),
+            bias if bias.is_finite() => (LEAST_BIAS - bias).max(0.0),
+            _ => 0.0,
+        };
         error + few * U * sizes + roundings * U * biases + excess
     }
 
