@@ -8,7 +8,8 @@
 
 mod common;
 
-use common::{Band, Layout, Plan, check};
+use common::{Band, GridPlan, Layout, Lens, Oracle, Plan, check};
+use simd_attention::Backend;
 
 /// The product of its columns.
 struct Edge {
@@ -207,6 +208,69 @@ fn check_all(change: impl Fn(Plan) -> Plan) {
 #[test]
 fn contiguous() {
     check_all(|plan| plan);
+}
+
+/// Keys of a tile or of a step within one, on any backend; and its neighbours.
+fn about_tiles() -> impl Iterator<Item = usize> {
+    [8, 16, 32, 64, 80, 96, 128].into_iter().flat_map(|n| [n - 1, n, n + 1])
+}
+
+const LONG: [usize; 2] = [50, 200];
+
+#[test]
+fn windows_begin_and_end_about_tiles() {
+    for n in about_tiles() {
+        for (left, right) in
+            [(Some(n), None), (None, Some(n)), (Some(n), Some(n)), (Some(0), Some(n)), (Some(n), Some(0))]
+        {
+            for offset in [None, Some(0), Some(n as i64)] {
+                let band = Band { offset, ..Band::window(left, right) };
+                check(&Plan { band, ..Plan::new(LONG, [8, 8]) });
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_end_about_tiles() {
+    for n in about_tiles() {
+        for band in [Band::DENSE, Band::CAUSAL, Band::window(Some(20), Some(3))] {
+            check(&Plan { band, lens: Lens::Each(n), ..Plan::new(LONG, [8, 8]) });
+        }
+    }
+}
+
+#[test]
+fn masks_end_about_words() {
+    for kv_len in about_tiles().chain([1, 2, 3, 4, 5]) {
+        for bits in [false, true] {
+            for band in [Band::DENSE, Band::window(Some(30), Some(1))] {
+                let mask = Some(GridPlan { bits, ..GridPlan::HALF });
+                check(&Plan { band, mask, ..Plan::new([17, kv_len], [8, 8]) });
+            }
+        }
+    }
+}
+
+/// Sparse ones, so that whole tiles of keys are passed over.
+#[test]
+fn blocks_of_every_size() {
+    for size in 1..=100 {
+        for bits in [false, true] {
+            let block_mask = Some(GridPlan { bits, block: [size, size], eighths: 3, ..GridPlan::HALF });
+            check(&Plan { block_mask, ..Plan::new(LONG, [4, 4]) });
+        }
+    }
+}
+
+/// Sequences of every length, one after the other.
+#[test]
+fn packed_sequences_begin_and_end_anywhere() {
+    let mut case = Plan { band: Band::CAUSAL, ..Plan::new([300, 300], [8, 8]) }.case();
+    let ends: Vec<usize> = (0..24).map(|n| n * (n + 1) / 2).collect();
+    case.pattern.packed = Some([ends.clone(), ends]);
+    let oracle = Oracle::new(&case);
+    Backend::available().for_each(|backend| oracle.check(backend, &case.run(backend)));
 }
 
 /// Rows end where the storage's next element is not theirs: a load or store too wide is seen.

@@ -5,9 +5,49 @@
 mod common;
 
 use common::{
-    Answer, Band, Case, Content, GARBAGE, Layout, MARKER, Oracle, Plan, Row, Tensor, assert_same, assert_same_row, nans,
+    Answer, Band, BiasPlan, Case, Content, Elements, GARBAGE, GridPlan, Layout, Lens, MARKER, MaskKind, Oracle, Plan,
+    Row, ScoreKind, Tensor, assert_same, assert_same_row, nans,
 };
-use simd_attention::{Attention, Backend, Kv, Shape, Strides, View, ViewMut, scratch_len};
+use core::time::Duration;
+use simd_attention::{Attention, Backend, Kv, Shape, Stage, Strides, View, ViewMut, scratch_len};
+use std::time::Instant;
+
+/// Each kind of mask by itself; none that hides everything.
+fn kinds_of_masks(plain: Plan) -> impl Iterator<Item = Plan> {
+    let grid = |bits, block| Some(GridPlan { bits, block, ..GridPlan::HALF });
+    let window = |left, right| Plan { band: Band::window(left, right), ..plain };
+    [
+        Plan { band: Band::CAUSAL, ..plain },
+        Plan { band: Band::offset(-20), ..plain },
+        window(Some(20), None),
+        window(None, Some(2)),
+        window(Some(70), Some(9)),
+        Plan { lens: Lens::Each(101), ..plain },
+        Plan { lens: Lens::Each(70), band: Band::CAUSAL, ..plain },
+        Plan { packed: Some(3), ..plain },
+        Plan { mask: grid(false, [1, 1]), ..plain },
+        Plan { mask: grid(true, [1, 1]), ..plain },
+        Plan { block_mask: grid(false, [16, 32]), ..plain },
+        Plan { block_mask: grid(true, [5, 7]), ..plain },
+        Plan { mask_rule: Some(MaskKind::Parity), ..plain },
+        Plan { mask_rule: Some(MaskKind::Sparse), ..plain },
+        Plan { bias: Some(BiasPlan::new(Content::Masking)), ..plain },
+        Plan { bias: Some(BiasPlan::new(Content::Masking)), score_rule: Some(ScoreKind::Clamped), ..plain },
+    ]
+    .into_iter()
+}
+
+/// Each kind of modifier by itself.
+fn kinds_of_modifiers(plain: Plan) -> impl Iterator<Item = Plan> {
+    [
+        Plan { softcap: Some(2.0), ..plain },
+        Plan { bias: Some(BiasPlan::new(Content::Normal(1.0))), ..plain },
+        Plan { alibi_slopes: Some(Content::Normal(0.1)), ..plain },
+        Plan { sinks: Some(Content::Normal(1.0)), ..plain },
+        Plan { score_rule: Some(ScoreKind::Shifted), ..plain },
+    ]
+    .into_iter()
+}
 
 /// Whether a query sees a key.
 fn sees(case: &Case, row @ [b, ..]: Row, j: usize) -> bool {
@@ -18,10 +58,69 @@ mod rows_without_keys {
     use super::*;
 
     #[track_caller]
-    fn assert_empty(backend: Backend, answer: &Answer<f32>, row: Row) {
+    fn assert_zeros(backend: Backend, answer: &Answer<f32>, row: Row) {
         // Not even the sign of zero is left open.
         assert!(answer.out.row(row).iter().all(|x| x.to_bits() == 0), "{backend}: {:?}", answer.out.row(row));
+    }
+
+    #[track_caller]
+    fn assert_empty(backend: Backend, answer: &Answer<f32>, row: Row) {
+        assert_zeros(backend, answer, row);
         assert_eq!(answer.lse[answer.out.index(row)], f32::NEG_INFINITY, "{backend}");
+    }
+
+    /// Calls in which no query sees any key, one for each kind of mask.
+    fn blind() -> impl Iterator<Item = Case> {
+        let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([40, 150], [9, 7]) };
+        let nothing = |bits, block| Some(GridPlan { bits, block, eighths: 0, ..GridPlan::HALF });
+        let packed = |case: &mut Case| case.pattern.packed = Some([vec![0, 7, 40], vec![150; 3]]);
+        [
+            Plan { band: Band::offset(-41), ..plain },
+            Plan { band: Band { offset: Some(500), ..Band::window(Some(100), None) }, ..plain },
+            Plan { band: Band { offset: Some(-100), ..Band::window(None, Some(50)) }, ..plain },
+            Plan { lens: Lens::Each(0), ..plain },
+            Plan { mask: nothing(false, [1, 1]), ..plain },
+            Plan { mask: nothing(true, [1, 1]), ..plain },
+            Plan { block_mask: nothing(false, [16, 16]), ..plain },
+            Plan { block_mask: nothing(true, [3, 100]), ..plain },
+            Plan { mask_rule: Some(MaskKind::Nothing), ..plain },
+            Plan { bias: Some(BiasPlan::new(Content::Constant(f32::NEG_INFINITY))), ..plain },
+        ]
+        .into_iter()
+        .map(|plan| plan.case())
+        .chain([plain.case().with(packed)])
+    }
+
+    #[test]
+    fn give_zeros_whatever_masks_them() {
+        for mut case in blind() {
+            for garbage in GARBAGE.into_iter().chain([1.0]) {
+                case.k.data.fill(garbage);
+                case.v.data.fill(garbage);
+                for backend in Backend::available() {
+                    let answer = case.run(backend);
+                    case.out.rows().for_each(|row| assert_empty(backend, &answer, row));
+                }
+            }
+        }
+    }
+
+    /// To within its rounding to base 2 and back.
+    #[test]
+    fn know_of_their_sink_alone() {
+        let sinks = [0.0, -3.5, 1000.0, f32::NEG_INFINITY];
+        for mut case in blind() {
+            case.modifiers.sinks = Some(sinks.to_vec());
+            for backend in Backend::available() {
+                let answer = case.run(backend);
+                for row @ [_, h, _] in case.out.rows() {
+                    assert_zeros(backend, &answer, row);
+                    let (lse, sink) = (answer.lse[answer.out.index(row)], sinks[h]);
+                    let is_close = lse == sink || (lse - sink).abs() <= 2.0 * f32::EPSILON * sink.abs();
+                    assert!(is_close, "{backend}: {lse}, not {sink}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -93,6 +192,28 @@ mod masked_keys_are_never_observed {
         }
     }
 
+    /// For some rows, all that they do not see is spoilt.
+    #[test]
+    fn whatever_masks_them() {
+        let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([70, 200], [9, 7]) };
+        for plan in kinds_of_masks(plain) {
+            let clean = plan.case();
+            for backend in Backend::available() {
+                let expected = clean.run(backend);
+                for sequence in clean.sequences() {
+                    for i in sequence.queries.clone().step_by(9) {
+                        let row = [sequence.batch, i % 4, i];
+                        for garbage in [f32::NAN, f32::INFINITY, f32::MAX] {
+                            let actual = clean.spoilt(&sequence, row, garbage).run(backend);
+                            let what = format!("{backend}, {garbage:?}: {}", clean.name);
+                            assert_same_row(&what, (&actual, row), (&expected, row));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// A row has the bits of a call that has only the keys it sees.
     #[test]
     fn as_if_they_were_not_there() {
@@ -124,6 +245,58 @@ mod masked_keys_are_never_observed {
         case.v = lengthen(&case.v, isize::MAX as usize);
         for backend in Backend::available() {
             assert_same(&format!("{backend}"), &case.run(backend), &few.run(backend));
+        }
+
+        // A window somewhere among them (at the same place of a tile), and keys there is only room for.
+        let somewhere = 128 + (960 << 30);
+        let window = |offset| Band { offset: Some(offset), ..Band::window(Some(100), Some(30)) };
+        let [there, here] = [somewhere, 128].map(|offset| case.clone().with(|case| case.pattern.band = window(offset)));
+        let of_length = case.clone().with(|case| {
+            case.pattern.band = Band::DENSE;
+            case.pattern.lens = Some(vec![50]);
+        });
+        let dense = few.with(|case| case.pattern.band = Band::DENSE);
+        for backend in Backend::available() {
+            assert_same(&format!("{backend}, window"), &there.run(backend), &here.run(backend));
+            assert_same(&format!("{backend}, length"), &of_length.run(backend), &dense.run(backend));
+        }
+    }
+
+    /// The shortest of several times.
+    fn time(case: &Case, backend: Backend) -> Duration {
+        let mut answer = case.blank();
+        let mut scratch = vec![0.0; scratch_len(case.q.shape.dim, case.v.shape.dim)];
+        let times = (0..5).map(|_| {
+            let start = Instant::now();
+            case.forward(backend, &mut answer, &mut scratch).unwrap();
+            start.elapsed()
+        });
+        times.min().unwrap()
+    }
+
+    /// Windows, lengths and blocks leave a sixteenth of the keys or fewer: at the very least, half of the time is saved.
+    #[test]
+    fn nor_do_they_cost_much_time_where_a_few_are_seen() {
+        const KEYS: usize = 8192;
+        let plain = Plan { v: (Layout::HeadsFirst, Content::Constant(1.0)), ..Plan::new([64, KEYS], [64, 64]) };
+        let blocks = GridPlan { block: [64, 128], ..GridPlan::HALF };
+        let [dense, window, lens, mut sparse] = [
+            plain,
+            Plan { band: Band { causal: true, ..Band::window(Some(128), None) }, ..plain },
+            Plan { lens: Lens::Each(KEYS / 16), ..plain },
+            Plan { block_mask: Some(blocks), ..plain },
+        ]
+        .map(|plan| plan.case());
+        let mut nth = 0;
+        if let Some(Elements::Bools(elements)) = sparse.pattern.block_mask.as_mut().map(|grid| &mut grid.elements) {
+            elements.data.fill_with(|| (nth % 16 == 0, nth += 1).0);
+        }
+        for backend in Backend::available() {
+            let most = time(&dense, backend) / 2;
+            for (what, case) in [("window", &window), ("lens", &lens), ("blocks", &sparse)] {
+                let time = time(case, backend);
+                assert!(time <= most, "{backend}, {what}: {time:?}, half of a dense call is {most:?}");
+            }
         }
     }
 
@@ -213,6 +386,28 @@ mod nan {
         }
     }
 
+    /// What is masked has no weight in a row that is not a number either.
+    #[test]
+    fn of_a_row_leaves_masked_weights_zero() {
+        let weights = Some((Stage::Weights, Layout::HeadsFirst));
+        for plan in kinds_of_masks(Plan { scores: weights, ..Plan::new([40, 150], [9, 7]) }) {
+            let mut case = plan.case();
+            case.q.data.fill(f32::NAN);
+            for backend in Backend::available() {
+                let scores = case.run(backend).scores.unwrap();
+                for sequence in case.sequences() {
+                    for row in sequence.queries.clone().map(|i| [0, 0, i]) {
+                        for (j, weight) in scores.row(row).iter().enumerate() {
+                            let right =
+                                if case.sees(&sequence, row, j) { weight.is_nan() } else { weight.to_bits() == 0 };
+                            assert!(right, "{backend}: {row:?}[{j}] is {weight}: {}", case.name);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// A query that sees no key is not looked at either: its row is zero.
     #[test]
     fn of_a_query_without_keys_reaches_nothing() {
@@ -294,6 +489,41 @@ mod a_row_depends_on_itself_alone {
                             for i in 0..len {
                                 let what = format!("{backend}, queries {first}.. ({len}), {}", case.name);
                                 assert_same_row(&what, (&part, [0, 0, i]), (&whole, [0, 0, first + i]));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queries alone and among some of their company, whatever masks their keys or changes their scores.
+    #[test]
+    fn not_on_its_company_whatever_the_masks_and_modifiers() {
+        let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([70, 200], [9, 7]) };
+        for plan in kinds_of_masks(plain).chain(kinds_of_modifiers(plain)) {
+            let whole = Plan { scores: Some((Stage::Masked, Layout::HeadsFirst)), ..plan }.case();
+            for backend in Backend::available() {
+                let expected = whole.run(backend);
+                assert_same(
+                    &format!("{backend}, threads, {}", whole.name),
+                    &whole.run_on_threads(backend, 3),
+                    &expected,
+                );
+                for sequence in whole.sequences() {
+                    let queries = sequence.queries.clone();
+                    for i in queries.clone().step_by(5) {
+                        let (alone, some) = (whole.alone(&sequence, i), i..queries.end.min(i + 33));
+                        let (one, several) = (alone.run(backend), whole.only(&sequence, some.clone()).run(backend));
+                        for h in 0..4 {
+                            assert_same_row(
+                                &format!("{backend}, {}", alone.name),
+                                (&one, [0, h, 0]),
+                                (&expected, [0, h, i]),
+                            );
+                            for i in some.clone() {
+                                let what = format!("{backend}, queries {some:?}, {}", whole.name);
+                                assert_same_row(&what, (&several, [0, h, i]), (&expected, [0, h, i]));
                             }
                         }
                     }
