@@ -1,11 +1,11 @@
 //! A computation split into independent units, to be run from any number of threads.
 
-use core::{f32::consts::LOG2_E, num::NonZeroUsize};
+use core::num::NonZeroUsize;
 
 use crate::{
-    Error, View,
-    kernel::prefill::{Head, Unit},
-    score::{band::Band, custom::Modify, mask::Sight, modify::Modifiers},
+    Error,
+    kernel::prefill::Unit,
+    score::{custom::Modify, head::Head},
     simd::{Simd, with_simd},
     validate::{Call, Problem, Sequence},
     view::Rows,
@@ -127,7 +127,7 @@ impl<'a, M: Modify> Work<'a, M> {
         });
         let Some(queries) = self.queries(at, unit) else { return };
         let unit = Unit {
-            head: self.head(&at.sequence, head),
+            head: Head::new(call, &at.sequence, head),
             queries,
             next_queries: self.queries(at, unit + 1),
             first: part.first,
@@ -145,32 +145,6 @@ impl<'a, M: Modify> Work<'a, M> {
         let Sequence { batch, queries, .. } = &at.sequence;
         let rows = self.problem.call.queries.rows(*batch, head)?.range(queries.start, queries.len())?;
         rows.range(part.first, part.len)
-    }
-
-    fn head(&self, sequence: &Sequence, head: usize) -> Head<'a, M> {
-        let Call { kv, group, window, masks, modify, .. } = &self.problem.call;
-        let Call { softcap, bias, alibi_slopes, sinks, .. } = self.problem.call;
-        let &Sequence { index, batch, ref queries, ref room, kv_len, diagonal } = sequence;
-        let of_head = |slice: Option<&[f32]>| slice.and_then(|slice| slice.get(head)).copied();
-        let rows = |view: View<'a, f32>| view.rows(batch, head / *group)?.range(room.start, room.len());
-        Head {
-            kv: rows(kv.keys).zip(rows(kv.values)),
-            sight: Sight {
-                band: Band { kv_len, diagonal, left: window.left, right: window.right },
-                masks: masks.map(|mask| mask.and_then(|mask| mask.rows(batch, head))),
-                origin: [queries.start, room.start],
-                modify: *modify,
-                sequence: index,
-                head,
-            },
-            modifiers: Modifiers {
-                softcap,
-                bias: bias.and_then(|bias| bias.rows(batch, head)),
-                alibi_slope: of_head(alibi_slopes),
-            },
-            sink: of_head(sinks).map(|sink| sink * LOG2_E),
-            scale: self.problem.call.query_scale(),
-        }
     }
 }
 

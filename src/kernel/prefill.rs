@@ -18,8 +18,9 @@ use crate::{
         band::Span,
         custom::Modify,
         dot::Dot,
-        mask::{Look, Sight, Words},
-        modify::{Apply, Column, Mark, Modifiers, Strided},
+        head::Head,
+        mask::{Look, Words},
+        modify::{Apply, Column, Mark, Strided},
     },
     scratch::Scratch,
     simd::{Kernel, MAX_BLOCKS, Simd, Task},
@@ -30,19 +31,6 @@ use crate::{
 
 /// The register tile, in keys or columns of values, for one vector of queries of several.
 const SINGLE: usize = 8;
-
-/// What the units of one head of one sequence have in common.
-#[derive(Clone, Copy)]
-pub(crate) struct Head<'a, M> {
-    /// The keys, and the values that belong to them; `None` where there are none. There may be more than the queries see.
-    pub(crate) kv: Option<(Rows<'a, f32>, Rows<'a, f32>)>,
-    pub(crate) sight: Sight<'a, M>,
-    pub(crate) modifiers: Modifiers<'a>,
-    /// In base 2.
-    pub(crate) sink: Option<f32>,
-    /// What queries are multiplied with for their products with keys to be scores in base 2, or over the softcap.
-    pub(crate) scale: f32,
-}
 
 /// Consecutive queries of one head, and where their results go.
 pub(crate) struct Unit<'a, M> {
@@ -81,7 +69,7 @@ impl<M: Modify> Kernel for Unit<'_, M> {
             *block = Some(new);
         }
 
-        if let Some((keys, values)) = self.head.kv {
+        if let Some((keys, values)) = self.head.kv() {
             // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
             let start = start.min(end) / S::KEY_TILE * S::KEY_TILE;
             let tiles = NonZeroUsize::MIN.saturating_add((end - start) / S::KEY_TILE);
@@ -140,7 +128,7 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
 
 impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
-    fn new<M>(
+    fn new<M: Modify>(
         simd: S,
         head: &Head<'_, M>,
         from: Rows<'_, f32>,
@@ -148,14 +136,14 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         queries: &'s mut [[S::Vector; COLS]],
         output: &'s mut [[S::Vector; COLS]],
     ) -> Self {
-        load(simd, from, head.scale, queries);
+        load(simd, from, head.call.query_scale(), queries);
         output.fill([simd.splat(0.0); COLS]);
         let last = first + (from.len() - 1);
         let spans = core::array::from_fn(|c| {
             let first = (first + c * S::LANES).min(last);
-            head.sight.band.span(first, (first + (S::LANES - 1)).min(last))
+            head.band.span(first, (first + (S::LANES - 1)).min(last))
         });
-        Self { first, last, spans, softmax: Softmax::new(simd, head.sink), queries, output }
+        Self { first, last, spans, softmax: Softmax::new(simd, head.sink()), queries, output }
     }
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
@@ -202,7 +190,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         };
         let Some(scores) = scores.get_mut(..range.len()) else { return };
         let mut masked = None;
-        if !(is_full && head.sight.is_band()) {
+        if !(is_full && head.is_band()) {
             let mut words = [Words::all(simd); N];
             for (c, words) in words.iter_mut().enumerate() {
                 *words = self.look(simd, head, columns.first() + c, &range);
@@ -215,7 +203,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
         let queries = &*self.queries;
         let mut max = simd.call(Dot::<_, ROWS, NARROW, N, COLS> { simd, columns, queries, keys, scores });
-        if masked.is_some() || head.modifiers.any::<M>() {
+        if masked.is_some() || head.modifies() {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
                 let c = columns.first() + c;
@@ -225,7 +213,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
         }
         let rescale = self.softmax.update(columns, max, scores);
-        let is_marked = (masked.is_some() || head.modifiers.bias.is_some()) && !tile.is_finite(simd);
+        let is_marked = (masked.is_some() || head.call.bias.is_some()) && !tile.is_finite(simd);
         if is_marked {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, words) in words.iter().enumerate() {
@@ -242,7 +230,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
     pub(super) fn look<M: Modify>(&self, simd: S, head: &Head<'_, M>, c: usize, keys: &Range<usize>) -> Words<S> {
         let first = self.first + c * S::LANES;
-        simd.call(Look { simd, sight: &head.sight, first, last: self.last, keys: keys.clone() })
+        simd.call(Look { simd, head, first, last: self.last, keys: keys.clone() })
     }
 
     /// Vector `c` of the queries, and the keys from `key` on.
@@ -255,8 +243,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         key: usize,
         words: &'t Words<S>,
     ) -> Column<'t, 'a, S, M> {
-        let Head { sight, modifiers, .. } = head;
-        Column { simd, modifiers, sight, first: self.first + c * S::LANES, last: self.last, key, words }
+        Column { simd, head, first: self.first + c * S::LANES, last: self.last, key, words }
     }
 }
 

@@ -4,12 +4,12 @@ use core::{f32::consts::LN_2, ops::Range};
 
 use super::{
     Columns,
-    prefill::{Block, Head, strided},
+    prefill::{Block, strided},
     transpose::store,
 };
 use crate::{
     Stage,
-    score::{custom::Modify, dot::Dot, mask::Words, modify::Apply},
+    score::{custom::Modify, dot::Dot, head::Head, mask::Words, modify::Apply},
     simd::{Simd, Task},
     view::RowsMut,
 };
@@ -48,7 +48,7 @@ impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> 
         for i in 0..=self.block.last - self.block.first {
             self.to.row_mut(self.first_row + i).fill(nothing);
         }
-        let Some((keys, _)) = self.head.kv else { return };
+        let Some((keys, _)) = self.head.kv() else { return };
         for c in 0..COLS {
             for start in (0..keys.len()).step_by(S::KEY_TILE) {
                 let tile = start..keys.len().min(start + S::KEY_TILE);
@@ -61,17 +61,16 @@ impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> 
     #[inline(always)]
     fn store_tile<const ROWS: usize>(&mut self, column: Columns<1>, tile: &Range<usize>) -> Option<()> {
         let Self { simd, block, head, stage, .. } = *self;
-        let Head { sight, modifiers, kv, .. } = head;
         let is_masked = stage >= Stage::Masked;
         let [span] = column.of(&block.spans);
         let (range, is_full) = if is_masked { span.within(tile) } else { (tile.clone(), true) };
-        let keys = (*kv)?.0.range(range.start, range.len())?;
+        let keys = head.kv()?.0.range(range.start, range.len())?;
         let scores = self.scores.get_mut(..range.len())?;
 
-        let is_partial = is_masked && !(is_full && sight.is_band());
+        let is_partial = is_masked && !(is_full && head.is_band());
         let words = if is_partial { block.look(simd, head, column.first(), &range) } else { Words::all(simd) };
         simd.call(Dot::<_, ROWS, ROWS, 1, COLS> { simd, columns: column, queries: &*block.queries, keys, scores });
-        if !words.all || modifiers.any::<M>() {
+        if !words.all || head.modifies() {
             let of_queries = block.column(simd, head, column.first(), range.start, &words);
             let scores = strided(scores, column.first());
             simd.call(Apply { column: of_queries, stage, scores, len: range.len() });
@@ -81,7 +80,7 @@ impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> 
             block.softmax.weights(column, scores);
             [factor] = *column.of(&block.softmax.normaliser());
         }
-        let [_, first_key] = sight.origin;
+        let [_, first_key] = head.origin();
         let at = (self.first_row + column.first() * S::LANES, first_key + range.start);
         store(simd, scores, column, [factor], self.to, at);
         Some(())

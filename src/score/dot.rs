@@ -1,10 +1,10 @@
 //! The dot product, `q . k`; the scale is already in the queries.
 
-use core::array::from_fn;
+use core::{array::from_fn, hint::black_box};
 
 use crate::{
     kernel::{Columns, Groups, multiply},
-    simd::{CACHE_LINE, Simd, Task, opaque, prefetch},
+    simd::{CACHE_LINE, Simd, Task, prefetch},
     view::Rows,
 };
 
@@ -61,9 +61,7 @@ impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for T
         let mut rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
         if N < 3 {
             // With so little to do in a step, decoding decides: each pointer would be computed from the one before.
-            for row in &mut rows {
-                *row = opaque(*row);
-            }
+            rows = black_box(rows);
         }
         // SAFETY: the tile has these rows; `t < queries.len()`, which is `head_dim`, the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };

@@ -3,8 +3,8 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    band::Band,
     custom::{Modify, Position},
+    head::Head,
 };
 use crate::{
     Error, Shape, View,
@@ -220,40 +220,10 @@ const fn below(n: usize) -> u32 {
     if n >= 32 { u32::MAX } else { (1 << n) - 1 }
 }
 
-/// All that decides which keys of a sequence the queries of one head see.
-#[derive(Clone, Copy)]
-pub(crate) struct Sight<'a, M> {
-    pub(crate) band: Band,
-    pub(crate) masks: [Option<MaskRows<'a>>; 2],
-    /// Where the sequence's first query and key stand in `masks`.
-    pub(crate) origin: [usize; 2],
-    pub(crate) modify: M,
-    pub(crate) sequence: usize,
-    pub(crate) head: usize,
-}
-
-impl<M: Modify> Sight<'_, M> {
-    /// Whether position alone decides.
-    #[inline(always)]
-    pub(crate) fn is_band(&self) -> bool {
-        !M::MASKS && self.masks.iter().all(Option::is_none)
-    }
-
-    /// Which of the keys `key .. key + 32` a caller's own mask lets a query see.
-    #[inline(always)]
-    fn custom(&self, query: usize, key: usize) -> u32 {
-        let existing = u32::try_from(self.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
-        (0..existing.min(u32::BITS)).fold(0, |word, bit| {
-            let at = Position { sequence: self.sequence, head: self.head, query, key: key + bit as usize };
-            word | u32::from(self.modify.sees(at)) << bit
-        })
-    }
-}
-
 /// What a vector of queries sees of some keys, to be found out.
 pub(crate) struct Look<'t, 'a, S, M> {
     pub(crate) simd: S,
-    pub(crate) sight: &'t Sight<'a, M>,
+    pub(crate) head: &'t Head<'a, M>,
     /// The query in the first lane, and the last there is; lanes past it repeat it.
     pub(crate) first: usize,
     pub(crate) last: usize,
@@ -266,13 +236,13 @@ impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
 
     #[inline(always)]
     fn run(self) -> Words<S> {
-        let Self { simd, sight, first, last, keys } = self;
-        let [first_query, first_key] = sight.origin;
+        let Self { simd, head, first, last, keys } = self;
+        let ([first_query, first_key], masks) = (head.origin(), head.masks());
         let query = |lane: usize| (first + lane).min(last);
         let mut words = Words { any: false, ..Words::all(simd) };
         for ((vector, common), key) in words.lanes.iter_mut().zip(&mut words.common).zip(keys.clone().step_by(32)) {
-            let mut lanes = sight.band.words(first, last, key);
-            for mask in sight.masks.iter().flatten() {
+            let mut lanes = head.band.words(first, last, key);
+            for mask in masks.iter().flatten() {
                 for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
                     *lane &= mask.word(first_query + query(i), first_key + key);
                     mask.prefetch(first_query + query(i), first_key + key + S::KEY_TILE);
@@ -280,7 +250,7 @@ impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
             }
             if M::MASKS {
                 for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
-                    *lane &= sight.custom(query(i), key);
+                    *lane &= custom(head, query(i), key);
                 }
             }
             let existing = below(keys.end - key);
@@ -295,6 +265,17 @@ impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
         }
         words
     }
+}
+
+/// Which of the keys `key .. key + 32` a caller's own mask lets a query see.
+#[inline(always)]
+fn custom<M: Modify>(head: &Head<'_, M>, query: usize, key: usize) -> u32 {
+    let existing = u32::try_from(head.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
+    (0..existing.min(u32::BITS)).fold(0, |word, bit| {
+        let key = key + bit as usize;
+        let at = Position { sequence: head.sequence.index, head: head.index, query, key };
+        word | u32::from(head.call.modify.sees(at)) << bit
+    })
 }
 
 /// Words of 32 keys that a tile has at most.

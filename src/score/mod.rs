@@ -3,5 +3,6 @@
 pub(crate) mod band;
 pub(crate) mod custom;
 pub(crate) mod dot;
+pub(crate) mod head;
 pub(crate) mod mask;
 pub(crate) mod modify;

@@ -8,39 +8,20 @@ use core::{
 
 use super::{
     custom::{Modify, Position},
-    mask::{Sight, Words},
+    head::Head,
+    mask::Words,
 };
 use crate::{
     Stage,
     math::tanh::tanh,
     simd::{Simd, Task, prefetch},
-    view::Rows,
 };
-
-/// What modifies the scores of one head, besides the mask.
-#[derive(Clone, Copy)]
-pub(crate) struct Modifiers<'a> {
-    /// The queries are then scaled by the scale over this.
-    pub(crate) softcap: Option<f32>,
-    /// Rows of the whole call's queries.
-    pub(crate) bias: Option<Rows<'a, f32>>,
-    pub(crate) alibi_slope: Option<f32>,
-}
-
-impl Modifiers<'_> {
-    /// Whether there is any.
-    #[inline(always)]
-    pub(crate) fn any<M: Modify>(&self) -> bool {
-        M::SCORES || self.softcap.is_some() || self.bias.is_some() || self.alibi_slope.is_some()
-    }
-}
 
 /// One vector of queries, and the keys of a tile.
 #[derive(Clone, Copy)]
 pub(crate) struct Column<'t, 'a, S: Simd, M> {
     pub(crate) simd: S,
-    pub(crate) modifiers: &'t Modifiers<'a>,
-    pub(crate) sight: &'t Sight<'a, M>,
+    pub(crate) head: &'t Head<'a, M>,
     /// The query in the first lane, and the last there is; lanes past it repeat it.
     pub(crate) first: usize,
     pub(crate) last: usize,
@@ -137,7 +118,7 @@ const LEAST_BIAS: f32 = -1e38;
 impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     #[inline(always)]
     fn softcap(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>, stage: Stage) {
-        let (simd, Some(cap)) = (self.simd, self.modifiers.softcap) else { return };
+        let (simd, Some(cap)) = (self.simd, self.head.call.softcap) else { return };
         let cap = simd.splat(cap * LOG2_E);
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
@@ -162,8 +143,8 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     /// The bias of some keys, as many as a vector has lanes or fewer, a vector each, if there is one.
     #[inline(always)]
     fn bias_square(&self, keys: &Range<usize>) -> Option<S::Square> {
-        let rows = self.modifiers.bias?;
-        let [first_query, first_key] = self.sight.origin;
+        let rows = self.head.bias()?;
+        let [first_query, first_key] = self.head.origin();
         let start = first_key + self.key + keys.start;
         let mut square = self.simd.zeros();
         for (i, lane) in square.as_mut().iter_mut().enumerate() {
@@ -182,11 +163,11 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
 
     #[inline(always)]
     fn alibi(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let (simd, Some(slope)) = (self.simd, self.modifiers.alibi_slope) else { return };
+        let (simd, Some(slope)) = (self.simd, self.head.alibi_slope()) else { return };
         let slope = simd.splat(-slope * LOG2_E);
         // Exact up to 2^24, as f32 is.
         let position =
-            (self.first as i64).saturating_add(self.sight.band.diagonal).saturating_sub((self.key + keys.start) as i64);
+            (self.first as i64).saturating_add(self.head.band.diagonal).saturating_sub((self.key + keys.start) as i64);
         let mut distance = simd.add(simd.splat(position as f32), simd.iota());
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
@@ -198,14 +179,19 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
 
     #[inline(always)]
     fn custom(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let Sight { modify, sequence, head, .. } = *self.sight;
+        let Head { call, sequence, index: head, .. } = *self.head;
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
             let mut lanes = [0.0; 16];
             self.simd.store(*score, &mut lanes);
             for (i, score) in lanes.iter_mut().take(S::LANES).enumerate() {
-                let at = Position { sequence, head, query: (self.first + i).min(self.last), key: self.key + j };
-                *score = modify.score(*score * LN_2, at) * LOG2_E;
+                let at = Position {
+                    sequence: sequence.index,
+                    head,
+                    query: (self.first + i).min(self.last),
+                    key: self.key + j,
+                };
+                *score = call.modify.score(*score * LN_2, at) * LOG2_E;
             }
             *score = self.simd.load(&lanes);
         }

@@ -52,22 +52,6 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
-/// The same address, about which the compiler knows nothing: it can only be kept in a register, not computed anew from another.
-#[inline(always)]
-pub(crate) fn opaque<T>(address: *const T) -> *const T {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        let mut address = address;
-        // SAFETY: no instruction at all.
-        unsafe {
-            core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
-        }
-        address
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    address
-}
-
 /// The most blocks of queries that any backend lets go over the keys together.
 pub(crate) const MAX_BLOCKS: usize = 8;
 
