@@ -11,7 +11,7 @@
 #![no_std]
 
 use simd_attention::{
-    Attention, Backend, Error, Kv, Output, Shape, Strides, View, ViewMut, Work, reference, scratch_len,
+    Attention, Backend, Error, Kv, Mask, Output, Shape, Strides, View, ViewMut, Work, reference, scratch_len,
 };
 
 #[panic_handler]
@@ -70,11 +70,21 @@ entry_points! {
         Kv::new(keys, values)
     }
 
+    fn kv_lens<'a>(kv: Kv<'a, f32>, lens: &'a [usize]) -> Kv<'a, f32> {
+        kv.lens(lens)
+    }
+
     fn view_bools(data: &[bool], shape: Shape, strides: Strides) -> Result<View<'_, bool>, Error> {
         View::strided(data, shape, strides)
     }
     fn view_bytes(data: &[u8], shape: Shape, strides: Strides) -> Result<View<'_, u8>, Error> {
         View::strided(data, shape, strides)
+    }
+    fn mask_of_bools(elements: View<'_, bool>, queries: usize, keys: usize) -> Mask<'_> {
+        Mask::new(elements).blocks(queries, keys)
+    }
+    fn mask_of_bits(elements: View<'_, u8>, queries: usize, keys: usize) -> Mask<'_> {
+        Mask::bits(elements).blocks(queries, keys)
     }
 
     // Masks, modifiers and backend are run-time values of `attention`, what else is written one of `out`: these cover them all.
@@ -132,6 +142,15 @@ entry_points! {
         out: Output<'a, f64>,
     ) -> Result<(), Error> {
         reference::forward(attention, q, kv, out)
+    }
+    fn reference_forward_with_closures<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f64>,
+    ) -> Result<(), Error> {
+        let attention = attention.mask_mod(|at| at.query & 1 == at.key & 1);
+        reference::forward(&attention.score_mod(|score, at| score + at.head as f32), q, kv, out)
     }
     fn view_mut_strided_f64(data: &mut [f64], shape: Shape, strides: Strides) -> Result<ViewMut<'_, f64>, Error> {
         ViewMut::strided(data, shape, strides)
