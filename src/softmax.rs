@@ -51,15 +51,15 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         rescale
     }
 
-    /// Turns scores into weights, yet to be normalised, once all keys have been seen.
+    /// Turns scores into weights, once all keys have been seen.
     #[inline(always)]
     pub(crate) fn weights<const N: usize>(&self, columns: Columns<N>, scores: &mut [[S::Vector; COLS]]) {
         let simd = self.simd;
-        let max = *columns.of(&self.max);
+        let (max, factor) = (*columns.of(&self.max), *columns.of(&self.normaliser()));
         for row in scores {
             let row = columns.of_mut(row);
             for c in 0..N {
-                row[c] = simd.exp2(simd.sub(row[c], finite_or_zero(simd, max[c])));
+                row[c] = simd.mul(simd.exp2(simd.sub(row[c], finite_or_zero(simd, max[c]))), factor[c]);
             }
         }
     }

@@ -219,7 +219,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             for (c, words) in words.iter().enumerate() {
                 let c = columns.first() + c;
                 let column = self.column(simd, head, c, range.start, words);
-                simd.call(Mark { column, weights: strided(scores, c), len: range.len() });
+                // Their values must not even be multiplied by zero.
+                simd.call(Mark { column, weights: strided(scores, c), len: range.len(), mark: -1.0 });
             }
         }
         let tile = Tile { simd, columns, weights: scores, values, is_marked, rescale };

@@ -9,7 +9,13 @@ use super::{
 };
 use crate::{
     Stage,
-    score::{custom::Modify, dot::Dot, head::Head, mask::Words, modify::Apply},
+    score::{
+        custom::Modify,
+        dot::Dot,
+        head::Head,
+        mask::Words,
+        modify::{Apply, Mark},
+    },
     simd::{Simd, Task},
     view::RowsMut,
 };
@@ -70,15 +76,19 @@ impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> 
         let is_partial = is_masked && !(is_full && head.is_band());
         let words = if is_partial { block.look(simd, head, column.first(), &range) } else { Words::all(simd) };
         simd.call(Dot::<_, ROWS, ROWS, 1, COLS> { simd, columns: column, queries: &*block.queries, keys, scores });
+        let of_queries = block.column(simd, head, column.first(), range.start, &words);
+        let len = range.len();
         if !words.all || head.modifies() {
-            let of_queries = block.column(simd, head, column.first(), range.start, &words);
             let scores = strided(scores, column.first());
-            simd.call(Apply { column: of_queries, stage, scores, len: range.len() });
+            simd.call(Apply { column: of_queries, stage, scores, len });
         }
         let mut factor = simd.splat(LN_2);
         if stage == Stage::Weights {
             block.softmax.weights(column, scores);
-            [factor] = *column.of(&block.softmax.normaliser());
+            factor = simd.splat(1.0);
+            // Zero, even where what is seen makes NaN of all weights.
+            let weights = strided(scores, column.first());
+            simd.call(Mark { column: of_queries, weights, len, mark: 0.0 });
         }
         let [_, first_key] = head.origin();
         let at = (self.first_row + column.first() * S::LANES, first_key + range.start);

@@ -47,12 +47,12 @@ pub(super) fn store<S: Simd, const N: usize, const COLS: usize>(
     to: &mut RowsMut<'_, f32>,
     (row, element): (usize, usize),
 ) {
-    for c in 0..N {
+    for (c, factor) in (0..N).zip(factor) {
         for (chunk, t) in from.chunks(S::LANES).zip((element..).step_by(S::LANES)) {
             let mut square = simd.zeros();
             for (to, from) in square.as_mut().iter_mut().zip(chunk) {
                 // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-                *to = simd.mul_add(columns.of(from)[c], factor[c], simd.splat(0.0));
+                *to = simd.mul_add(columns.of(from)[c], factor, simd.splat(0.0));
             }
             simd.transpose(&mut square);
             let len = chunk.len();

@@ -84,11 +84,12 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
     }
 }
 
-/// Overwrites the weights of keys that are masked with -1: their values must not even be multiplied by zero.
+/// Overwrites the weights of keys that are masked.
 pub(crate) struct Mark<'t, 'a, S: Simd, M> {
     pub(crate) column: Column<'t, 'a, S, M>,
     pub(crate) weights: Strided<'t, S::Vector>,
     pub(crate) len: usize,
+    pub(crate) mark: f32,
 }
 
 impl<S: Simd, M: Modify> Task for Mark<'_, '_, S, M> {
@@ -96,9 +97,9 @@ impl<S: Simd, M: Modify> Task for Mark<'_, '_, S, M> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { column, mut weights, len } = self;
+        let Self { column, mut weights, len, mark } = self;
         let simd = column.simd;
-        let (mark, least) = (simd.splat(-1.0), simd.splat(f32::MIN));
+        let (mark, least) = (simd.splat(mark), simd.splat(f32::MIN));
         for start in (0..len).step_by(S::LANES) {
             let keys = start..len.min(start + S::LANES);
             let bias = column.bias_square(&keys).unwrap_or(simd.zeros());
