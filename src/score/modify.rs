@@ -62,7 +62,8 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
     fn run(self) -> S::Vector {
         let Self { column, stage, mut scores, len } = self;
         let simd = column.simd;
-        let mut max = simd.splat(f32::NEG_INFINITY);
+        let nothing = simd.splat(f32::NEG_INFINITY);
+        let mut max = nothing;
         for start in (0..len).step_by(S::LANES) {
             let keys = start..len.min(start + S::LANES);
             column.softcap(&keys, &mut scores, stage);
@@ -73,10 +74,13 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
                     column.custom(&keys, &mut scores);
                     column.bias_mask(&keys, &mut scores);
                 }
-                column.mask(&keys, &mut scores);
             }
+            let is_masked = stage >= Stage::Masked && !column.words.all_see(&keys);
             for j in keys {
                 let Some(score) = scores.get(j) else { break };
+                if is_masked {
+                    *score = simd.select(column.words.lanes(simd, j), *score, nothing);
+                }
                 max = simd.max(max, *score);
             }
         }
@@ -206,18 +210,6 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
         for (j, bias) in keys.clone().zip(square.as_ref()) {
             let Some(score) = scores.get(j) else { break };
             *score = simd.select(simd.less(*bias, least), nothing, *score);
-        }
-    }
-
-    #[inline(always)]
-    fn mask(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let simd = self.simd;
-        if self.words.all_see(keys) {
-            return;
-        }
-        for j in keys.clone() {
-            let Some(score) = scores.get(j) else { break };
-            *score = simd.select(self.words.lanes(simd, j), *score, simd.splat(f32::NEG_INFINITY));
         }
     }
 }
