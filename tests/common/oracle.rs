@@ -213,10 +213,10 @@ impl<'a> Bounds<'a> {
     fn bound_output(&self, [b, h, _]: Row, keys: &[Key], shares: &Shares, bounds: &mut [f64]) {
         let Shape { heads, len, .. } = self.case.v.shape;
         let [_, _, v] = &self.ranges;
-        let kv_head = if heads == 0 { 0 } else { h / (self.case.q.shape.heads / heads) };
         if keys.is_empty() {
             return;
         }
+        let kv_head = h / (self.case.q.shape.heads / heads);
         // Weights that are all zero: zeros, but for values that make NaN with them.
         let is_undefined = shares.are_none && !v.is_finite;
         if shares.is_out_of_range || is_undefined || len as f64 * v.largest >= LIMIT {

@@ -48,8 +48,8 @@ impl MaskRule {
     pub fn sees(self, at: At) -> bool {
         let at = self.whole(at);
         match self.kind {
-            MaskKind::Parity => at.iter().sum::<usize>() % 2 == 0,
-            MaskKind::Sparse => hash(at) % 8 == 0,
+            MaskKind::Parity => at.iter().sum::<usize>().is_multiple_of(2),
+            MaskKind::Sparse => hash(at).is_multiple_of(8),
             MaskKind::Nothing => false,
         }
     }
