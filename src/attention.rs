@@ -91,12 +91,44 @@ impl Attention<'_> {
 
 impl<'a, M: Modify> Attention<'a, M> {
     /// Multiplies scores by `scale` instead of `1 / sqrt(head_dim)`. Any finite number, zero and negative ones included.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // Scores of 0 and 2 ln(3): the second key weighs nine times as much as the first.
+    /// let (q, k, v) = ([1.0], [0.0, 3f32.ln()], [0.0, 10.0]);
+    /// let mut out = [0.0; 1];
+    /// Attention::new().scale(2.0).forward(
+    ///     View::matrix(&q, [1, 1])?,
+    ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [1, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert!((out[0] - 9.0).abs() < 1e-5);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
     #[must_use]
     pub const fn scale(self, scale: f32) -> Self {
         Self { scale: Some(scale), ..self }
     }
 
     /// Keeps scores between `-cap` and `cap`: `cap * tanh(score / cap)` (Gemma 2, 2024).
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // Scores of 100 and -100 become 2 and -2.
+    /// let (q, k, v) = ([100.0], [1.0, -1.0], [1.0, 0.0]);
+    /// let mut out = [0.0; 1];
+    /// Attention::new().softcap(2.0).forward(
+    ///     View::matrix(&q, [1, 1])?,
+    ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [1, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert!((out[0] - 1.0 / (1.0 + (-4f32).exp())).abs() < 1e-6);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
     #[must_use]
     pub const fn softcap(self, cap: f32) -> Self {
         Self { softcap: Some(cap), ..self }
@@ -180,6 +212,22 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// Where the first query stands among the keys: query `i` stands at key `i + offset`. From there causal masks, windows and ALiBi
     /// count. By default the last query stands at the last key: `offset = kv_len - q_len` (bottom-right alignment, as in
     /// FlashAttention and in decoding with a cache). With 0, the first one stands at the first (top-left).
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// // The first query stands at the second key.
+    /// let (q, k, v) = ([0.0; 2], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
+    /// let mut out = [0.0; 2];
+    /// Attention::new().causal().offset(1).forward(
+    ///     View::matrix(&q, [2, 1])?,
+    ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
+    ///     ViewMut::matrix(&mut out, [2, 1])?,
+    ///     &mut [0.0; scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [2.0, 3.0]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
     #[must_use]
     pub const fn offset(self, offset: i64) -> Self {
         Self { offset: Some(offset), ..self }
@@ -231,7 +279,7 @@ impl<'a, M: Modify> Attention<'a, M> {
         Self { window, ..self }
     }
 
-    /// A query sees only keys for which its element of the mask is true.
+    /// A query sees only keys for which its element of the mask is true. There is an example at [`Mask`].
     #[must_use]
     pub const fn mask(self, mask: Mask<'a>) -> Self {
         Self { mask: Some(mask), ..self }

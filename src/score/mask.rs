@@ -56,6 +56,13 @@ impl<'a> Mask<'a> {
 
     /// `[batch, q_heads, q_len, kv_len / 8, rounded up]`: bit `j % 8` (counted from the lowest) of byte `j / 8` of a row is key
     /// `j`. Bits past `kv_len` don't matter.
+    ///
+    /// ```
+    /// # use simd_attention::{Mask, View};
+    /// // Two queries, three keys. The first query sees keys 0 and 2, the second key 1.
+    /// let mask = Mask::bits(View::matrix(&[0b101, 0b010], [2, 1])?);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
     #[must_use]
     pub const fn bits(elements: View<'a, u8>) -> Self {
         Self { elements: Elements::Bits(elements), block: [1, 1] }
