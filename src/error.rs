@@ -98,7 +98,7 @@ pub enum Error {
         /// The scale given.
         scale: f32,
     },
-    /// The softcap is not a positive, finite number.
+    /// The softcap, or its product with `log2(e)`, is not a positive, finite number.
     SoftcapNotPositive {
         /// The softcap given.
         softcap: f32,
@@ -178,7 +178,9 @@ impl fmt::Display for Error {
                 write!(f, "{q_heads} query heads cannot share {kv_heads} key/value heads evenly")
             }
             Self::ScaleNotFinite { scale } => write!(f, "scale {scale} (or scale * log2(e)) is not finite"),
-            Self::SoftcapNotPositive { softcap } => write!(f, "softcap {softcap} is not a positive, finite number"),
+            Self::SoftcapNotPositive { softcap } => {
+                write!(f, "softcap {softcap} (or softcap * log2(e)) is not a positive, finite number")
+            }
             Self::ZeroBlock => write!(f, "the blocks of a mask must have at least 1 query and 1 key"),
             Self::LengthMismatch { operand, expected, actual } => {
                 write!(f, "{operand:?} has {actual} elements, {expected} are needed")

@@ -95,7 +95,7 @@ impl<'a, M: Copy> Call<'a, M> {
         expect_len(Operand::LogSumExp, rows, output.lse.as_deref())?;
         expect_len(Operand::AlibiSlopes, q.heads, attention.alibi_slopes)?;
         expect_len(Operand::Sinks, q.heads, attention.sinks)?;
-        if let Some(softcap) = attention.softcap.filter(|cap| !(*cap > 0.0 && cap.is_finite())) {
+        if let Some(softcap) = attention.softcap.filter(|cap| !(*cap > 0.0 && (*cap * LOG2_E as f32).is_finite())) {
             return Err(Error::SoftcapNotPositive { softcap });
         }
         let right = if attention.causal { Some(0) } else { attention.window.right };

@@ -320,7 +320,7 @@ fn lengths_of_slopes_and_sinks() {
 
 #[test]
 fn softcap_not_positive() {
-    for softcap in [0.0, -0.0, -1.0, f32::MIN, f32::INFINITY, f32::NEG_INFINITY] {
+    for softcap in [0.0, -0.0, -1.0, f32::MIN, 2.4e38, f32::MAX, f32::INFINITY, f32::NEG_INFINITY] {
         let error = modifier_error(|modifiers| modifiers.softcap = Some(softcap));
         assert_eq!(error, Error::SoftcapNotPositive { softcap });
     }
