@@ -443,7 +443,7 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// - [`Error::ShapeMismatch`]: `batch`, heads, `len` or `dim` of two operands disagree; a mask or a bias does not broadcast.
     /// - [`Error::HeadsNotDivisible`]: `q_heads` is not a multiple of `kv_heads`.
     /// - [`Error::ScaleNotFinite`]: the scale is infinite or NaN, or overflows when multiplied by `log2(e)` or divided by the softcap.
-    /// - [`Error::SoftcapNotPositive`]: the softcap is zero, negative, infinite or NaN.
+    /// - [`Error::SoftcapNotPositive`]: the softcap is zero, negative, infinite or NaN, or overflows when multiplied by `log2(e)`.
     /// - [`Error::ZeroBlock`]: the elements of a mask speak for blocks of no queries or no keys.
     /// - [`Error::LengthMismatch`]: as many log-sum-exps, slopes, sinks or lengths are needed as there are queries, heads or
     ///   sequences.

@@ -170,10 +170,13 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     fn alibi(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         let (simd, Some(slope)) = (self.simd, self.head.alibi_slope()) else { return };
         let slope = simd.splat(-slope * LOG2_E);
-        // Exact up to 2^24, as f32 is.
-        let position =
-            (self.first as i64).saturating_add(self.head.band.diagonal).saturating_sub((self.key + keys.start) as i64);
-        let mut distance = simd.add(simd.splat(position as f32), simd.iota());
+        // Exact up to 2^24, as f32 is; beyond, rounded for each query by itself.
+        let position = self.head.band.diagonal.saturating_sub((self.key + keys.start) as i64);
+        let mut lanes = [0.0; 16];
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane = position.saturating_add((self.first + i) as i64) as f32;
+        }
+        let mut distance = simd.load(&lanes);
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
             let absolute = simd.max(distance, simd.sub(simd.splat(0.0), distance));

@@ -189,12 +189,6 @@ impl Simd for Avx2 {
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe { transpose(square) }
     }
-
-    #[inline(always)]
-    fn iota(self) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0) }
-    }
 }
 
 /// Three rounds of pairwise exchanges: single lanes, pairs of lanes, then halves of the register.

@@ -165,12 +165,6 @@ impl Simd for Avx512 {
         // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
         unsafe { transpose(square) }
     }
-
-    #[inline(always)]
-    fn iota(self) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0) }
-    }
 }
 
 /// Four rounds of pairwise exchanges: single lanes, pairs of lanes, then quarters of the register, then halves.

@@ -126,7 +126,4 @@ pub(crate) trait Simd: Copy {
 
     /// Lane `i` of vector `j` changes places with lane `j` of vector `i`.
     fn transpose(self, square: &mut Self::Square);
-
-    /// Lanes `0, 1, 2, ...`.
-    fn iota(self) -> Self::Vector;
 }

@@ -159,11 +159,6 @@ impl Simd for Portable {
     fn transpose(self, square: &mut [Floats; LANES]) {
         *square = Floats::transpose(*square);
     }
-
-    #[inline(always)]
-    fn iota(self) -> Floats {
-        Floats::new(core::array::from_fn(|i| i as f32))
-    }
 }
 
 /// The bits of each lane.
