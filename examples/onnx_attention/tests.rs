@@ -264,7 +264,7 @@ fn attributes_that_cannot_be_are_errors() -> Outcome {
         ("{\"left_window_size\": -2}", "left_window_size is -2"),
         ("{\"qk_matmul_output_mode\": 4}", "qk_matmul_output_mode is 4"),
         ("{\"softmax_precision\": 7}", "softmax_precision 7 is no type of floating-point numbers"),
-        ("{\"softcap\": -1.0}", "softcap -1 is not a positive, finite number"),
+        ("{\"softcap\": -1.0}", "softcap -1 (or softcap * log2(e)) is not a positive, finite number"),
         ("{\"q_num_heads\": 4}", "Q 2x3x4x8 is not of 4 heads"),
         ("{\"kv_num_heads\": 0}", "K 2x3x6x8 is not of 0 heads"),
     ] {
