@@ -50,9 +50,9 @@ impl<S: Simd> Task for AreFinite<'_, S> {
         let zero = simd.splat(0.0);
         // Several sums, so that one need not wait for the other.
         let mut sums = [zero; 4];
-        for j in range.step_by(sums.len()) {
+        for j in range.clone().step_by(sums.len()) {
             for t in (0..values.dim()).step_by(S::LANES) {
-                for (sum, j) in sums.iter_mut().zip(j..) {
+                for (sum, j) in sums.iter_mut().zip(j..range.end) {
                     let chunk = values.row(j).get(t..).unwrap_or_default();
                     *sum = simd.mul_add(simd.load(chunk), zero, *sum);
                 }
