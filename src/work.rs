@@ -113,9 +113,9 @@ impl<'a, M: Modify> Work<'a, M> {
     fn run_unit(&self, at: &Place, unit: usize, scratch: &mut [f32]) {
         let Problem { call, output, lse, scores, backend, .. } = &self.problem;
         let Some((head, part)) = at.locate(call, unit) else { return };
-        let Sequence { batch, queries, .. } = &at.sequence;
-        let (batch, row) = (*batch, queries.start + part.first);
-        let len = part.len.min(queries.len() - part.first);
+        let Some(queries) = at.queries(call, head, &part) else { return };
+        let next = at.locate(call, unit + 1);
+        let (batch, row, len) = (at.sequence.batch, at.sequence.queries.start + part.first, queries.len());
         // SAFETY: each unit is taken once, and no two units have a row in common.
         let Some(output) = (unsafe { output.rows_mut(batch, head, row, len) }) else { return };
         // SAFETY: as above.
@@ -125,11 +125,10 @@ impl<'a, M: Modify> Work<'a, M> {
             let rows = unsafe { scores.rows_mut(batch, head, row, len) };
             Some((*stage, rows?))
         });
-        let Some(queries) = self.queries(at, unit) else { return };
         let unit = Unit {
             head: Head::new(call, &at.sequence, head),
             queries,
-            next_queries: self.queries(at, unit + 1),
+            next_queries: next.and_then(|(head, part)| at.queries(call, head, &part)),
             first: part.first,
             output,
             lse,
@@ -137,14 +136,6 @@ impl<'a, M: Modify> Work<'a, M> {
             scratch,
         };
         with_simd!(*backend, simd => simd.run(part.cols, unit));
-    }
-
-    /// The queries of a unit, if it belongs to this sequence.
-    fn queries(&self, at: &Place, unit: usize) -> Option<Rows<'a, f32>> {
-        let (head, part) = at.locate(&self.problem.call, unit)?;
-        let Sequence { batch, queries, .. } = &at.sequence;
-        let rows = self.problem.call.queries.rows(*batch, head)?.range(queries.start, queries.len())?;
-        rows.range(part.first, part.len)
     }
 }
 
@@ -172,6 +163,13 @@ impl Place {
         if index != self.sequence.index {
             self.sequence = call.sequence(index);
         }
+    }
+
+    /// The queries of a part of this sequence.
+    fn queries<'a, M: Copy>(&self, call: &Call<'a, M>, head: usize, part: &Part) -> Option<Rows<'a, f32>> {
+        let Sequence { batch, queries, .. } = &self.sequence;
+        let rows = call.queries.rows(*batch, head)?.range(queries.start, queries.len())?;
+        rows.range(part.first, part.len)
     }
 
     /// Head and queries of a unit, if it belongs to this sequence.

@@ -4,6 +4,7 @@
 //! minimax in relative error (9.4e-8) among those that give exactly 1 at 0. The division into `n` and `r`, and the scaling, which
 //! is exact, belong to each backend: see [`Simd::exp2`].
 
+use super::horner;
 use crate::simd::Simd;
 
 /// Coefficients of `r^5` down to `r`, each rounded to f32 before the next was fitted; that of 1 is 1.
@@ -18,12 +19,7 @@ const COEFFICIENTS: [f32; 5] = [
 /// `2^r` for `r` in `-1/2 ..= 1/2`.
 #[inline(always)]
 pub(crate) fn polynomial<S: Simd>(simd: S, r: S::Vector) -> S::Vector {
-    let [highest, lower @ ..] = COEFFICIENTS;
-    let mut p = simd.splat(highest);
-    for coefficient in lower {
-        p = simd.mul_add(p, r, simd.splat(coefficient));
-    }
-    simd.mul_add(p, r, simd.splat(1.0))
+    simd.mul_add(horner(simd, r, COEFFICIENTS), r, simd.splat(1.0))
 }
 
 #[cfg(test)]

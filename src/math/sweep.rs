@@ -47,19 +47,19 @@ impl<F: Function> Kernel for Sweep<F> {
 
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f64 {
-        let mut worst = [0.0; CHUNK];
+        let mut errors = [0.0; CHUNK];
         for start in (self.first..=self.last).step_by(CHUNK) {
             let x = from_fn(|i| f32::from_bits((start + i as u32).min(self.last)));
             let actual = apply(simd, self.of, x);
             for i in 0..CHUNK {
-                let error = ulps(actual[i], self.of.exact(x[i]));
-                worst[i] = if error > worst[i] || error.is_nan() { error } else { worst[i] };
+                errors[i] = worse(errors[i], ulps(actual[i], self.of.exact(x[i])));
             }
         }
-        worst.into_iter().fold(0.0, worse)
+        worst(errors)
     }
 }
 
+#[inline(always)]
 fn worse(worst: f64, error: f64) -> f64 {
     if error > worst || error.is_nan() { error } else { worst }
 }

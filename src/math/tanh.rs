@@ -6,6 +6,7 @@
 
 use core::f32::consts::LOG2_E;
 
+use super::horner;
 use crate::simd::Simd;
 
 /// Coefficients of `t^4` down to 1, each rounded to f32 before the next was fitted.
@@ -33,11 +34,7 @@ pub(crate) fn tanh<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let n = simd.round(simd.mul(x, simd.splat(2.0 * LOG2_E)));
     let t = simd.mul_add(n, simd.splat(-LN_2[0]), simd.mul(x, two));
     let t = simd.mul_add(n, simd.splat(-LN_2[1]), t);
-    let [highest, lower @ ..] = COEFFICIENTS;
-    let mut p = simd.splat(highest);
-    for coefficient in lower {
-        p = simd.mul_add(p, t, simd.splat(coefficient));
-    }
+    let p = horner(simd, t, COEFFICIENTS);
     let power = simd.power_of_two(n);
     let less_one = simd.mul_add(power, simd.mul_add(simd.mul(t, t), p, t), simd.sub(power, one));
     simd.div(less_one, simd.add(less_one, two))

@@ -68,11 +68,12 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
             let keys = start..len.min(start + S::LANES);
             column.softcap(&keys, &mut scores, stage);
             if stage >= Stage::Masked {
-                column.bias(&keys, &mut scores);
+                let bias = column.bias_square(&keys);
+                column.bias(&keys, bias.as_ref(), &mut scores);
                 column.alibi(&keys, &mut scores);
                 if M::SCORES {
                     column.custom(&keys, &mut scores);
-                    column.bias_mask(&keys, &mut scores);
+                    column.bias_mask(&keys, bias.as_ref(), &mut scores);
                 }
             }
             let is_masked = stage >= Stage::Masked && !column.words.all_see(&keys);
@@ -133,9 +134,8 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
     }
 
     #[inline(always)]
-    fn bias(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let Some(square) = self.bias_square(keys) else { return };
-        let simd = self.simd;
+    fn bias(&self, keys: &Range<usize>, square: Option<&S::Square>, scores: &mut Strided<'_, S::Vector>) {
+        let (simd, Some(square)) = (self.simd, square) else { return };
         let (nothing, infinite) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
         let (least, log2_e) = (simd.splat(LEAST_BIAS), simd.splat(LOG2_E));
         for (j, bias) in keys.clone().zip(square.as_ref()) {
@@ -207,8 +207,8 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
 
     /// What a bias masks stays masked, whatever a custom modification has made of its score.
     #[inline(always)]
-    fn bias_mask(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let (simd, Some(square)) = (self.simd, self.bias_square(keys)) else { return };
+    fn bias_mask(&self, keys: &Range<usize>, square: Option<&S::Square>, scores: &mut Strided<'_, S::Vector>) {
+        let (simd, Some(square)) = (self.simd, square) else { return };
         let (nothing, least) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
         for (j, bias) in keys.clone().zip(square.as_ref()) {
             let Some(score) = scores.get(j) else { break };
