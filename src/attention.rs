@@ -2,14 +2,17 @@
 
 use crate::{
     Backend, Error, Kv, Mask, Output, View, Work,
-    score::custom::{MaskMod, Modify, Position, ScoreMod},
+    score::{
+        custom::{MaskMod, Position, ScoreMod},
+        function::{Dot, Form, Score},
+    },
     validate,
 };
 
 /// How to attend: what is done to scores, and which keys a query sees. Reusable; `const` as far as it borrows nothing.
 ///
 /// ```text
-/// score[i][j] = cap * tanh(q[i] . k[j] * scale / cap) + bias[i][j] - slope * |i + offset - j|
+/// score[i][j] = cap * tanh(F(q[i], k[j]) * scale / cap) + bias[i][j] - slope * |i + offset - j|          F(q, k) = q . k
 /// out[i] = sum_j e^score[i][j] v[j] / (sum_j e^score[i][j] + e^sink)       over the keys j that query i sees
 /// ```
 ///
@@ -33,9 +36,17 @@ use crate::{
 /// # Ok::<(), simd_attention::Error>(())
 /// ```
 ///
-/// `M` is what a caller adds in Rust: see [`mask_mod`](Self::mask_mod) and [`score_mod`](Self::score_mod).
+/// `F` is the [score function](Score), with the [mask](Self::mask_mod) and the [modification](Self::score_mod) that a caller has
+/// added to it in Rust.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Attention<'a, M = ()> {
+pub struct Attention<'a, F = Dot> {
+    pub(crate) config: Config<'a>,
+    pub(crate) score: F,
+}
+
+/// All that is known only when the program runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Config<'a> {
     pub(crate) scale: Option<f32>,
     pub(crate) softcap: Option<f32>,
     pub(crate) bias: Option<View<'a, f32>>,
@@ -47,7 +58,6 @@ pub struct Attention<'a, M = ()> {
     pub(crate) mask: Option<Mask<'a>>,
     pub(crate) block_mask: Option<Mask<'a>>,
     pub(crate) packed: Option<Packed<'a>>,
-    pub(crate) modify: M,
     pub(crate) backend: Option<Backend>,
 }
 
@@ -67,29 +77,39 @@ pub(crate) struct Packed<'a> {
     pub(crate) keys: &'a [usize],
 }
 
+impl Config<'_> {
+    const DEFAULT: Self = Self {
+        scale: None,
+        softcap: None,
+        bias: None,
+        alibi_slopes: None,
+        sinks: None,
+        causal: false,
+        window: Window { left: None, right: None },
+        offset: None,
+        mask: None,
+        block_mask: None,
+        packed: None,
+        backend: None,
+    };
+}
+
 impl Attention<'_> {
-    /// Every query attends to every key; scores are scaled by `1 / sqrt(head_dim)`.
+    /// Every query attends to every key; scores are dot products, scaled by `1 / sqrt(head_dim)`.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            scale: None,
-            softcap: None,
-            bias: None,
-            alibi_slopes: None,
-            sinks: None,
-            causal: false,
-            window: Window { left: None, right: None },
-            offset: None,
-            mask: None,
-            block_mask: None,
-            packed: None,
-            modify: (),
-            backend: None,
-        }
+        Self::with_score(Dot)
     }
 }
 
-impl<'a, M: Modify> Attention<'a, M> {
+impl<'a, F: Score> Attention<'a, F> {
+    /// As [`new`](Attention::new), with another score function: [`Bilinear`](crate::Bilinear), [`Additive`](crate::Additive) or [one of your
+    /// own](Score).
+    #[must_use]
+    pub const fn with_score(score: F) -> Self {
+        Self { config: Config::DEFAULT, score }
+    }
+
     /// Multiplies scores by `scale` instead of `1 / sqrt(head_dim)`. Any finite number, zero and negative ones included.
     ///
     /// ```
@@ -108,8 +128,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn scale(self, scale: f32) -> Self {
-        Self { scale: Some(scale), ..self }
+    pub const fn scale(mut self, scale: f32) -> Self {
+        self.config.scale = Some(scale);
+        self
     }
 
     /// Keeps scores between `-cap` and `cap`: `cap * tanh(score / cap)` (Gemma 2, 2024).
@@ -130,8 +151,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn softcap(self, cap: f32) -> Self {
-        Self { softcap: Some(cap), ..self }
+    pub const fn softcap(mut self, cap: f32) -> Self {
+        self.config.softcap = Some(cap);
+        self
     }
 
     /// Adds a bias `[batch, q_heads, q_len, kv_len]` to the scores. An extent of 1 is repeated along its axis, and so is a stride of
@@ -153,8 +175,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn bias(self, bias: View<'a, f32>) -> Self {
-        Self { bias: Some(bias), ..self }
+    pub const fn bias(mut self, bias: View<'a, f32>) -> Self {
+        self.config.bias = Some(bias);
+        self
     }
 
     /// Subtracts `slope * |i + offset - j|`, with one slope for each query head: attention with linear biases (Press et al., 2021, "Train
@@ -181,8 +204,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn alibi_slopes(self, slopes: &'a [f32]) -> Self {
-        Self { alibi_slopes: Some(slopes), ..self }
+    pub const fn alibi_slopes(mut self, slopes: &'a [f32]) -> Self {
+        self.config.alibi_slopes = Some(slopes);
+        self
     }
 
     /// One more score for each query head, which takes weight from the keys and has no value (Xiao et al., 2023, "Efficient Streaming
@@ -205,8 +229,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn sinks(self, sinks: &'a [f32]) -> Self {
-        Self { sinks: Some(sinks), ..self }
+    pub const fn sinks(mut self, sinks: &'a [f32]) -> Self {
+        self.config.sinks = Some(sinks);
+        self
     }
 
     /// Where the first query stands among the keys: query `i` stands at key `i + offset`. From there causal masks, windows and ALiBi
@@ -229,8 +254,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn offset(self, offset: i64) -> Self {
-        Self { offset: Some(offset), ..self }
+    pub const fn offset(mut self, offset: i64) -> Self {
+        self.config.offset = Some(offset);
+        self
     }
 
     /// A query sees no key after the one at which it [stands](Self::offset).
@@ -244,8 +270,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     ///
     /// A query that sees no key gives zeros, and its log-sum-exp is `-inf`. Keys that no query sees are never read.
     #[must_use]
-    pub const fn causal(self) -> Self {
-        Self { causal: true, ..self }
+    pub const fn causal(mut self) -> Self {
+        self.config.causal = true;
+        self
     }
 
     /// A query sees no more keys than these before and after the one at which it [stands](Self::offset) (sliding-window attention: Beltagy
@@ -275,14 +302,16 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn window(self, window: Window) -> Self {
-        Self { window, ..self }
+    pub const fn window(mut self, window: Window) -> Self {
+        self.config.window = window;
+        self
     }
 
     /// A query sees only keys for which its element of the mask is true. There is an example at [`Mask`].
     #[must_use]
-    pub const fn mask(self, mask: Mask<'a>) -> Self {
-        Self { mask: Some(mask), ..self }
+    pub const fn mask(mut self, mask: Mask<'a>) -> Self {
+        self.config.mask = Some(mask);
+        self
     }
 
     /// Another mask, besides [`mask`](Self::mask): one whose elements speak for [blocks](Mask::blocks), for example.
@@ -304,8 +333,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn block_mask(self, mask: Mask<'a>) -> Self {
-        Self { block_mask: Some(mask), ..self }
+    pub const fn block_mask(mut self, mask: Mask<'a>) -> Self {
+        self.config.block_mask = Some(mask);
+        self
     }
 
     /// Several sequences of different lengths, one after the other without padding: sequence `s` has the queries
@@ -330,14 +360,16 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn packed(self, queries: &'a [usize], keys: &'a [usize]) -> Self {
-        Self { packed: Some(Packed { queries, keys }), ..self }
+    pub const fn packed(mut self, queries: &'a [usize], keys: &'a [usize]) -> Self {
+        self.config.packed = Some(Packed { queries, keys });
+        self
     }
 
     /// Runs on this backend instead of the fastest one: the same build then gives the same bits on every CPU that has it.
     #[must_use]
-    pub const fn backend(self, backend: Backend) -> Self {
-        Self { backend: Some(backend), ..self }
+    pub const fn backend(mut self, backend: Backend) -> Self {
+        self.config.backend = Some(backend);
+        self
     }
 
     /// A mask written in Rust, compiled into the kernel: a query sees only keys for which `sees` says so. Asked only about tiles that the
@@ -359,9 +391,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn mask_mod<F: Fn(Position) -> bool + Copy>(self, sees: F) -> Attention<'a, (M, MaskMod<F>)> {
-        let modify = (self.modify, MaskMod(sees));
-        self.modify(modify)
+    pub const fn mask_mod<C: Fn(Position) -> bool + Copy>(self, sees: C) -> Attention<'a, MaskMod<F, C>> {
+        let Self { config, score } = self;
+        Attention { config, score: MaskMod { score, sees } }
     }
 
     /// A change of scores written in Rust, compiled into the kernel. The score that it is given is scaled, capped and biased; what it
@@ -385,30 +417,9 @@ impl<'a, M: Modify> Attention<'a, M> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn score_mod<F: Fn(f32, Position) -> f32 + Copy>(self, score: F) -> Attention<'a, (M, ScoreMod<F>)> {
-        let modify = (self.modify, ScoreMod(score));
-        self.modify(modify)
-    }
-
-    /// The same with another modification.
-    const fn modify<N: Modify>(self, modify: N) -> Attention<'a, N> {
-        let Self { scale, softcap, bias, alibi_slopes, sinks, causal, window, offset, .. } = self;
-        let Self { mask, block_mask, packed, backend, .. } = self;
-        Attention {
-            scale,
-            softcap,
-            bias,
-            alibi_slopes,
-            sinks,
-            causal,
-            window,
-            offset,
-            mask,
-            block_mask,
-            packed,
-            modify,
-            backend,
-        }
+    pub const fn score_mod<C: Fn(f32, Position) -> f32 + Copy>(self, modify: C) -> Attention<'a, ScoreMod<F, C>> {
+        let Self { config, score } = self;
+        Attention { config, score: ScoreMod { score, modify } }
     }
 
     /// Computes attention: `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`,
@@ -454,10 +465,11 @@ impl<'a, M: Modify> Attention<'a, M> {
         q: View<'b, f32>,
         kv: Kv<'b, f32>,
         out: impl Into<Output<'b, f32>>,
-    ) -> Result<Work<'b, M>, Error>
+    ) -> Result<Work<'b, F>, Error>
     where
         'a: 'b,
     {
-        validate::problem(self, q, kv, out.into()).map(Work::new)
+        let form = Form::new(&self.score, kv.keys.shape());
+        validate::problem(&self.config, form, q, kv, out.into()).map(|problem| Work::new(problem, self.score))
     }
 }

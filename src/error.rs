@@ -32,6 +32,8 @@ pub enum Operand {
     Sinks,
     /// The numbers of keys.
     KeyLens,
+    /// The matrix of a linear layer or of a score function.
+    Weights,
 }
 
 /// Which axis of a [`Shape`] an [`Error`] speaks of.

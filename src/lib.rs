@@ -25,8 +25,13 @@ pub use error::{Axis, Error, Operand};
 pub use kv::Kv;
 pub use output::{Output, Stage};
 pub use score::{
-    custom::{MaskMod, Modify, Position, ScoreMod},
+    additive::Additive,
+    bilinear::Bilinear,
+    custom::{MaskMod, Position, ScoreMod},
+    function::{Dot, Score},
+    lanes::Lanes,
     mask::Mask,
+    projection::Projection,
 };
 pub use scratch::scratch_len;
 pub use simd::Backend;

@@ -1,7 +1,8 @@
 //! The formula, naively, in f64: the oracle that the kernels are held to.
 
 use crate::{
-    Attention, Error, Kv, Modify, Output, Position, Stage, View,
+    Attention, Error, Kv, Output, Position, Score, Stage, View,
+    score::{function::Form, projection::HeadProjection},
     validate::{Call, Sequence},
 };
 
@@ -14,19 +15,20 @@ use crate::{
 /// # Errors
 ///
 /// Those of [`Attention::prepare`] but for the backend, which does not matter here.
-pub fn forward<'a, M: Modify>(
-    attention: &Attention<'a, M>,
+pub fn forward<'a, F: Score>(
+    attention: &Attention<'a, F>,
     q: View<'a, f32>,
     kv: Kv<'a, f32>,
     out: impl Into<Output<'a, f64>>,
 ) -> Result<(), Error> {
     let mut out = out.into();
-    let call = Call::new(attention, q, kv, &out)?;
+    let Attention { config, score } = attention;
+    let call = Call::new(config, Form::new(score, kv.keys.shape()), q, kv, &out)?;
     for index in 0..call.sequences() {
         let sequence = call.sequence(index);
         for head in 0..q.shape().heads {
             for i in 0..sequence.queries.len() {
-                Row { call: &call, sequence: &sequence, head, i }.forward(&mut out);
+                Row { call: &call, function: score, sequence: &sequence, head, i }.forward(&mut out);
             }
         }
     }
@@ -34,14 +36,15 @@ pub fn forward<'a, M: Modify>(
 }
 
 /// One query of one head.
-struct Row<'r, 'a, M> {
-    call: &'r Call<'a, M>,
+struct Row<'r, 'a, F> {
+    call: &'r Call<'a>,
+    function: &'r F,
     sequence: &'r Sequence,
     head: usize,
     i: usize,
 }
 
-impl<M: Modify> Row<'_, '_, M> {
+impl<F: Score> Row<'_, '_, F> {
     fn forward(&self, out: &mut Output<'_, f64>) {
         let Self { call, sequence, head, .. } = *self;
         let (batch, row, heads) = (sequence.batch, sequence.queries.start + self.i, call.queries.shape());
@@ -88,25 +91,25 @@ impl<M: Modify> Row<'_, '_, M> {
 
     /// Whether the query attends to key `j` of the sequence.
     fn sees(&self, j: usize) -> bool {
-        let Self { call, sequence, head, i } = *self;
+        let Self { call, sequence, head, i, .. } = *self;
         let distance = j as i128 - (i as i128 + i128::from(sequence.diagonal));
         let (row, column) = (sequence.queries.start + i, sequence.room.start + j);
         call.window.left.is_none_or(|left| -distance <= left as i128)
             && call.window.right.is_none_or(|right| distance <= right as i128)
             && call.masks.iter().flatten().all(|mask| mask.sees(sequence.batch, head, row, column))
             && self.bias(j) != f64::NEG_INFINITY
-            && call.modify.sees(self.position(j))
+            && self.function.sees(self.position(j))
     }
 
     /// What the softmax is taken of.
     fn score(&self, j: usize) -> f64 {
-        let Self { call, sequence, head, i } = *self;
+        let Self { call, sequence, head, i, .. } = *self;
         let mut score = self.capped(j) + self.bias(j);
         if let Some(slope) = call.alibi_slopes.and_then(|slopes| slopes.get(head)) {
             let distance = i as i128 + i128::from(sequence.diagonal) - j as i128;
             score -= f64::from(*slope) * distance.unsigned_abs() as f64;
         }
-        if M::SCORES { f64::from(call.modify.score(score as f32, self.position(j))) } else { score }
+        if F::MODIFIES { f64::from(self.function.modify(score as f32, self.position(j))) } else { score }
     }
 
     fn capped(&self, j: usize) -> f64 {
@@ -115,17 +118,34 @@ impl<M: Modify> Row<'_, '_, M> {
     }
 
     fn scaled(&self, j: usize) -> f64 {
-        let Self { call, sequence, head, i } = *self;
-        let query = call.queries.rows(sequence.batch, head);
-        let key = call.kv.keys.rows(sequence.batch, head / call.group);
-        let dot = query
-            .zip(key)
-            .map_or(0.0, |(query, key)| dot(query.row(sequence.queries.start + i), key.row(sequence.room.start + j)));
-        f64::from(call.scale) * dot
+        let Self { call, function, sequence, head, i } = *self;
+        let query =
+            call.queries.rows(sequence.batch, head).map_or(&[][..], |rows| rows.row(sequence.queries.start + i));
+        let keys = call.kv.keys.rows(sequence.batch, head / call.group);
+        let key = keys.map_or(&[][..], |rows| rows.row(sequence.room.start + j));
+        let sum = key
+            .iter()
+            .enumerate()
+            .fold(0.0, |sum, (t, key)| function.add(sum, self.projected(query, t), f64::from(*key), t));
+        f64::from(call.scale) * sum
+    }
+
+    /// Element `t` of a query, after its projection.
+    fn projected(&self, query: &[f32], t: usize) -> f64 {
+        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.keys.shape().dim);
+        let projection = self.function.projection();
+        match projection.and_then(|projection| projection.head(q, key_dim, self.sequence.batch, self.head)) {
+            None => query.get(t).copied().map_or(0.0, f64::from),
+            Some(HeadProjection::Rows(weights)) => dot(weights.row(t), query),
+            Some(HeadProjection::Columns(weights)) => {
+                let column = (0..weights.len()).map(|s| weights.row(s).get(t).copied().unwrap_or_default());
+                column.zip(query).map(|(weight, q)| f64::from(weight) * f64::from(*q)).sum()
+            }
+        }
     }
 
     fn bias(&self, j: usize) -> f64 {
-        let Self { call, sequence, head, i } = *self;
+        let Self { call, sequence, head, i, .. } = *self;
         let row = call.bias.and_then(|bias| bias.rows(sequence.batch, head));
         match row.map_or(&[][..], |rows| rows.row(sequence.queries.start + i)) {
             [only] => f64::from(*only),

@@ -3,13 +3,19 @@
 use core::{f64::consts::LOG2_E, num::NonZeroUsize, ops::Range};
 
 use crate::{
-    Attention, Backend, Error, Kv, Output, Shape, Stage, View, ViewMut, Window, attention::Packed, error::Operand,
-    kv::expect_shape, score::mask::Fitted, scratch::scratch_len, simd::Token, view::SharedRows,
+    Backend, Error, Kv, Output, Shape, Stage, View, ViewMut, Window,
+    attention::{Config, Packed},
+    error::Operand,
+    kv::expect_shape,
+    score::{function::Form, mask::Fitted},
+    scratch::scratch_len,
+    simd::Token,
+    view::SharedRows,
 };
 
 /// Arguments that fit together, and what the caller wants to know.
-pub(crate) struct Problem<'a, M> {
-    pub(crate) call: Call<'a, M>,
+pub(crate) struct Problem<'a> {
+    pub(crate) call: Call<'a>,
     pub(crate) output: SharedRows<'a, f32>,
     /// `[batch, q_heads, q_len, 1]`
     pub(crate) lse: Option<SharedRows<'a, f32>>,
@@ -19,16 +25,18 @@ pub(crate) struct Problem<'a, M> {
     pub(crate) scratch_len: usize,
 }
 
-pub(crate) fn problem<'a, M: Copy>(
-    attention: &Attention<'a, M>,
+pub(crate) fn problem<'a>(
+    config: &Config<'a>,
+    form: Form<'_>,
     queries: View<'a, f32>,
     kv: Kv<'a, f32>,
     output: Output<'a, f32>,
-) -> Result<Problem<'a, M>, Error> {
-    let call = Call::new(attention, queries, kv, &output)?;
-    let wanted = attention.backend.unwrap_or_else(Backend::best);
+) -> Result<Problem<'a>, Error> {
+    let call = Call::new(config, form, queries, kv, &output)?;
+    let wanted = config.backend.unwrap_or_else(Backend::best);
     let backend = wanted.token().ok_or(Error::BackendUnavailable { backend: wanted })?;
-    let q = queries.shape();
+    let (q, k, v) = (queries.shape(), kv.keys.shape(), kv.values.shape());
+    let query_rows = if form.projection.is_some() { q.dim.saturating_add(k.dim) } else { q.dim };
     let Output { values, lse, scores } = output;
     Ok(Problem {
         call,
@@ -39,18 +47,21 @@ pub(crate) fn problem<'a, M: Copy>(
             .map(ViewMut::into_shared),
         scores: scores.map(|(stage, scores)| (stage, scores.into_shared())),
         backend,
-        scratch_len: scratch_len(q.dim, kv.values.shape().dim),
+        scratch_len: scratch_len(query_rows, v.dim),
     })
 }
 
 /// Inputs that fit together, and with an output.
 #[derive(Clone, Copy)]
-pub(crate) struct Call<'a, M> {
+pub(crate) struct Call<'a> {
     pub(crate) queries: View<'a, f32>,
     pub(crate) kv: Kv<'a, f32>,
     /// Query heads that share one key/value head.
     pub(crate) group: NonZeroUsize,
     pub(crate) scale: f32,
+    /// What queries are multiplied with, and what becomes of the score function, so that scores are in base 2, or over the softcap.
+    pub(crate) query_factor: f32,
+    pub(crate) score_factor: f32,
     pub(crate) softcap: Option<f32>,
     /// `[batch, q_heads, q_len, kv_len or 1]`
     pub(crate) bias: Option<View<'a, f32>>,
@@ -62,7 +73,6 @@ pub(crate) struct Call<'a, M> {
     offset: Option<i64>,
     pub(crate) masks: [Option<Fitted<'a>>; 2],
     packed: Option<Packed<'a>>,
-    pub(crate) modify: M,
 }
 
 /// Queries and keys that belong together, as indices into the views.
@@ -78,44 +88,49 @@ pub(crate) struct Sequence {
     pub(crate) diagonal: i64,
 }
 
-impl<'a, M: Copy> Call<'a, M> {
+impl<'a> Call<'a> {
     pub(crate) fn new<T>(
-        attention: &Attention<'a, M>,
+        config: &Config<'a>,
+        form: Form<'_>,
         queries: View<'a, f32>,
         kv: Kv<'a, f32>,
         output: &Output<'_, T>,
     ) -> Result<Self, Error> {
         let (q, kv_len) = (queries.shape(), kv.keys.shape().len);
-        let group = shapes(q, kv.keys.shape(), kv.values.shape(), output.values.shape())?;
+        let key_dim = form.key_dim(q)?;
+        let group = shapes(q, key_dim, &kv, output.values.shape())?;
         let matrix = Shape { dim: kv_len, ..q };
         if let Some((_, scores)) = &output.scores {
             expect_shape(Operand::Scores, matrix, scores.shape())?;
         }
         let rows = q.rows().ok_or(Error::SizeOverflow { shape: q })?;
         expect_len(Operand::LogSumExp, rows, output.lse.as_deref())?;
-        expect_len(Operand::AlibiSlopes, q.heads, attention.alibi_slopes)?;
-        expect_len(Operand::Sinks, q.heads, attention.sinks)?;
-        if let Some(softcap) = attention.softcap.filter(|cap| !(*cap > 0.0 && (*cap * LOG2_E as f32).is_finite())) {
+        expect_len(Operand::AlibiSlopes, q.heads, config.alibi_slopes)?;
+        expect_len(Operand::Sinks, q.heads, config.sinks)?;
+        if let Some(softcap) = config.softcap.filter(|cap| !(*cap > 0.0 && (*cap * LOG2_E as f32).is_finite())) {
             return Err(Error::SoftcapNotPositive { softcap });
         }
-        let right = if attention.causal { Some(0) } else { attention.window.right };
+        let scale = config.scale.unwrap_or(form.default_scale);
+        let factor = factor(scale, config.softcap)?;
+        let right = if config.causal { Some(0) } else { config.window.right };
         let call = Self {
             queries,
             kv,
             group,
-            scale: scale(attention, q.dim)?,
-            softcap: attention.softcap,
-            bias: attention.bias.map(|bias| bias.broadcast(Operand::Bias, matrix)).transpose()?,
-            alibi_slopes: attention.alibi_slopes,
-            sinks: attention.sinks,
-            window: Window { right, ..attention.window },
-            offset: attention.offset,
+            scale,
+            query_factor: if form.is_linear { factor } else { 1.0 },
+            score_factor: if form.is_linear { 1.0 } else { factor },
+            softcap: config.softcap,
+            bias: config.bias.map(|bias| bias.broadcast(Operand::Bias, matrix)).transpose()?,
+            alibi_slopes: config.alibi_slopes,
+            sinks: config.sinks,
+            window: Window { right, ..config.window },
+            offset: config.offset,
             masks: [
-                attention.mask.map(|mask| mask.fit(Operand::Mask, q, kv_len)).transpose()?,
-                attention.block_mask.map(|mask| mask.fit(Operand::BlockMask, q, kv_len)).transpose()?,
+                config.mask.map(|mask| mask.fit(Operand::Mask, q, kv_len)).transpose()?,
+                config.block_mask.map(|mask| mask.fit(Operand::BlockMask, q, kv_len)).transpose()?,
             ],
-            packed: attention.packed,
-            modify: attention.modify,
+            packed: config.packed,
         };
         call.check_sequences()?;
         Ok(call)
@@ -174,14 +189,6 @@ impl<'a, M: Copy> Call<'a, M> {
             diagonal: self.offset.unwrap_or(bottom_right),
         }
     }
-
-    /// `scale * log2(e)`, or with a softcap `scale / cap`: what the queries are multiplied with.
-    pub(crate) fn query_scale(&self) -> f32 {
-        match self.softcap {
-            Some(cap) => self.scale / cap,
-            None => (f64::from(self.scale) * LOG2_E) as f32,
-        }
-    }
 }
 
 /// Elements `i` and `i + 1`.
@@ -204,8 +211,9 @@ fn check_cumulative(operand: Operand, cumulative: &[usize], len: usize) -> Resul
 }
 
 /// How many query heads share one key/value head.
-fn shapes(q: Shape, k: Shape, v: Shape, out: Shape) -> Result<NonZeroUsize, Error> {
-    expect_shape(Operand::Key, Shape { batch: q.batch, dim: q.dim, ..k }, k)?;
+fn shapes(q: Shape, key_dim: usize, kv: &Kv<'_, f32>, out: Shape) -> Result<NonZeroUsize, Error> {
+    let (k, v) = (kv.keys.shape(), kv.values.shape());
+    expect_shape(Operand::Key, Shape { batch: q.batch, dim: key_dim, ..k }, k)?;
     expect_shape(Operand::Output, Shape { dim: v.dim, ..q }, out)?;
     match q.heads.checked_rem(k.heads) {
         Some(0) => Ok(NonZeroUsize::new(q.heads / k.heads).unwrap_or(NonZeroUsize::MIN)),
@@ -214,14 +222,13 @@ fn shapes(q: Shape, k: Shape, v: Shape, out: Shape) -> Result<NonZeroUsize, Erro
     }
 }
 
-/// The scale asked for, or the default.
-fn scale<M>(attention: &Attention<'_, M>, head_dim: usize) -> Result<f32, Error> {
-    let scale = attention.scale.unwrap_or_else(|| libm::sqrt(1.0 / head_dim as f64) as f32);
+/// `scale * log2(e)`, or with a softcap `scale / cap`.
+fn factor(scale: f32, softcap: Option<f32>) -> Result<f32, Error> {
     let overflows = |factor: f32| !(scale * factor).is_finite();
-    if overflows(LOG2_E as f32) || attention.softcap.is_some_and(|cap| overflows(1.0 / cap)) {
+    if overflows(LOG2_E as f32) || softcap.is_some_and(|cap| overflows(1.0 / cap)) {
         return Err(Error::ScaleNotFinite { scale });
     }
-    Ok(scale)
+    Ok(softcap.map_or((f64::from(scale) * LOG2_E) as f32, |cap| scale / cap))
 }
 
 fn expect_len<T>(operand: Operand, expected: usize, slice: Option<&[T]>) -> Result<(), Error> {

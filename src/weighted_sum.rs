@@ -2,6 +2,7 @@
 
 use crate::{
     kernel::{Columns, Groups, multiply, multiply_unmarked},
+    score::function::Dot,
     simd::{Simd, Task, prefetch},
     view::Rows,
 };
@@ -65,7 +66,7 @@ impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for T
             multiply_unmarked(simd, columns, weights, value)
         } else {
             let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(first));
-            multiply(simd, columns, weights, value, later_row)
+            multiply((simd, &Dot), columns, weights, value, later_row)
         };
         for (output, sum) in output.iter_mut().zip(sum) {
             let output = columns.of_mut(output);

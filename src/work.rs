@@ -5,7 +5,10 @@ use core::num::NonZeroUsize;
 use crate::{
     Error,
     kernel::prefill::Unit,
-    score::{custom::Modify, head::Head},
+    score::{
+        function::{Dot, Score},
+        head::Head,
+    },
     simd::{Simd, with_simd},
     validate::{Call, Problem, Sequence},
     view::Rows,
@@ -33,36 +36,26 @@ use crate::{
 /// });
 /// # Ok::<(), simd_attention::Error>(())
 /// ```
-pub struct Work<'a, M = ()> {
-    problem: Problem<'a, M>,
-    split: Split,
-    units: usize,
-    next: Counter,
+pub struct Work<'a, F = Dot> {
+    plan: Plan<'a>,
+    score: F,
 }
 
-impl<'a, M: Modify> Work<'a, M> {
-    pub(crate) fn new(problem: Problem<'a, M>) -> Self {
-        let split = with_simd!(problem.backend, simd => Split::new(simd, &problem.call));
-        let call = &problem.call;
-        let heads = call.queries.shape().heads;
-        // No overflow: the views counted `batch * heads * len` elements.
-        let units = match call.packed_sequences() {
-            None => call.queries.shape().batch * heads * split.sequence(call, 0).units,
-            Some(sequences) => (0..sequences).map(|s| heads * split.sequence(call, s).units).sum(),
-        };
-        Self { problem, split, units, next: Counter::new() }
+impl<'a, F: Score> Work<'a, F> {
+    pub(crate) fn new(problem: Problem<'a>, score: F) -> Self {
+        Self { plan: Plan::new(problem), score }
     }
 
     /// How many units there are; more threads than that have nothing to do.
     #[must_use]
     pub const fn units(&self) -> usize {
-        self.units
+        self.plan.units
     }
 
     /// Elements of scratch that each call of [`run`](Self::run) needs: [`scratch_len`](crate::scratch_len) of the dimensions.
     #[must_use]
     pub const fn scratch_len(&self) -> usize {
-        self.problem.scratch_len
+        self.plan.problem.scratch_len
     }
 
     /// Computes units that no other call has taken, until none is left.
@@ -71,15 +64,8 @@ impl<'a, M: Modify> Work<'a, M> {
     ///
     /// [`Error::ScratchTooShort`], before taking a unit.
     pub fn run(&self, scratch: &mut [f32]) -> Result<(), Error> {
-        let (required, actual) = (self.problem.scratch_len, scratch.len());
-        if actual < required {
-            return Err(Error::ScratchTooShort { required, actual });
-        }
-        let mut at = Place::start(&self.problem.call, &self.split);
-        while let Some(unit) = self.next.take(self.units) {
-            at.advance(&self.problem.call, &self.split, unit);
-            self.run_unit(&at, unit, scratch);
-        }
+        self.plan.check(scratch)?;
+        self.score.run(&self.plan, scratch);
         Ok(())
     }
 
@@ -92,25 +78,55 @@ impl<'a, M: Modify> Work<'a, M> {
     #[cfg(feature = "rayon")]
     pub fn run_parallel(&self, scratch: &mut [f32]) -> Result<(), Error>
     where
-        M: Sync,
+        F: Sync,
     {
-        let (required, actual) = (self.problem.scratch_len, scratch.len());
-        if actual < required {
-            return Err(Error::ScratchTooShort { required, actual });
-        }
-        let threads = rayon::current_num_threads().min(self.units);
+        self.plan.check(scratch)?;
+        let threads = rayon::current_num_threads().min(self.units());
         rayon::scope(|scope| {
-            for scratch in scratch.chunks_exact_mut(required).take(threads) {
-                scope.spawn(move |_| {
-                    // Cannot fail: the chunk is as long as required.
-                    let _ = self.run(scratch);
-                });
+            for scratch in scratch.chunks_exact_mut(self.scratch_len()).take(threads) {
+                scope.spawn(move |_| self.score.run(&self.plan, scratch));
             }
         });
         Ok(())
     }
+}
 
-    fn run_unit(&self, at: &Place, unit: usize, scratch: &mut [f32]) {
+/// A [`Work`] but for the score function.
+pub struct Plan<'a> {
+    problem: Problem<'a>,
+    split: Split,
+    units: usize,
+    next: Counter,
+}
+
+impl<'a> Plan<'a> {
+    fn new(problem: Problem<'a>) -> Self {
+        let split = with_simd!(problem.backend, simd => Split::new(simd, &problem.call));
+        let call = &problem.call;
+        let heads = call.queries.shape().heads;
+        // No overflow: the views counted `batch * heads * len` elements.
+        let units = match call.packed_sequences() {
+            None => call.queries.shape().batch * heads * split.sequence(call, 0).units,
+            Some(sequences) => (0..sequences).map(|s| heads * split.sequence(call, s).units).sum(),
+        };
+        Self { problem, split, units, next: Counter::new() }
+    }
+
+    fn check(&self, scratch: &[f32]) -> Result<(), Error> {
+        let (required, actual) = (self.problem.scratch_len, scratch.len());
+        if actual < required { Err(Error::ScratchTooShort { required, actual }) } else { Ok(()) }
+    }
+
+    /// [`Work::run`] with the score function that the problem was checked for.
+    pub(crate) fn run<F: Score>(&self, score: &F, scratch: &mut [f32]) {
+        let mut at = Place::start(&self.problem.call, &self.split);
+        while let Some(unit) = self.next.take(self.units) {
+            at.advance(&self.problem.call, &self.split, unit);
+            self.run_unit(score, &at, unit, scratch);
+        }
+    }
+
+    fn run_unit<F: Score>(&self, score: &F, at: &Place, unit: usize, scratch: &mut [f32]) {
         let Problem { call, output, lse, scores, backend, .. } = &self.problem;
         let Some((head, part)) = at.locate(call, unit) else { return };
         let Some(queries) = at.queries(call, head, &part) else { return };
@@ -126,7 +142,7 @@ impl<'a, M: Modify> Work<'a, M> {
             Some((*stage, rows?))
         });
         let unit = Unit {
-            head: Head::new(call, &at.sequence, head),
+            head: Head::new(call, score, &at.sequence, head),
             queries,
             next_queries: next.and_then(|(head, part)| at.queries(call, head, &part)),
             first: part.first,
@@ -147,12 +163,12 @@ struct Place {
 }
 
 impl Place {
-    fn start<M: Copy>(call: &Call<'_, M>, split: &Split) -> Self {
+    fn start(call: &Call<'_>, split: &Split) -> Self {
         Self { sequence: call.sequence(0), partition: split.sequence(call, 0), first_unit: 0 }
     }
 
     /// Goes to the sequence that this unit belongs to, which there is and which is no earlier one.
-    fn advance<M: Copy>(&mut self, call: &Call<'_, M>, split: &Split, unit: usize) {
+    fn advance(&mut self, call: &Call<'_>, split: &Split, unit: usize) {
         let heads = call.queries.shape().heads;
         let mut index = self.sequence.index;
         while index + 1 < call.sequences() && unit >= self.first_unit + heads * self.partition.units {
@@ -166,14 +182,14 @@ impl Place {
     }
 
     /// The queries of a part of this sequence.
-    fn queries<'a, M: Copy>(&self, call: &Call<'a, M>, head: usize, part: &Part) -> Option<Rows<'a, f32>> {
+    fn queries<'a>(&self, call: &Call<'a>, head: usize, part: &Part) -> Option<Rows<'a, f32>> {
         let Sequence { batch, queries, .. } = &self.sequence;
         let rows = call.queries.rows(*batch, head)?.range(queries.start, queries.len())?;
         rows.range(part.first, part.len)
     }
 
     /// Head and queries of a unit, if it belongs to this sequence.
-    fn locate<M: Copy>(&self, call: &Call<'_, M>, unit: usize) -> Option<(usize, Part)> {
+    fn locate(&self, call: &Call<'_>, unit: usize) -> Option<(usize, Part)> {
         let per_head = NonZeroUsize::new(self.partition.units)?;
         let unit = unit.checked_sub(self.first_unit)?;
         let (head, unit) = (unit / per_head, unit % per_head);
@@ -249,7 +265,7 @@ struct Split {
 
 impl Split {
     /// A unit has several blocks where that saves fetching keys and values again for each of them.
-    fn new<S: Simd, M: Copy>(_: S, call: &Call<'_, M>) -> Self {
+    fn new<S: Simd>(_: S, call: &Call<'_>) -> Self {
         let (q, v) = (call.queries.shape(), call.kv.values.shape());
         let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
         let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
@@ -259,7 +275,7 @@ impl Split {
         Self { lanes, max_cols, blocks_per_unit }
     }
 
-    fn sequence<M: Copy>(&self, call: &Call<'_, M>, sequence: usize) -> Partition {
+    fn sequence(&self, call: &Call<'_>, sequence: usize) -> Partition {
         Partition::new(call.queries_of(sequence).len(), self)
     }
 }

@@ -1,5 +1,5 @@
 //! Any bytes, read as a call. `cargo +nightly fuzz run forward` from the crate's root; what it finds is replayed by
-//! `tests/corpus.rs`.
+//! `tests/suite/corpus.rs`.
 
 #![no_main]
 

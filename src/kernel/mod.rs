@@ -5,7 +5,10 @@ pub(crate) mod prefill;
 mod score_matrix;
 mod transpose;
 
-use crate::simd::Simd;
+use crate::{
+    score::{function::Score, lanes::InLanes},
+    simd::Simd,
+};
 
 /// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.
 #[derive(Clone, Copy)]
@@ -44,12 +47,12 @@ impl<const N: usize> Columns<N> {
     }
 }
 
-/// `sum[i][c] += left(i, t) * right[t][c]` for each `t`: a register tile of a matrix product whose left factor is read one
-/// element at a time, in whatever order it lies in memory. `prefetch(t)` may fetch what later steps will read: streams as
+/// `sum[i][c] += left(i, t) * right[t][c]` for each `t`, or what else `score` makes of the two: a register tile of a matrix product whose
+/// left factor is read one element at a time, in whatever order it lies in memory. `prefetch(t)` may fetch what later steps will read: streams as
 /// short as a row of keys are over before a CPU has noticed them by itself.
 #[inline(always)]
-pub(crate) fn multiply<S: Simd, const ROWS: usize, const N: usize, const COLS: usize>(
-    simd: S,
+pub(crate) fn multiply<S: Simd, F: Score, const ROWS: usize, const N: usize, const COLS: usize>(
+    (simd, score): (S, &F),
     columns: Columns<N>,
     right: &[[S::Vector; COLS]],
     left: impl Fn(usize, usize) -> f32,
@@ -60,9 +63,9 @@ pub(crate) fn multiply<S: Simd, const ROWS: usize, const N: usize, const COLS: u
         prefetch(t);
         let right = *columns.of(right);
         for (i, sum) in sum.iter_mut().enumerate() {
-            let left = simd.splat(left(i, t));
+            let left = InLanes(simd, simd.splat(left(i, t)));
             for c in 0..N {
-                sum[c] = simd.mul_add(left, right[c], sum[c]);
+                sum[c] = score.add(InLanes(simd, sum[c]), InLanes(simd, right[c]), left, t).1;
             }
         }
     }

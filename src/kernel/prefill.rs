@@ -16,11 +16,12 @@ use crate::{
     Stage,
     score::{
         band::Span,
-        custom::Modify,
-        dot::Dot,
+        function::{Dot, Score},
         head::Head,
         mask::{Look, Words},
         modify::{Apply, Column, Mark, Strided},
+        projection::HeadProjection,
+        tile::{Function, Scores},
     },
     scratch::Scratch,
     simd::{Kernel, MAX_BLOCKS, Simd, Task},
@@ -33,8 +34,8 @@ use crate::{
 const SINGLE: usize = 8;
 
 /// Consecutive queries of one head, and where their results go.
-pub(crate) struct Unit<'a, M> {
-    pub(crate) head: Head<'a, M>,
+pub(crate) struct Unit<'a, F> {
+    pub(crate) head: Head<'a, F>,
     /// At most as many as `BLOCKS` blocks have lanes.
     pub(crate) queries: Rows<'a, f32>,
     /// What will probably be asked for next.
@@ -50,19 +51,27 @@ pub(crate) struct Unit<'a, M> {
     pub(crate) scratch: &'a mut [f32],
 }
 
-impl<M: Modify> Kernel for Unit<'_, M> {
+impl<F: Score> Kernel for Unit<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
         let Some(scores) = scratch.score_tile() else { return };
+        let Some(raw) = scratch.take(if self.head.projection().is_some() { self.queries.dim() } else { 0 }) else {
+            return;
+        };
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len()).step_by(COLS * S::LANES)) {
             let Some(queries) = self.queries.range(first, COLS * S::LANES) else { break };
-            let (Some(q), Some(o)) = (scratch.take(queries.dim()), scratch.take(self.output.dim())) else { break };
-            let new = Block::new(simd, &self.head, queries, self.first + first, q, o);
+            let (Some(q), Some(o)) =
+                (scratch.take(self.head.call.kv.keys.shape().dim), scratch.take(self.output.dim()))
+            else {
+                break;
+            };
+            load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, queries, raw, q);
+            let new = Block::new(simd, &self.head, (self.first + first, queries.len()), q, o);
             for span in &new.spans {
                 (start, end) = (start.min(span.some.start), end.max(span.some.end));
             }
@@ -97,7 +106,7 @@ impl<M: Modify> Kernel for Unit<'_, M> {
     }
 }
 
-impl<M> Unit<'_, M> {
+impl<F> Unit<'_, F> {
     /// Asks for the part of what lies at both ends of a unit that falls to one of its tiles: the rows that it will write, and
     /// the queries of the next one.
     #[inline(always)]
@@ -108,6 +117,32 @@ impl<M> Unit<'_, M> {
             if let Some(next) = &self.next_queries {
                 next.prefetch(i);
             }
+        }
+    }
+}
+
+/// Queries as the score function wants them: transposed, scaled and projected. `raw` is room for them as they were.
+#[inline(always)]
+fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const COLS: usize>(
+    simd: S,
+    head: &Head<'_, F>,
+    from: Rows<'_, f32>,
+    raw: &mut [[S::Vector; COLS]],
+    to: &mut [[S::Vector; COLS]],
+) {
+    let (columns, factor) = (Columns::<COLS>::new(0), head.call.query_factor);
+    let Some(projection) = head.projection() else { return load(simd, from, factor, to) };
+    load(simd, from, factor, raw);
+    match projection {
+        HeadProjection::Rows(keys) => {
+            let function = Function { simd, score: &Dot, factor: 1.0 };
+            simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { function, columns, queries: raw, keys, scores: to });
+        }
+        HeadProjection::Columns(values) => {
+            let zero = simd.splat(0.0);
+            to.fill([zero; COLS]);
+            let tile = Tile { simd, columns, weights: raw, values, is_marked: false, rescale: [zero; COLS] };
+            simd.call(Accumulate::<_, ROWS, NARROW, COLS, COLS> { tile, output: to });
         }
     }
 }
@@ -128,17 +163,15 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
 
 impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
-    fn new<M: Modify>(
+    fn new<F: Score>(
         simd: S,
-        head: &Head<'_, M>,
-        from: Rows<'_, f32>,
-        first: usize,
+        head: &Head<'_, F>,
+        (first, len): (usize, usize),
         queries: &'s mut [[S::Vector; COLS]],
         output: &'s mut [[S::Vector; COLS]],
     ) -> Self {
-        load(simd, from, head.call.query_scale(), queries);
         output.fill([simd.splat(0.0); COLS]);
-        let last = first + (from.len() - 1);
+        let last = first + (len - 1);
         let spans = core::array::from_fn(|c| {
             let first = (first + c * S::LANES).min(last);
             head.band.span(first, (first + (S::LANES - 1)).min(last))
@@ -148,10 +181,10 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
     #[inline(always)]
-    fn attend<'a, M: Modify, const ROWS: usize, const NARROW: usize>(
+    fn attend<'a, F: Score, const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
-        head: &Head<'a, M>,
+        head: &Head<'a, F>,
         tile: &mut KeyTile<'a>,
         scores: &mut [[S::Vector; COLS]],
     ) {
@@ -164,7 +197,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             keys = keys.start.min(others.start)..keys.end.max(others.end);
         }
         if COLS == 1 || COLS * keys.len() <= seen + seen / 4 {
-            self.attend_columns::<M, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
+            self.attend_columns::<F, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
         } else {
             for c in 0..COLS {
                 simd.call(AttendColumn { simd, block: self, head, column: Columns::new(c), tile, scores });
@@ -174,10 +207,10 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// Attends to some keys of a tile, which all queries see by their position, or not all.
     #[inline(always)]
-    fn attend_columns<M: Modify, const ROWS: usize, const NARROW: usize, const N: usize>(
+    fn attend_columns<F: Score, const ROWS: usize, const NARROW: usize, const N: usize>(
         &mut self,
         simd: S,
-        head: &Head<'_, M>,
+        head: &Head<'_, F>,
         columns: Columns<N>,
         (range, is_full): (Range<usize>, bool),
         tile: &mut KeyTile<'_>,
@@ -201,8 +234,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             masked = words.iter().any(|words| !words.all).then_some(words);
         }
 
-        let queries = &*self.queries;
-        let mut max = simd.call(Dot::<_, ROWS, NARROW, N, COLS> { simd, columns, queries, keys, scores });
+        let (function, queries) = (head.function(simd), &*self.queries);
+        let mut max = simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores });
         if masked.is_some() || head.modifies() {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
@@ -229,36 +262,36 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// What vector `c` of the queries sees of some keys.
     #[inline(always)]
-    pub(super) fn look<M: Modify>(&self, simd: S, head: &Head<'_, M>, c: usize, keys: &Range<usize>) -> Words<S> {
+    pub(super) fn look<F: Score>(&self, simd: S, head: &Head<'_, F>, c: usize, keys: &Range<usize>) -> Words<S> {
         let first = self.first + c * S::LANES;
         simd.call(Look { simd, head, first, last: self.last, keys: keys.clone() })
     }
 
     /// Vector `c` of the queries, and the keys from `key` on.
     #[inline(always)]
-    pub(super) fn column<'t, 'a, M>(
+    pub(super) fn column<'t, 'a, F>(
         &self,
         simd: S,
-        head: &'t Head<'a, M>,
+        head: &'t Head<'a, F>,
         c: usize,
         key: usize,
         words: &'t Words<S>,
-    ) -> Column<'t, 'a, S, M> {
+    ) -> Column<'t, 'a, S, F> {
         Column { simd, head, first: self.first + c * S::LANES, last: self.last, key, words }
     }
 }
 
 /// [`Block::attend`] for one vector of queries.
-struct AttendColumn<'t, 's, 'a, S: Simd, M, const COLS: usize> {
+struct AttendColumn<'t, 's, 'a, S: Simd, F, const COLS: usize> {
     simd: S,
     block: &'t mut Block<'s, S, COLS>,
-    head: &'t Head<'a, M>,
+    head: &'t Head<'a, F>,
     column: Columns<1>,
     tile: &'t mut KeyTile<'a>,
     scores: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, M: Modify, const COLS: usize> Task for AttendColumn<'_, '_, '_, S, M, COLS> {
+impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, S, F, COLS> {
     type Output = ();
 
     #[inline(always)]
@@ -266,7 +299,7 @@ impl<S: Simd, M: Modify, const COLS: usize> Task for AttendColumn<'_, '_, '_, S,
         let Self { simd, block, head, column, tile, scores } = self;
         let [span] = column.of(&block.spans);
         let seen = span.within(&tile.range);
-        block.attend_columns::<M, SINGLE, SINGLE, 1>(simd, head, column, seen, tile, scores);
+        block.attend_columns::<F, SINGLE, SINGLE, 1>(simd, head, column, seen, tile, scores);
     }
 }
 

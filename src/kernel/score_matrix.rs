@@ -10,21 +10,21 @@ use super::{
 use crate::{
     Stage,
     score::{
-        custom::Modify,
-        dot::Dot,
+        function::Score,
         head::Head,
         mask::Words,
         modify::{Apply, Mark},
+        tile::Scores,
     },
     simd::{Simd, Task},
     view::RowsMut,
 };
 
 /// Writes the scores of a block's queries with all keys, as they are at some stage.
-pub(super) struct StoreScores<'t, 's, 'a, S: Simd, M, const COLS: usize> {
+pub(super) struct StoreScores<'t, 's, 'a, S: Simd, F, const COLS: usize> {
     pub(super) simd: S,
     pub(super) block: &'t Block<'s, S, COLS>,
-    pub(super) head: &'t Head<'a, M>,
+    pub(super) head: &'t Head<'a, F>,
     pub(super) stage: Stage,
     /// Room for a tile.
     pub(super) scores: &'t mut [[S::Vector; COLS]],
@@ -36,8 +36,8 @@ pub(super) struct StoreScores<'t, 's, 'a, S: Simd, M, const COLS: usize> {
 /// Computed `ROWS` keys at a time.
 pub(super) struct Tiled<T, const ROWS: usize>(pub(super) T);
 
-impl<S: Simd, M: Modify, const ROWS: usize, const COLS: usize> Task
-    for Tiled<StoreScores<'_, '_, '_, S, M, COLS>, ROWS>
+impl<S: Simd, F: Score, const ROWS: usize, const COLS: usize> Task
+    for Tiled<StoreScores<'_, '_, '_, S, F, COLS>, ROWS>
 {
     type Output = ();
 
@@ -47,7 +47,7 @@ impl<S: Simd, M: Modify, const ROWS: usize, const COLS: usize> Task
     }
 }
 
-impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> {
+impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
     #[inline(always)]
     fn store<const ROWS: usize>(mut self) {
         let nothing = if self.stage == Stage::Weights { 0.0 } else { f32::NEG_INFINITY };
@@ -75,7 +75,8 @@ impl<S: Simd, M: Modify, const COLS: usize> StoreScores<'_, '_, '_, S, M, COLS> 
 
         let is_partial = is_masked && !(is_full && head.is_band());
         let words = if is_partial { block.look(simd, head, column.first(), &range) } else { Words::all(simd) };
-        simd.call(Dot::<_, ROWS, ROWS, 1, COLS> { simd, columns: column, queries: &*block.queries, keys, scores });
+        let (function, queries) = (head.function(simd), &*block.queries);
+        simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { function, columns: column, queries, keys, scores });
         let of_queries = block.column(simd, head, column.first(), range.start, &words);
         let len = range.len();
         if !words.all || head.modifies() {

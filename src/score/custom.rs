@@ -1,4 +1,6 @@
-//! Masks and changes of scores that a caller writes in Rust, compiled into the kernel.
+//! Masks and changes of scores that a caller writes as closures, compiled into the kernel.
+
+use super::{function::Score, lanes::Lanes, projection::Projection};
 
 /// Where a score stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,74 +15,72 @@ pub struct Position {
     pub key: usize,
 }
 
-/// What a caller adds to [`Attention`](crate::Attention): see [`mask_mod`](crate::Attention::mask_mod) and
-/// [`score_mod`](crate::Attention::score_mod), which take closures. It may be asked about any query and key of the call, more than once, in any
-/// order and from any thread that runs it, and must give the same answer each time.
-pub trait Modify: Copy {
-    /// Whether [`sees`](Self::sees) ever says no.
-    const MASKS: bool;
-    /// Whether [`score`](Self::score) ever changes anything.
-    const SCORES: bool;
-
-    /// Whether the query may attend to the key.
-    fn sees(&self, at: Position) -> bool {
-        let _ = at;
-        true
-    }
-
-    /// The score that is to take the place of `score`, which is scaled, capped and biased.
-    fn score(&self, score: f32, at: Position) -> f32 {
-        let _ = at;
-        score
-    }
-}
-
-/// Changes nothing.
-impl Modify for () {
-    const MASKS: bool = false;
-    const SCORES: bool = false;
-}
-
-/// A closure that masks.
+/// A score function, and a closure that masks: see [`Attention::mask_mod`](crate::Attention::mask_mod).
 #[derive(Clone, Copy, Debug)]
-pub struct MaskMod<F>(pub(crate) F);
+pub struct MaskMod<F, C> {
+    pub(crate) score: F,
+    pub(crate) sees: C,
+}
 
-impl<F: Fn(Position) -> bool + Copy> Modify for MaskMod<F> {
+/// A score function, and a closure that changes its scores: see [`Attention::score_mod`](crate::Attention::score_mod).
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreMod<F, C> {
+    pub(crate) score: F,
+    pub(crate) modify: C,
+}
+
+/// What is that of the score function within.
+macro_rules! delegate {
+    () => {
+        const LINEAR: bool = F::LINEAR;
+
+        fn projection(&self) -> Option<Projection<'_>> {
+            self.score.projection()
+        }
+
+        fn key_dim(&self) -> Option<usize> {
+            self.score.key_dim()
+        }
+
+        fn default_scale(&self, key_dim: usize) -> f32 {
+            self.score.default_scale(key_dim)
+        }
+
+        #[inline(always)]
+        fn add<V: Lanes>(&self, sum: V, query: V, key: V, t: usize) -> V {
+            self.score.add(sum, query, key, t)
+        }
+    };
+}
+
+impl<F: Score, C: Fn(Position) -> bool + Copy> Score for MaskMod<F, C> {
     const MASKS: bool = true;
-    const SCORES: bool = false;
+    const MODIFIES: bool = F::MODIFIES;
+    delegate!();
 
     #[inline(always)]
     fn sees(&self, at: Position) -> bool {
-        self.0(at)
+        self.score.sees(at) && (self.sees)(at)
     }
-}
-
-/// A closure that changes scores.
-#[derive(Clone, Copy, Debug)]
-pub struct ScoreMod<F>(pub(crate) F);
-
-impl<F: Fn(f32, Position) -> f32 + Copy> Modify for ScoreMod<F> {
-    const MASKS: bool = false;
-    const SCORES: bool = true;
 
     #[inline(always)]
-    fn score(&self, score: f32, at: Position) -> f32 {
-        self.0(score, at)
+    fn modify(&self, score: f32, at: Position) -> f32 {
+        self.score.modify(score, at)
     }
 }
 
-/// First the one, then the other.
-impl<A: Modify, B: Modify> Modify for (A, B) {
-    const MASKS: bool = A::MASKS || B::MASKS;
-    const SCORES: bool = A::SCORES || B::SCORES;
+impl<F: Score, C: Fn(f32, Position) -> f32 + Copy> Score for ScoreMod<F, C> {
+    const MASKS: bool = F::MASKS;
+    const MODIFIES: bool = true;
+    delegate!();
 
     #[inline(always)]
     fn sees(&self, at: Position) -> bool {
-        self.0.sees(at) && self.1.sees(at)
+        self.score.sees(at)
     }
 
     #[inline(always)]
-    fn score(&self, score: f32, at: Position) -> f32 {
-        self.1.score(self.0.score(score, at), at)
+    fn modify(&self, score: f32, at: Position) -> f32 {
+        (self.modify)(self.score.modify(score, at), at)
     }
 }

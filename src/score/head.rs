@@ -2,26 +2,27 @@
 
 use core::f32::consts::LOG2_E;
 
-use super::{band::Band, custom::Modify, mask::MaskRows};
+use super::{band::Band, function::Score, mask::MaskRows, projection::HeadProjection, tile::Function};
 use crate::{
     validate::{Call, Sequence},
     view::Rows,
 };
 
 #[derive(Clone, Copy)]
-pub(crate) struct Head<'a, M> {
-    pub(crate) call: &'a Call<'a, M>,
+pub(crate) struct Head<'a, F> {
+    pub(crate) call: &'a Call<'a>,
+    pub(crate) score: &'a F,
     pub(crate) sequence: &'a Sequence,
     /// Which query head.
     pub(crate) index: usize,
     pub(crate) band: Band,
 }
 
-impl<'a, M: Modify> Head<'a, M> {
-    pub(crate) fn new(call: &'a Call<'a, M>, sequence: &'a Sequence, index: usize) -> Self {
+impl<'a, F: Score> Head<'a, F> {
+    pub(crate) fn new(call: &'a Call<'a>, score: &'a F, sequence: &'a Sequence, index: usize) -> Self {
         let &Sequence { kv_len, diagonal, .. } = sequence;
         let band = Band { kv_len, diagonal, left: call.window.left, right: call.window.right };
-        Self { call, sequence, index, band }
+        Self { call, score, sequence, index, band }
     }
 
     /// The keys, and the values that belong to them; `None` where there are none. There may be more than the queries see.
@@ -33,6 +34,18 @@ impl<'a, M: Modify> Head<'a, M> {
         rows.zip(self.call.kv.values.rows(*batch, head)?.range(room.start, room.len()))
     }
 
+    /// What queries are multiplied with before they meet the keys.
+    #[inline(always)]
+    pub(crate) fn projection(&self) -> Option<HeadProjection<'a>> {
+        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.keys.shape().dim);
+        self.score.projection()?.head(q, key_dim, self.sequence.batch, self.index)
+    }
+
+    #[inline(always)]
+    pub(crate) fn function<S>(&self, simd: S) -> Function<'a, S, F> {
+        Function { simd, score: self.score, factor: self.call.score_factor }
+    }
+
     /// Where the sequence's first query and first key stand in masks and biases.
     #[inline(always)]
     pub(crate) fn origin(&self) -> [usize; 2] {
@@ -42,7 +55,7 @@ impl<'a, M: Modify> Head<'a, M> {
     /// Whether position alone decides what a query sees.
     #[inline(always)]
     pub(crate) fn is_band(&self) -> bool {
-        !M::MASKS && self.call.masks.iter().all(Option::is_none)
+        !F::MASKS && self.call.masks.iter().all(Option::is_none)
     }
 
     #[inline(always)]
@@ -55,7 +68,7 @@ impl<'a, M: Modify> Head<'a, M> {
     #[inline(always)]
     pub(crate) fn modifies(&self) -> bool {
         let Call { softcap, bias, alibi_slopes, .. } = self.call;
-        M::SCORES || softcap.is_some() || bias.is_some() || alibi_slopes.is_some()
+        F::MODIFIES || softcap.is_some() || bias.is_some() || alibi_slopes.is_some()
     }
 
     /// Rows of the whole call's queries.

@@ -2,10 +2,7 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
-use super::{
-    custom::{Modify, Position},
-    head::Head,
-};
+use super::{custom::Position, function::Score, head::Head};
 use crate::{
     Error, Shape, View,
     error::Operand,
@@ -228,9 +225,9 @@ const fn below(n: usize) -> u32 {
 }
 
 /// What a vector of queries sees of some keys, to be found out.
-pub(crate) struct Look<'t, 'a, S, M> {
+pub(crate) struct Look<'t, 'a, S, F> {
     pub(crate) simd: S,
-    pub(crate) head: &'t Head<'a, M>,
+    pub(crate) head: &'t Head<'a, F>,
     /// The query in the first lane, and the last there is; lanes past it repeat it.
     pub(crate) first: usize,
     pub(crate) last: usize,
@@ -238,7 +235,7 @@ pub(crate) struct Look<'t, 'a, S, M> {
     pub(crate) keys: Range<usize>,
 }
 
-impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
+impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
     type Output = Words<S>;
 
     #[inline(always)]
@@ -255,7 +252,7 @@ impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
                     mask.prefetch(first_query + query(i), first_key + key + S::KEY_TILE);
                 }
             }
-            if M::MASKS {
+            if F::MASKS {
                 for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
                     *lane &= custom(head, query(i), key);
                 }
@@ -276,12 +273,12 @@ impl<S: Simd, M: Modify> Task for Look<'_, '_, S, M> {
 
 /// Which of the keys `key .. key + 32` a caller's own mask lets a query see.
 #[inline(always)]
-fn custom<M: Modify>(head: &Head<'_, M>, query: usize, key: usize) -> u32 {
+fn custom<F: Score>(head: &Head<'_, F>, query: usize, key: usize) -> u32 {
     let existing = u32::try_from(head.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
     (0..existing.min(u32::BITS)).fold(0, |word, bit| {
         let key = key + bit as usize;
         let at = Position { sequence: head.sequence.index, head: head.index, query, key };
-        word | u32::from(head.call.modify.sees(at)) << bit
+        word | u32::from(head.score.sees(at)) << bit
     })
 }
 

@@ -6,11 +6,7 @@ use core::{
     ops::Range,
 };
 
-use super::{
-    custom::{Modify, Position},
-    head::Head,
-    mask::Words,
-};
+use super::{custom::Position, function::Score, head::Head, mask::Words};
 use crate::{
     Stage,
     math::tanh::tanh,
@@ -19,9 +15,9 @@ use crate::{
 
 /// One vector of queries, and the keys of a tile.
 #[derive(Clone, Copy)]
-pub(crate) struct Column<'t, 'a, S: Simd, M> {
+pub(crate) struct Column<'t, 'a, S: Simd, F> {
     pub(crate) simd: S,
-    pub(crate) head: &'t Head<'a, M>,
+    pub(crate) head: &'t Head<'a, F>,
     /// The query in the first lane, and the last there is; lanes past it repeat it.
     pub(crate) first: usize,
     pub(crate) last: usize,
@@ -48,14 +44,14 @@ impl<V> Strided<'_, V> {
 /// query's largest score.
 ///
 /// Each modifier passes by itself over as many keys as a vector has lanes: what is not asked for costs nothing.
-pub(crate) struct Apply<'t, 'a, S: Simd, M> {
-    pub(crate) column: Column<'t, 'a, S, M>,
+pub(crate) struct Apply<'t, 'a, S: Simd, F> {
+    pub(crate) column: Column<'t, 'a, S, F>,
     pub(crate) stage: Stage,
     pub(crate) scores: Strided<'t, S::Vector>,
     pub(crate) len: usize,
 }
 
-impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
+impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
     type Output = S::Vector;
 
     #[inline(always)]
@@ -71,7 +67,7 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
                 let bias = column.bias_square(&keys);
                 column.bias(&keys, bias.as_ref(), &mut scores);
                 column.alibi(&keys, &mut scores);
-                if M::SCORES {
+                if F::MODIFIES {
                     column.custom(&keys, &mut scores);
                     column.bias_mask(&keys, bias.as_ref(), &mut scores);
                 }
@@ -90,14 +86,14 @@ impl<S: Simd, M: Modify> Task for Apply<'_, '_, S, M> {
 }
 
 /// Overwrites the weights of keys that are masked.
-pub(crate) struct Mark<'t, 'a, S: Simd, M> {
-    pub(crate) column: Column<'t, 'a, S, M>,
+pub(crate) struct Mark<'t, 'a, S: Simd, F> {
+    pub(crate) column: Column<'t, 'a, S, F>,
     pub(crate) weights: Strided<'t, S::Vector>,
     pub(crate) len: usize,
     pub(crate) mark: f32,
 }
 
-impl<S: Simd, M: Modify> Task for Mark<'_, '_, S, M> {
+impl<S: Simd, F: Score> Task for Mark<'_, '_, S, F> {
     type Output = ();
 
     #[inline(always)]
@@ -121,7 +117,7 @@ impl<S: Simd, M: Modify> Task for Mark<'_, '_, S, M> {
 /// be multiplied with `log2(e)`.
 const LEAST_BIAS: f32 = -1e38;
 
-impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
+impl<S: Simd, F: Score> Column<'_, '_, S, F> {
     #[inline(always)]
     fn softcap(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>, stage: Stage) {
         let (simd, Some(cap)) = (self.simd, self.head.call.softcap) else { return };
@@ -187,7 +183,7 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
 
     #[inline(always)]
     fn custom(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let Head { call, sequence, index: head, .. } = *self.head;
+        let Head { score: function, sequence, index: head, .. } = *self.head;
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
             let mut lanes = [0.0; 16];
@@ -199,7 +195,7 @@ impl<S: Simd, M: Modify> Column<'_, '_, S, M> {
                     query: (self.first + i).min(self.last),
                     key: self.key + j,
                 };
-                *score = call.modify.score(*score * LN_2, at) * LOG2_E;
+                *score = function.modify(*score * LN_2, at) * LOG2_E;
             }
             *score = self.simd.load(&lanes);
         }

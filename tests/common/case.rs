@@ -1,13 +1,14 @@
 //! A call of the crate with all that it needs, owned.
 
 use super::{
+    functions::{Distance, Function, Sizes},
     modifiers::Modifiers,
     pattern::{Pattern, Sequence},
     rules::at,
     tensor::{Layout, Row, Tensor},
 };
 use core::ops::Range;
-use simd_attention::{Attention, Backend, Error, Kv, Modify, Output, Shape, Stage, Work, reference};
+use simd_attention::{Additive, Attention, Backend, Bilinear, Error, Kv, Output, Score, Shape, Stage, Work, reference};
 
 /// What an output holds before a call, to tell what was written.
 pub const MARKER: f32 = -12_345.678;
@@ -16,6 +17,7 @@ pub const MARKER: f32 = -12_345.678;
 pub struct Case {
     /// For messages.
     pub name: String,
+    pub function: Function,
     pub pattern: Pattern,
     pub modifiers: Modifiers,
     pub q: Tensor<f32>,
@@ -55,26 +57,49 @@ impl<T> Answer<T> {
     }
 }
 
-/// The expression, of a case's attention, the type of which depends on its closures.
+/// The expression, of a case's attention, the type of which depends on its score function and its closures.
 macro_rules! with_attention {
     ($case:expr, $attention:ident => $result:expr) => {{
         let case: &Case = $case;
-        let plain = case.attention()?;
-        match (case.pattern.rule, case.modifiers.rule) {
-            (None, None) => {
-                let $attention = plain;
+        match (&case.function, case.pattern.rule, case.modifiers.rule) {
+            (Function::Bilinear(weights), ..) => {
+                let $attention = case.configure(Attention::with_score(Bilinear::new(weights.view()?)))?;
                 $result
             }
-            (Some(mask), None) => {
-                let $attention = plain.mask_mod(move |position| mask.sees(at(position)));
+            (Function::Distance, ..) => {
+                let $attention = case.configure(Attention::with_score(Distance))?;
                 $result
             }
-            (None, Some(rule)) => {
-                let $attention = plain.score_mod(move |score, position| rule.score(score, at(position)));
+            (Function::Sizes(of), ..) => {
+                let $attention = case.configure(Attention::with_score(Sizes(of)))?;
                 $result
             }
-            (Some(mask), Some(rule)) => {
-                let $attention = plain
+            (Function::Additive(v, weights), None, None) => {
+                let $attention = case.configure(Attention::with_score(additive(v, weights.as_ref())?))?;
+                $result
+            }
+            (Function::Additive(v, weights), mask, rule) => {
+                let $attention = case
+                    .configure(Attention::with_score(additive(v, weights.as_ref())?))?
+                    .score_mod(move |score, position| rule.map_or(score, |rule| rule.score(score, at(position))))
+                    .mask_mod(move |position| mask.is_none_or(|mask| mask.sees(at(position))));
+                $result
+            }
+            (Function::Dot, None, None) => {
+                let $attention = case.attention()?;
+                $result
+            }
+            (Function::Dot, Some(mask), None) => {
+                let $attention = case.attention()?.mask_mod(move |position| mask.sees(at(position)));
+                $result
+            }
+            (Function::Dot, None, Some(rule)) => {
+                let $attention = case.attention()?.score_mod(move |score, position| rule.score(score, at(position)));
+                $result
+            }
+            (Function::Dot, Some(mask), Some(rule)) => {
+                let $attention = case
+                    .attention()?
                     .score_mod(move |score, position| rule.score(score, at(position)))
                     .mask_mod(move |position| mask.sees(at(position)));
                 $result
@@ -83,10 +108,27 @@ macro_rules! with_attention {
     }};
 }
 
+fn additive<'a>(v: &'a [f32], query_weights: Option<&'a Tensor<f32>>) -> Result<Additive<'a>, Error> {
+    let score = Additive::new(v);
+    query_weights.map_or(Ok(score), |weights| Ok(score.query_weights(weights.view()?)))
+}
+
 impl Case {
-    /// All but the closures.
+    /// All but the closures, of a case of dot products.
     pub fn attention(&self) -> Result<Attention<'_>, Error> {
-        self.modifiers.apply(self.pattern.apply(Attention::new())?)
+        self.configure(Attention::new())
+    }
+
+    fn configure<'a, F: Score>(&'a self, attention: Attention<'a, F>) -> Result<Attention<'a, F>, Error> {
+        self.modifiers.apply(self.pattern.apply(attention)?)
+    }
+
+    /// Without closures if its score function goes without.
+    pub fn without_idle_closures(mut self) -> Self {
+        if !self.function.takes_closures() {
+            (self.pattern.rule, self.modifiers.rule) = (None, None);
+        }
+        self
     }
 
     /// Changed.
@@ -110,7 +152,7 @@ impl Case {
 
     /// The scale in effect.
     pub fn scale(&self) -> f32 {
-        self.modifiers.scale.unwrap_or_else(|| (1.0 / self.q.shape.dim as f64).sqrt() as f32)
+        self.modifiers.scale.unwrap_or_else(|| self.function.default_scale(self.k.shape.dim))
     }
 
     pub fn sequences(&self) -> Vec<Sequence> {
@@ -128,6 +170,7 @@ impl Case {
         let row = |tensor: &Tensor<f32>| tensor.part(sequence.batch, i, 1);
         Self {
             name: format!("query {i} of sequence {}: {}", sequence.index, self.name),
+            function: self.function.clone(),
             pattern: self.pattern.alone(sequence, i),
             modifiers: self.modifiers.alone(sequence, i),
             q: row(&self.q),
@@ -178,12 +221,12 @@ impl Case {
         }
     }
 
-    fn prepare_with<'a, M: Modify>(
+    fn prepare_with<'a, F: Score>(
         &'a self,
-        attention: Attention<'a, M>,
+        attention: Attention<'a, F>,
         backend: Backend,
         answer: &'a mut Answer<f32>,
-    ) -> Result<Work<'a, M>, Error> {
+    ) -> Result<Work<'a, F>, Error> {
         attention.backend(backend).prepare(self.q.view()?, self.kv()?, answer.output(self.stage())?)
     }
 
@@ -251,7 +294,7 @@ impl Case {
 }
 
 /// With as much scratch as the work asks for and no more, or with less; what is in it must not matter.
-fn run<M: Modify + Sync>(work: &Work<'_, M>, threads: usize, shortage: usize) -> Result<(), Error> {
+fn run<F: Score + Sync>(work: &Work<'_, F>, threads: usize, shortage: usize) -> Result<(), Error> {
     let scratch = || vec![f32::NAN; work.scratch_len().saturating_sub(shortage)];
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work.run(&mut scratch()))).collect();

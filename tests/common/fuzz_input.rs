@@ -3,6 +3,7 @@
 use super::{
     bits::assert_same,
     case::{Answer, Case, MARKER},
+    functions::Function,
     modifiers::Modifiers,
     oracle::Oracle,
     pattern::{Band, Elements, Grid, Pattern},
@@ -225,6 +226,18 @@ impl Bytes<'_> {
         tensor
     }
 
+    /// Dot products, if the bytes have ended.
+    fn function(&mut self, q: Shape, key_dim: usize) -> Function {
+        let rows = Shape { batch: 1, len: key_dim, ..q };
+        let weight = |random: &mut Random| Content::Normal(0.5).sample(random);
+        match self.below(8) {
+            5 => Function::Bilinear(self.repeated(Shape { len: q.dim, dim: key_dim, ..rows }, weight)),
+            6 => Function::Additive(self.of_heads(key_dim), self.some(|bytes| bytes.repeated(rows, weight))),
+            7 => Function::Distance,
+            _ => Function::Dot,
+        }
+    }
+
     /// Seldom one of the extents is another.
     fn nearly(&mut self, mut shape: Shape) -> Shape {
         if self.seldom() {
@@ -285,18 +298,21 @@ impl Call {
             pattern: bytes.pattern(band, matrix),
             modifiers: bytes.modifiers(scale, matrix),
             scores: bytes.scores(matrix),
+            function: bytes.function(q.shape, k.shape.dim),
             q,
             k,
             v,
             out,
         };
+        let case = case.without_idle_closures();
         Self { case, backend, lse_excess, scratch_shortage }
     }
 
     /// Whether it takes too long: broadcast operands, and such without elements, can be endless.
     fn is_heavy(&self) -> bool {
-        let Case { q, v, .. } = &self.case;
-        let dims = q.shape.dim.saturating_add(v.shape.dim);
+        let Case { q, k, v, .. } = &self.case;
+        let projection = if self.case.function.gain() > 1.0 { q.shape.dim.saturating_mul(k.shape.dim) } else { 0 };
+        let dims = q.shape.dim.saturating_add(v.shape.dim).saturating_add(projection);
         let factors = [q.shape.batch, q.shape.heads, q.shape.len, v.shape.len, dims];
         let product = |work: u128, &factor: &usize| work.checked_mul(factor.max(1) as u128);
         factors.iter().try_fold(1, product).is_none_or(|work| work > WORK)

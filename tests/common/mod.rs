@@ -5,6 +5,7 @@
 
 mod bits;
 mod case;
+mod functions;
 pub mod fuzz_input;
 mod modifiers;
 mod oracle;
@@ -16,6 +17,7 @@ mod tensor;
 
 pub use bits::{GARBAGE, assert_same, assert_same_row, nans, same};
 pub use case::{Answer, Case, MARKER};
+pub use functions::{Function, FunctionKind};
 pub use modifiers::{BiasPlan, Modifiers};
 pub use oracle::{Oracle, U, check};
 pub use pattern::{Band, Elements, Grid, GridPlan, Lens, Pattern, Sequence};

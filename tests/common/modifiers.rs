@@ -6,7 +6,7 @@ use super::{
     rules::ScoreRule,
     tensor::{Extent, Row, Tensor},
 };
-use simd_attention::{Attention, Error, Shape};
+use simd_attention::{Attention, Error, Score, Shape};
 
 /// A bias in numbers.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub struct Modifiers {
 
 impl Modifiers {
     /// What can be said without a closure.
-    pub fn apply<'a>(&'a self, mut attention: Attention<'a>) -> Result<Attention<'a>, Error> {
+    pub fn apply<'a, F: Score>(&'a self, mut attention: Attention<'a, F>) -> Result<Attention<'a, F>, Error> {
         let Self { scale, softcap, bias, alibi_slopes, sinks, rule: _ } = self;
         if let Some(scale) = scale {
             attention = attention.scale(*scale);

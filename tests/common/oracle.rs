@@ -4,6 +4,7 @@
 //! Stability of Numerical Algorithms", chapter 3), evaluated for the case at hand. With `U` the unit roundoff:
 //!
 //! - A dot product of length `d` is off by at most `(d + few) U sum |q_t k_t|`.
+//! - Other score functions: `Function::sizes` says what takes the place of the sum; a projection adds its own dimension to `d`.
 //! - A softcap makes no error larger (its slope is at most 1) and adds some ulp of its result, which is no larger than its argument.
 //! - What is added to a score, a bias or `slope * distance`, adds some `U` of its own size and of the sum's.
 //! - If each score `s_j` is off by at most `e_j`, the weight of a key is off by at most the factor `e^(e_j + E)`, where
@@ -32,6 +33,8 @@ const FEW: f64 = 24.0;
 /// Roundings of a score that is modified: softcap (12, of which the tangent 8), bias (4), ALiBi (4), a caller's own modification (9, its
 /// own ones and those to base e and back), and few more of second order.
 const FEW_OF_MODIFIED: f64 = 32.0;
+/// Roundings of a term of another score function than the dot product: the tangent (6), the scale (2), and few more of second order.
+const FEW_OF_FUNCTION: f64 = 16.0;
 /// Distances up to here are exact.
 const EXACT: i128 = 1 << 23;
 /// As far below zero as a finite bias counts.
@@ -133,13 +136,16 @@ fn scores(case: &Case, stage: Stage) -> Tensor<f64> {
     case.reference().scores.unwrap_or_else(|| unreachable!())
 }
 
-/// `sum_t |scale q_t k_t|`: of that case which has the magnitudes, and in which nobody sees anything.
+/// `sum_t |q_t k_t|`, or what takes its place: of that case which has the magnitudes, and in which nobody sees anything.
 fn products(case: &Case) -> Tensor<f64> {
-    let magnitude = |x: f32| if x.is_finite() { x.abs() } else { 0.0 };
+    // The tangent of an infinite number has the size of 1.
+    let infinite = if case.function.is_dot() { 0.0 } else { 1.0 };
+    let magnitude = |x: f32| if x.is_finite() { x.abs() } else { infinite };
     let magnitudes = Case {
         q: case.q.map(magnitude),
         k: case.k.map(magnitude),
-        modifiers: Modifiers { scale: Some(case.scale().abs()), ..Modifiers::default() },
+        function: case.function.sizes(),
+        modifiers: Modifiers { scale: Some(1.0), ..Modifiers::default() },
         pattern: Pattern { band: Band::offset(i64::MIN), packed: case.pattern.packed.clone(), ..Pattern::default() },
         ..case.clone()
     };
@@ -252,21 +258,29 @@ impl<'a> Bounds<'a> {
     /// What a score is off by at some stage.
     fn score_error(&self, sequence: &Sequence, row @ [_, h, i]: Row, j: usize, stage: Stage) -> f64 {
         let Modifiers { softcap, alibi_slopes, bias, rule, .. } = &self.case.modifiers;
-        let [q, k, _] = &self.ranges;
-        let head_dim = self.case.q.shape.dim as f64;
+        let ([q, k, _], function) = (&self.ranges, &self.case.function);
+        let gain = function.gain();
+        let head_dim = match gain {
+            1.0 => self.case.k.shape.dim,
+            _ => self.case.k.shape.dim + self.case.q.shape.dim,
+        } as f64;
         let cap = softcap.map(f64::from);
         let is_modified = cap.is_some() || alibi_slopes.is_some() || bias.is_some() || rule.is_some();
-        let few = if is_modified { FEW + FEW_OF_MODIFIED } else { FEW };
+        let few = FEW
+            + if is_modified { FEW_OF_MODIFIED } else { 0.0 }
+            + if function.is_dot() { 0.0 } else { FEW_OF_FUNCTION };
 
-        let product = self.products.row(row)[j];
+        let unscaled = self.products.row(row)[j];
+        let product = f64::from(self.case.scale()).abs() * unscaled;
         let scale = f64::from(self.case.scale()).abs() / cap.unwrap_or(1.0);
         // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
-        let vanishes = scale * q.smallest < 2.0 * SUBNORMAL && !k.is_finite;
-        let is_out_of_range =
-            scale * q.largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
+        let vanishes = (scale * q.smallest < 2.0 * SUBNORMAL || gain > 1.0) && !k.is_finite;
+        let late_scale = if function.is_linear() { 1.0 } else { scale.max(1.0) };
+        let largest = if function.is_linear() { scale * q.largest * gain } else { (q.largest * gain).max(unscaled) };
+        let is_out_of_range = largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
         // A scale so small that it is rounded as a subnormal, and queries and products that become subnormal when scaled.
         let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
-        let scaling_error = head_dim * SUBNORMAL * (k.largest + 10.0) * (cap.unwrap_or(0.0) + 1.0);
+        let scaling_error = head_dim * SUBNORMAL * gain * (k.largest + 10.0) * (cap.unwrap_or(0.0) + 1.0) * late_scale;
         let error = ((head_dim + few) * U + scale_error) * product + scaling_error;
         if is_out_of_range {
             return f64::INFINITY;

@@ -6,7 +6,7 @@ use super::{
     tensor::{Extent, Row, Tensor},
 };
 use core::ops::Range;
-use simd_attention::{Attention, Error, Mask, Shape, Window};
+use simd_attention::{Attention, Error, Mask, Score, Shape, Window};
 
 /// What position alone decides.
 #[derive(Clone, Copy, Debug, Default)]
@@ -163,7 +163,7 @@ impl Sequence {
 
 impl Pattern {
     /// What can be said without a closure.
-    pub fn apply<'a>(&'a self, mut attention: Attention<'a>) -> Result<Attention<'a>, Error> {
+    pub fn apply<'a, F: Score>(&'a self, mut attention: Attention<'a, F>) -> Result<Attention<'a, F>, Error> {
         let Self { band: Band { causal, window, offset }, packed, mask, block_mask, .. } = self;
         attention = attention.window(*window);
         if *causal {

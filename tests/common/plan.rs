@@ -2,6 +2,7 @@
 
 use super::{
     case::{Case, MARKER},
+    functions::FunctionKind,
     modifiers::{BiasPlan, Modifiers},
     pattern::{Band, GridPlan, Lens, Pattern, cumulative},
     random::{Content, Random},
@@ -18,8 +19,10 @@ pub struct Plan {
     pub kv_heads: usize,
     pub q_len: usize,
     pub kv_len: usize,
+    /// Elements of a key.
     pub head_dim: usize,
     pub value_dim: usize,
+    pub function: FunctionKind,
     pub band: Band,
     pub lens: Lens,
     /// How many sequences are packed; `batch` is one then.
@@ -55,6 +58,7 @@ impl Plan {
             kv_len,
             head_dim,
             value_dim,
+            function: FunctionKind::Dot,
             band: Band::DENSE,
             lens: Lens::Full,
             packed: None,
@@ -77,18 +81,19 @@ impl Plan {
     }
 
     pub fn case(&self) -> Case {
-        let Self { batch, q_heads, kv_heads, q_len, kv_len, head_dim, value_dim, .. } = *self;
+        let Self { batch, q_heads, kv_heads, q_len, kv_len, head_dim, value_dim, function, .. } = *self;
         let mut random = Random::new(self.seed);
         let mut tensor = |heads, len, dim, (layout, content)| {
             Tensor::random(Shape { batch, heads, len, dim }, layout, content, &mut random)
         };
-        let q = tensor(q_heads, q_len, head_dim, self.q);
+        let q = tensor(q_heads, q_len, function.query_dim(head_dim), self.q);
         let k = tensor(kv_heads, kv_len, head_dim, self.k);
         let v = tensor(kv_heads, kv_len, value_dim, self.v);
-        Case {
+        let case = Case {
             name: format!("{self:?}"),
             pattern: self.pattern(&mut random),
             modifiers: self.modifiers(&mut random),
+            function: function.function(q_heads, head_dim, &mut random),
             q,
             k,
             v,
@@ -96,7 +101,8 @@ impl Plan {
             scores: self
                 .of_scores(self.scores)
                 .map(|(stage, layout)| (stage, Tensor::filled(self.matrix(), layout, MARKER))),
-        }
+        };
+        case.without_idle_closures()
     }
 
     /// The shape of the scores.

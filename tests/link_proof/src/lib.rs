@@ -11,7 +11,8 @@
 #![no_std]
 
 use simd_attention::{
-    Attention, Backend, Error, Kv, Mask, Output, Shape, Strides, View, ViewMut, Work, reference, scratch_len,
+    Additive, Attention, Backend, Bilinear, Error, Kv, Mask, Output, Shape, Strides, View, ViewMut, Work, reference,
+    scratch_len,
 };
 
 #[panic_handler]
@@ -107,6 +108,25 @@ entry_points! {
         let attention = attention.mask_mod(|at| at.query & 1 == at.key & 1);
         attention.score_mod(|score, at| score + at.head as f32).forward(q, kv, out, scratch)
     }
+    fn bilinear_forward<'a>(
+        weights: View<'a, f32>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        Attention::with_score(Bilinear::new(weights)).forward(q, kv, out, scratch)
+    }
+    fn additive_forward<'a>(
+        v: &'a [f32],
+        weights: View<'a, f32>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        Attention::with_score(Additive::new(v).query_weights(weights)).forward(q, kv, out, scratch)
+    }
     fn attention_prepare<'a>(
         attention: &Attention<'a>,
         q: View<'a, f32>,
@@ -151,6 +171,15 @@ entry_points! {
     ) -> Result<(), Error> {
         let attention = attention.mask_mod(|at| at.query & 1 == at.key & 1);
         reference::forward(&attention.score_mod(|score, at| score + at.head as f32), q, kv, out)
+    }
+    fn reference_forward_with_projection<'a>(
+        v: &'a [f32],
+        weights: View<'a, f32>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f64>,
+    ) -> Result<(), Error> {
+        reference::forward(&Attention::with_score(Additive::new(v).query_weights(weights)), q, kv, out)
     }
     fn view_mut_strided_f64(data: &mut [f64], shape: Shape, strides: Strides) -> Result<ViewMut<'_, f64>, Error> {
         ViewMut::strided(data, shape, strides)

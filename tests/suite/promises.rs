@@ -1,10 +1,6 @@
 //! What the README promises, each promise on every backend.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::{
+use crate::common::{
     Answer, Band, BiasPlan, Case, Content, Elements, GARBAGE, GridPlan, Layout, Lens, MARKER, MaskKind, Oracle, Plan,
     Row, ScoreKind, Tensor, assert_same, assert_same_row, nans,
 };
@@ -637,7 +633,7 @@ fn a_fused_projection_is_read_where_it_lies() {
         Shape { batch: 1, heads: 1, len: TOKENS, dim: 3 * WIDTH },
         Layout::HeadsFirst,
         Content::Normal(1.0),
-        &mut common::Random::new(7),
+        &mut crate::common::Random::new(7),
     );
     let shape = Shape { batch: 1, heads: HEADS, len: TOKENS, dim: DIM };
     let strides = Strides { batch: 0, heads: DIM, len: 3 * WIDTH };

@@ -1,10 +1,8 @@
 //! Every precondition: what is wrong is told exactly, before anything is written.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::{Answer, Case, Elements, Grid, Layout, MARKER, Modifiers, Pattern, Plan, Tensor};
+use crate::common::{
+    Answer, Case, Elements, Function, FunctionKind, Grid, Layout, MARKER, Modifiers, Pattern, Plan, Tensor,
+};
 use simd_attention::{
     Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Stage, Strides, View, ViewMut, reference, scratch_len,
 };
@@ -136,7 +134,7 @@ fn call_error(case: &Case) -> Error {
 #[track_caller]
 fn backend_error(case: &Case, backend: Backend) -> Error {
     let mut answer = case.blank();
-    let error = case.prepare(backend, &mut answer).err().unwrap_or_else(|| panic!("{backend}: no error"));
+    let Err(error) = case.execute(backend, &mut answer, 1, 0) else { panic!("{backend}: no error") };
     assert_unwritten(&answer);
     error
 }
@@ -425,6 +423,37 @@ fn scratch_too_short() {
 }
 
 /// A call that failed for want of scratch has taken no work from those that follow.
+#[test]
+fn projection_does_not_fit() {
+    // Queries of 3 elements, keys of 5.
+    let error = |function| {
+        let plan = Plan {
+            batch: 2,
+            q_heads: 4,
+            kv_heads: 2,
+            function: FunctionKind::Bilinear(3),
+            ..Plan::new([6, 7], [5, 2])
+        };
+        call_error(&plan.case().with(|case| case.function = function))
+    };
+    let weights = |[batch, heads, len, dim]: [usize; 4]| {
+        Tensor::filled(Shape { batch, heads, len, dim }, Layout::HeadsFirst, 0.0)
+    };
+    let projection = |axis, expected, actual| mismatch(Operand::Weights, axis, expected, actual);
+    let bilinear = |extents| error(Function::Bilinear(weights(extents)));
+    assert_eq!(bilinear([3, 1, 3, 5]), projection(Axis::Batch, 2, 3));
+    assert_eq!(bilinear([2, 2, 3, 5]), projection(Axis::Heads, 4, 2));
+    assert_eq!(bilinear([1, 1, 5, 3]), projection(Axis::Len, 3, 5));
+    assert_eq!(bilinear([1, 1, 3, 4]), mismatch(Operand::Key, Axis::Dim, 4, 5));
+
+    let additive = |v: usize, extents: Option<_>| error(Function::Additive(vec![0.0; v], extents.map(weights)));
+    assert_eq!(additive(5, Some([1, 1, 3, 5])), projection(Axis::Dim, 3, 5));
+    assert_eq!(additive(5, Some([1, 1, 4, 3])), projection(Axis::Len, 5, 4));
+    assert_eq!(additive(4, Some([1, 1, 4, 3])), mismatch(Operand::Key, Axis::Dim, 4, 5));
+    assert_eq!(additive(5, None), mismatch(Operand::Query, Axis::Dim, 5, 3));
+    assert_eq!(error(Function::Dot), mismatch(Operand::Key, Axis::Dim, 3, 5));
+}
+
 #[test]
 fn scratch_too_short_leaves_the_work_whole() {
     let case = fitting();

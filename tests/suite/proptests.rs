@@ -1,12 +1,8 @@
 //! Random calls on every backend: shapes, layouts, all kinds of masks and modifiers in any combination, ranges of values.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::{
-    Band, BiasPlan, Case, Content, Extent, GARBAGE, GridPlan, Layout, Lens, MaskKind, Plan, Row, ScoreKind, Sequence,
-    assert_same, assert_same_row, check, same,
+use crate::common::{
+    Band, BiasPlan, Case, Content, Extent, FunctionKind, GARBAGE, GridPlan, Layout, Lens, MaskKind, Plan, Row,
+    ScoreKind, Sequence, assert_same, assert_same_row, check, same,
 };
 use proptest::{option, prelude::*};
 use simd_attention::{Backend, Stage, Window};
@@ -113,6 +109,15 @@ fn dims() -> impl Strategy<Value = [usize; 2]> {
     prop_oneof![3 => [1usize..20, 1usize..20], 1 => [1usize..140, 1usize..140]]
 }
 
+fn function() -> impl Strategy<Value = FunctionKind> {
+    prop_oneof![
+        5 => Just(FunctionKind::Dot),
+        1 => (1usize..40).prop_map(FunctionKind::Bilinear),
+        1 => option::of(1usize..40).prop_map(FunctionKind::Additive),
+        1 => Just(FunctionKind::Distance),
+    ]
+}
+
 prop_compose! {
     /// All but masks and modifiers.
     fn plain()(
@@ -154,8 +159,9 @@ prop_compose! {
         sinks in seldom(prop_oneof![2 => Just(Content::Normal(2.0)), 1 => Just(Content::Masking)]),
         score_rule in seldom(score_kind()),
         scores in seldom((stage(), layout())),
+        function in function(),
     ) -> Plan {
-        Plan { softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
+        Plan { function, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
     }
 }
 

@@ -1,51 +1,62 @@
-//! The dot product, `q . k`; the scale is already in the queries.
+//! The score function over a tile of keys.
 
 use core::{array::from_fn, hint::black_box};
 
 use crate::{
     kernel::{Columns, Groups, multiply},
+    score::function::Score,
     simd::{CACHE_LINE, Simd, Task, prefetch},
     view::Rows,
 };
 
-/// `scores[j][query] = keys[j] . queries[..][query]` for a tile of keys. Gives each query's largest score.
+/// `scores[j][query] = factor * F(queries[..][query], keys[j])` for a tile of keys. Gives each query's largest score.
 ///
 /// Plain form:
 ///
 /// ```text
-/// for j in keys { for t in dim { scores[j] += keys[j][t] * queries[t] } }
+/// for j in keys { for t in dim { scores[j] = score.add(scores[j], queries[t], keys[j][t], t) } }
 /// ```
 ///
 /// 1. `ROWS` keys at a time, so that a query vector that was loaded is used `ROWS` times, from registers; the last ones
 ///    in smaller groups.
 /// 2. Each cache line of the next group is asked for while its counterpart is read.
-pub(crate) struct Dot<'a, S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> {
-    pub(crate) simd: S,
+pub(crate) struct Scores<'a, S: Simd, F, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> {
+    pub(crate) function: Function<'a, S, F>,
     /// Which of the queries.
     pub(crate) columns: Columns<N>,
-    /// `[head_dim][query]`
+    /// `[key_dim][query]`
     pub(crate) queries: &'a [[S::Vector; COLS]],
     pub(crate) keys: Rows<'a, f32>,
     /// `[key][query]`, of as many keys or fewer
     pub(crate) scores: &'a mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
-    for Dot<'_, S, ROWS, NARROW, N, COLS>
+impl<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
+    for Scores<'_, S, F, ROWS, NARROW, N, COLS>
 {
     type Output = [S::Vector; N];
 
     #[inline(always)]
     fn run(self) -> [S::Vector; N] {
-        let Self { simd, columns, queries, keys, scores } = self;
-        let mut tile = Tile { simd, columns, queries, keys, max: [simd.splat(f32::NEG_INFINITY); N] };
+        let Self { function, columns, queries, keys, scores } = self;
+        let max = [function.simd.splat(f32::NEG_INFINITY); N];
+        let mut tile = Tile { function, columns, queries, keys, max };
         tile.all::<ROWS, NARROW>(scores);
         tile.max
     }
 }
 
-struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
-    simd: S,
+/// A score function on some backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Function<'a, S, F> {
+    pub(crate) simd: S,
+    pub(crate) score: &'a F,
+    /// What becomes of its sums, where it is not linear.
+    pub(crate) factor: f32,
+}
+
+struct Tile<'a, S: Simd, F, const N: usize, const COLS: usize> {
+    function: Function<'a, S, F>,
     columns: Columns<N>,
     queries: &'a [[S::Vector; COLS]],
     keys: Rows<'a, f32>,
@@ -53,17 +64,17 @@ struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
     max: [S::Vector; N],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, N, COLS> {
+impl<S: Simd, F: Score, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, F, N, COLS> {
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS]) {
-        let Self { simd, columns, queries, keys, .. } = *self;
+        let Self { function: Function { simd, score, factor }, columns, queries, keys, .. } = *self;
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
         let mut rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
         if N < 3 {
             // With so little to do in a step, decoding decides: each pointer would be computed from the one before.
             rows = black_box(rows);
         }
-        // SAFETY: the tile has these rows; `t < queries.len()`, which is `head_dim`, the length of each.
+        // SAFETY: the tile has these rows; `t < queries.len()`, which is the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| {
             if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
@@ -72,8 +83,13 @@ impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for T
                 }
             }
         };
-        let products: [[S::Vector; N]; ROWS] = multiply(simd, columns, queries, key, next_group);
-        for (scores, products) in scores.iter_mut().zip(products) {
+        let mut sums: [[S::Vector; N]; ROWS] = multiply((simd, score), columns, queries, key, next_group);
+        if !F::LINEAR {
+            for sum in sums.as_flattened_mut() {
+                *sum = simd.mul(*sum, simd.splat(factor));
+            }
+        }
+        for (scores, products) in scores.iter_mut().zip(sums) {
             *columns.of_mut(scores) = products;
             for (max, product) in self.max.iter_mut().zip(products) {
                 *max = simd.max(*max, product);

@@ -1,9 +1,5 @@
 //! Real queries, keys and values: three layers of a sentence encoder (see `data/README.md`).
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
 use safetensors::SafeTensors;
 use simd_attention::{Attention, Backend, Kv, View, ViewMut, scratch_len};
 
@@ -24,7 +20,7 @@ struct Layer {
 
 impl Layer {
     fn read(layer: usize) -> Self {
-        let file = SafeTensors::deserialize(include_bytes!("data/minilm_l6.safetensors")).unwrap();
+        let file = SafeTensors::deserialize(include_bytes!("../data/minilm_l6.safetensors")).unwrap();
         let tensor = |name: &str| {
             let tensor = file.tensor(&format!("layer{layer}.{name}")).unwrap();
             assert_eq!(tensor.shape(), [HEADS, TOKENS, DIM]);
@@ -53,7 +49,7 @@ impl Layer {
 
 #[test]
 fn every_head_is_reproduced() {
-    common::report_backends();
+    crate::common::report_backends();
     for backend in Backend::available() {
         let mut worst = 0f32;
         for layer in LAYERS {

@@ -1,10 +1,6 @@
 //! Nothing allocates: an allocator that counts is asked.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::{Band, BiasPlan, Content, GridPlan, Layout as TensorLayout, Lens, MaskKind, Plan, ScoreKind};
+use crate::common::{Band, BiasPlan, Content, GridPlan, Layout as TensorLayout, Lens, MaskKind, Plan, ScoreKind};
 use simd_attention::{Attention, Backend, Kv, Stage, View, ViewMut, scratch_len};
 use std::{
     alloc::{GlobalAlloc, Layout, System},

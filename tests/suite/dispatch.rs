@@ -1,7 +1,5 @@
 //! Which backend runs, on whatever CPU this is. `.ci/run` repeats it on emulated ones, with `EXPECT_BACKEND` set to the best.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
 use simd_attention::{Attention, Backend, Error, Kv, View, ViewMut, scratch_len};
 
 /// Whether the CPU has a backend's instructions, as the standard library sees it.

@@ -1,11 +1,8 @@
 //! The oracle on cases worked by hand, before anything is held to it; and each backend on the same cases.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::{
-    Answer, Band, Case, Elements, Grid, Layout, MARKER, MaskKind, MaskRule, Pattern, Plan, ScoreKind, ScoreRule, Tensor,
+use crate::common::{
+    Answer, Band, Case, Elements, Function, Grid, Layout, MARKER, MaskKind, MaskRule, Pattern, Plan, ScoreKind,
+    ScoreRule, Tensor,
 };
 use core::f64::consts::LN_2;
 use simd_attention::{Attention, Backend, Error, Operand, Output, Shape, Stage, ViewMut, Window, reference};
@@ -97,6 +94,51 @@ fn scores_ln_2_apart_weigh_1_to_2() {
     let three_keys = case(&[[1.0, 1.0]], &[[0.0, 0.0], [high, low], [2.0 * high, 2.0 * low]], &[[7.0], [14.0], [28.0]]);
     assert_rows(&three_keys, &[[1.0 + 4.0 + 16.0]]);
     assert_lse(&three_keys, &[7f64.ln()]);
+}
+
+/// Queries of two elements, keys of three: `W' q = [1, 2, 4]`, scores of 3, 6 and -1.
+#[test]
+fn a_bilinear_score_has_a_matrix_between_query_and_key() {
+    let keys = [[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, -1.0, 0.0]];
+    let mut case = case(&[[1.0, 2.0, 0.0]], &keys, &[[1.0], [2.0], [3.0]]);
+    case.q = row(&[1.0, 2.0]);
+    case.function = Function::Bilinear(matrix([2, 3], &[1.0, 0.0, 4.0, 0.0, 1.0, 0.0]));
+    let [a, b, c] = [3f64, 6.0, -1.0].map(f64::exp);
+    let sum = a + b + c;
+    assert_rows(&case, &[[(a + 2.0 * b + 3.0 * c) / sum]]);
+    assert_lse(&case, &[sum.ln()]);
+}
+
+/// `Wq q = [1, -1]` with keys of `[1, 1]` and `[-1, 2]`: scores of `3 tanh(2)` and `2 tanh(1)`.
+#[test]
+fn an_additive_score_has_hidden_units() {
+    let mut case = case(&[[0.0, 0.0]], &[[1.0, 1.0], [-1.0, 2.0]], &[[0.0], [1.0]]);
+    case.q = row(&[0.5]);
+    case.function = Function::Additive(vec![3.0, 2.0], Some(matrix([2, 1], &[2.0, -2.0])));
+    let (a, b) = (3.0 * 2f64.tanh(), 2.0 * 1f64.tanh());
+    assert_rows(&case, &[[1.0 / (1.0 + (a - b).exp())]]);
+    assert_lse(&case, &[(a.exp() + b.exp()).ln()]);
+}
+
+/// By a score function that is not the crate's own: `-|q - k|^2` are -1, 0 and -4, halved.
+#[test]
+fn a_score_function_of_ones_own_is_scaled_like_any_other() {
+    let near = case(&[[1.0, 2.0]], &[[0.0, 2.0], [1.0, 2.0], [1.0, 4.0]], &[[1.0], [2.0], [3.0]]).with(|case| {
+        case.function = Function::Distance;
+        case.modifiers.scale = Some(0.5);
+    });
+    let [a, b, c] = [-0.5f64, 0.0, -2.0].map(f64::exp);
+    assert_rows(&near, &[[(a + 2.0 * b + 3.0 * c) / (a + b + c)]]);
+    assert_lse(&near, &[(a + b + c).ln()]);
+}
+
+fn matrix([len, dim]: [usize; 2], data: &[f32]) -> Tensor<f32> {
+    let shape = Shape { batch: 1, heads: 1, len, dim };
+    Tensor { data: data.to_vec(), ..Tensor::filled(shape, Layout::HeadsFirst, 0.0) }
+}
+
+fn row(data: &[f32]) -> Tensor<f32> {
+    matrix([1, data.len()], data)
 }
 
 #[test]

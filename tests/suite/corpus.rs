@@ -1,10 +1,6 @@
 //! Replays what the fuzzer has found worth keeping.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::fuzz_input::Outcome;
+use crate::common::fuzz_input::Outcome;
 use std::{fs, path::Path};
 
 #[test]
@@ -18,7 +14,7 @@ fn every_input_of_the_corpus() {
     assert!(!inputs.is_empty());
     for input in inputs {
         println!("{}", input.display());
-        common::fuzz_input::check(&fs::read(input).unwrap());
+        crate::common::fuzz_input::check(&fs::read(input).unwrap());
     }
 }
 
@@ -27,7 +23,7 @@ fn every_input_of_the_corpus() {
 fn no_bytes_and_few() {
     for len in 0..64 {
         for byte in [0, 1, 2, 15, 16, 127, 128, 254, 255] {
-            common::fuzz_input::check(&vec![byte; len]);
+            crate::common::fuzz_input::check(&vec![byte; len]);
         }
     }
 }
@@ -35,11 +31,11 @@ fn no_bytes_and_few() {
 /// Calls as random as the fuzzer's first; most of them are such that there is an answer to check.
 #[test]
 fn random_bytes() {
-    let mut random = common::Random::new(1);
+    let mut random = crate::common::Random::new(1);
     let outcomes: Vec<Outcome> = (0..2000)
         .map(|_| {
             let bytes: Vec<u8> = (0..200).map(|_| random.bits() as u8).collect();
-            common::fuzz_input::check(&bytes)
+            crate::common::fuzz_input::check(&bytes)
         })
         .collect();
     let count = |wanted| outcomes.iter().filter(|outcome| **outcome == wanted).count();

@@ -4,11 +4,7 @@
 //! keys, or columns of values; a tile of keys has 64 to 256. The table covers every backend's sizes on each backend, so it need
 //! not know them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod common;
-
-use common::{Band, GridPlan, Layout, Lens, Oracle, Plan, check};
+use crate::common::{Band, GridPlan, Layout, Lens, Oracle, Plan, check};
 use simd_attention::Backend;
 
 /// The product of its columns.
@@ -198,7 +194,7 @@ impl Edge {
 }
 
 fn check_all(change: impl Fn(Plan) -> Plan) {
-    common::report_backends();
+    crate::common::report_backends();
     for edge in EDGES {
         println!("{}: {} cases", edge.reason, edge.plans().count());
         edge.plans().map(&change).for_each(|plan| check(&plan));

@@ -1,0 +1,12 @@
+//! The part of the main package's tests that needs no dependencies.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../../common/mod.rs"]
+mod common;
+#[path = "../../suite/dispatch.rs"]
+mod dispatch;
+#[path = "../../suite/edges.rs"]
+mod edges;
+#[path = "../../suite/promises.rs"]
+mod promises;

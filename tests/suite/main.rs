@@ -1,0 +1,15 @@
+//! All tests of whole calls, in one binary: what they share, above all the kernels with closures in them, is compiled once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod corpus;
+mod dispatch;
+mod edges;
+mod errors;
+mod minilm;
+mod no_alloc;
+mod promises;
+mod proptests;
+mod reference;
