@@ -8,6 +8,7 @@ mod attention;
 mod error;
 mod kernel;
 mod kv;
+mod linear;
 mod math;
 mod output;
 pub mod reference;
@@ -23,6 +24,7 @@ mod work;
 pub use attention::{Attention, Window};
 pub use error::{Axis, Error, Operand};
 pub use kv::Kv;
+pub use linear::Linear;
 pub use output::{Output, Stage};
 pub use score::{
     additive::Additive,

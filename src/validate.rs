@@ -231,7 +231,7 @@ fn factor(scale: f32, softcap: Option<f32>) -> Result<f32, Error> {
     Ok(softcap.map_or((f64::from(scale) * LOG2_E) as f32, |cap| scale / cap))
 }
 
-fn expect_len<T>(operand: Operand, expected: usize, slice: Option<&[T]>) -> Result<(), Error> {
+pub(crate) fn expect_len<T>(operand: Operand, expected: usize, slice: Option<&[T]>) -> Result<(), Error> {
     match slice.map(<[T]>::len) {
         Some(actual) if actual != expected => Err(Error::LengthMismatch { operand, expected, actual }),
         _ => Ok(()),

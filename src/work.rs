@@ -201,7 +201,7 @@ impl Place {
 /// How the queries of a head are divided into units: runs of blocks, each of `COLS` vectors of queries.
 ///
 /// A block has `narrow` vectors or one more, so that none is much smaller than the others; those with one more come first.
-struct Partition {
+pub(crate) struct Partition {
     lanes: usize,
     blocks: usize,
     narrow: usize,
@@ -213,15 +213,15 @@ struct Partition {
 }
 
 /// The queries of one unit.
-struct Part {
-    first: usize,
+pub(crate) struct Part {
+    pub(crate) first: usize,
     /// The last unit may have fewer.
-    len: usize,
-    cols: usize,
+    pub(crate) len: usize,
+    pub(crate) cols: usize,
 }
 
 impl Partition {
-    fn new(q_len: usize, split: &Split) -> Self {
+    pub(crate) fn new(q_len: usize, split: &Split) -> Self {
         let &Split { lanes, max_cols, blocks_per_unit } = split;
         let vectors = div_ceil(q_len, lanes);
         let blocks = div_ceil(vectors, max_cols);
@@ -233,7 +233,11 @@ impl Partition {
         Self { lanes: lanes.get(), blocks, narrow, wide_blocks, wide_units, units: all_units, blocks_per_unit }
     }
 
-    fn part(&self, unit: usize) -> Part {
+    pub(crate) const fn units(&self) -> usize {
+        self.units
+    }
+
+    pub(crate) fn part(&self, unit: usize) -> Part {
         let per_unit = self.blocks_per_unit.get();
         let (block, end, cols) = match unit.checked_sub(self.wide_units) {
             None => (unit * per_unit, self.wide_blocks, self.narrow + 1),
@@ -257,10 +261,10 @@ const CACHED: usize = 1 << 18;
 const ENOUGH_UNITS: usize = 32;
 
 /// How sequences are divided, whatever their length.
-struct Split {
-    lanes: NonZeroUsize,
-    max_cols: NonZeroUsize,
-    blocks_per_unit: NonZeroUsize,
+pub(crate) struct Split {
+    pub(crate) lanes: NonZeroUsize,
+    pub(crate) max_cols: NonZeroUsize,
+    pub(crate) blocks_per_unit: NonZeroUsize,
 }
 
 impl Split {

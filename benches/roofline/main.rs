@@ -5,6 +5,7 @@
 //! cargo bench --bench roofline -- prefill [--dtype f32] [--heads 8] [--kv-heads 8] [--q 2048] [--kv 2048] [--dim 64]
 //!                                         [--causal] [--window 256] [--mask] [--bias] [--softcap 50]
 //!                                         [--threads 1] [--backend avx512]                   one shape, one line
+//! cargo bench --bench roofline -- linear [--rows 512] [--in 768] [--out 768] [--backend avx512]
 //! ```
 //!
 //! `--window L` lets a query see the `L` keys up to its own; `--mask` masks one pair of sixteen at random; `--bias` is one of each head.
@@ -12,11 +13,14 @@
 //! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
 //! multiply-adds on registers, timed in turn with the kernel. Results are checked against the reference on sampled rows.
 
+mod linear;
+mod measure;
 mod peak;
 mod prefill;
 
 use std::process::ExitCode;
 
+use linear::Layer;
 use prefill::Shape;
 use simd_attention::Backend;
 
@@ -28,7 +32,10 @@ fn main() -> ExitCode {
         Some((command, options)) if command == "prefill" => {
             Shape::parse(options).and_then(|shape| shape.measure(1.0)).map(|line| println!("{line}"))
         }
-        Some((command, _)) => Err(format!("no measurement is called {command:?}; there is: prefill")),
+        Some((command, options)) if command == "linear" => {
+            Layer::parse(options).and_then(|layer| layer.measure(1.0)).map(|line| println!("{line}"))
+        }
+        Some((command, _)) => Err(format!("no measurement is called {command:?}; there are: prefill, linear")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

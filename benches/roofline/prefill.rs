@@ -1,13 +1,13 @@
 //! One shape of the prefill kernel, in turn with the peak.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::fmt;
 
 use simd_attention::{Attention, Backend, Error, Kv, Mask, View, ViewMut, Window, Work, reference, scratch_len};
 
-use crate::peak;
+use crate::{
+    measure::{backend, in_turn, random, text},
+    peak,
+};
 
 /// What is measured.
 #[derive(Clone, Copy)]
@@ -109,10 +109,7 @@ impl Shape {
             "--window" => self.window = Some(number()?),
             "--softcap" => self.softcap = Some(value.parse().map_err(|error| format!("{option} {value}: {error}"))?),
             "--threads" => self.threads = number()?,
-            "--backend" => {
-                let named = Backend::available().find(|backend| backend.to_string() == value);
-                self.backend = named.ok_or_else(|| format!("no backend {value} on this CPU"))?;
-            }
+            "--backend" => self.backend = backend(value)?,
             _ => return Err(format!("unknown option {option}")),
         }
         Ok(())
@@ -177,22 +174,11 @@ impl Shape {
             run(&attention.prepare(queries, kv, out)?, &mut scratch)
         };
 
-        call().map_err(text)?;
-        let flops = (4 * self.pairs(&extra) * dim) as f64;
-        let (mut rates, mut peaks) = (Vec::new(), Vec::new());
-        let start = Instant::now();
-        while start.elapsed().as_secs_f64() < seconds || rates.len() < 5 {
-            let (mut calls, round) = (0, Instant::now());
-            while round.elapsed() < Duration::from_millis(10) {
-                call().map_err(text)?;
-                calls += 1;
-            }
-            let time = round.elapsed();
-            rates.push(flops * f64::from(calls) / time.as_secs_f64() / 1e9);
-            peaks.push(peak::gflops(self.backend, time) * threads as f64);
-        }
+        let flops = (4 * self.pairs(&extra) * dim) as f64 / 1e9;
+        let peak = |time| peak::gflops(self.backend, time) * threads as f64;
+        let [gflops, peak] = in_turn(seconds, flops, || call().map_err(text), peak)?;
         check(&attention, queries, kv, &out)?;
-        Ok(Line { shape: *self, gflops: median(rates), peak: median(peaks) })
+        Ok(Line { shape: *self, gflops, peak })
     }
 }
 
@@ -244,10 +230,6 @@ fn one_query(
     reference::forward(&alone, q, kv, ViewMut::heads_first(out, [1, heads, len, dim])?)
 }
 
-fn text(error: Error) -> String {
-    error.to_string()
-}
-
 /// On as many threads as there is scratch for.
 fn run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), Error> {
     if scratch.len() == work.scratch_len() {
@@ -261,21 +243,4 @@ fn run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), Error> {
             scratch.chunks_mut(work.scratch_len()).map(|scratch| threads.spawn(|| work.run(scratch))).collect();
         running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
     })
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Sums of uniform numbers, near enough to normal ones: mean 0, variance 1.
-fn random(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    (0..len).map(|_| (uniform() + uniform() + uniform()) * 2.0).collect()
 }

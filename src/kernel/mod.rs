@@ -3,7 +3,7 @@
 mod key_tile;
 pub(crate) mod prefill;
 mod score_matrix;
-mod transpose;
+pub(crate) mod transpose;
 
 use crate::{
     score::{function::Score, lanes::InLanes},

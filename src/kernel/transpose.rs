@@ -8,7 +8,7 @@ use crate::{
 
 /// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.
 #[inline(always)]
-pub(super) fn load<S: Simd, const COLS: usize>(simd: S, from: Rows<'_, f32>, scale: f32, to: &mut [[S::Vector; COLS]]) {
+pub(crate) fn load<S: Simd, const COLS: usize>(simd: S, from: Rows<'_, f32>, scale: f32, to: &mut [[S::Vector; COLS]]) {
     let scale = simd.splat(scale);
     for c in 0..COLS {
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
@@ -39,7 +39,7 @@ fn load_square<S: Simd>(simd: S, from: Rows<'_, f32>, first: usize, t: usize, le
 
 /// `to[row + query][element + t] = from[t][query] * factor[query]`, with `at = (row, element)`, for some of the queries.
 #[inline(always)]
-pub(super) fn store<S: Simd, const N: usize, const COLS: usize>(
+pub(crate) fn store<S: Simd, const N: usize, const COLS: usize>(
     simd: S,
     from: &[[S::Vector; COLS]],
     columns: Columns<N>,

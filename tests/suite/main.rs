@@ -8,6 +8,7 @@ mod corpus;
 mod dispatch;
 mod edges;
 mod errors;
+mod linear;
 mod minilm;
 mod no_alloc;
 mod promises;

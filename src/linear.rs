@@ -1,0 +1,212 @@
+//! `x W' + b`: the projections around attention.
+
+use core::num::NonZeroUsize;
+
+use crate::{
+    Backend, Error, Shape, View, ViewMut,
+    error::Operand,
+    kernel::{Columns, Groups, multiply, transpose},
+    kv::expect_shape,
+    score::function::Dot,
+    scratch::{Scratch, scratch_len},
+    simd::{CACHE_LINE, Kernel, MAX_BLOCKS, Simd, Task, prefetch, with_simd},
+    validate::expect_len,
+    view::{Rows, RowsMut},
+    work::{Partition, Split},
+};
+
+/// A linear layer: `y = x W' + b`, with `W` `[out_dim, in_dim]`.
+///
+/// ```
+/// use simd_attention::{Linear, View, ViewMut, scratch_len};
+///
+/// // Two tokens of two elements become two tokens of three.
+/// let (x, w, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 10.0]);
+/// let mut y = [0.0; 6];
+/// Linear::new(View::matrix(&w, [3, 2])?).bias(&b).forward(
+///     View::matrix(&x, [2, 2])?,
+///     ViewMut::matrix(&mut y, [2, 3])?,
+///     &mut [0.0; scratch_len(2, 0)],
+/// )?;
+/// assert_eq!(y, [1.0, 2.0, 13.0, 3.0, 4.0, 17.0]);
+/// # Ok::<(), simd_attention::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Linear<'a> {
+    weights: View<'a, f32>,
+    bias: Option<&'a [f32]>,
+    backend: Option<Backend>,
+}
+
+impl<'a> Linear<'a> {
+    /// `W`, `[batch, heads, out_dim, in_dim]`; extents of 1 are repeated along batch and heads.
+    #[must_use]
+    pub const fn new(weights: View<'a, f32>) -> Self {
+        Self { weights, bias: None, backend: None }
+    }
+
+    /// Adds a number to each element of every output row.
+    #[must_use]
+    pub const fn bias(self, bias: &'a [f32]) -> Self {
+        Self { bias: Some(bias), ..self }
+    }
+
+    /// Runs on this backend instead of the fastest one.
+    #[must_use]
+    pub const fn backend(self, backend: Backend) -> Self {
+        Self { backend: Some(backend), ..self }
+    }
+
+    /// Elements that an input row must have.
+    #[must_use]
+    pub const fn in_dim(&self) -> usize {
+        self.weights.shape().dim
+    }
+
+    /// Elements that an output row must have.
+    #[must_use]
+    pub const fn out_dim(&self) -> usize {
+        self.weights.shape().len
+    }
+
+    /// Computes `y = x W' + b`: `x [batch, heads, len, in_dim]`, `y [batch, heads, len, out_dim]`. `scratch` is working memory of at least
+    /// [`scratch_len(in_dim, 0)`](crate::scratch_len) elements, whose contents don't matter before or after.
+    ///
+    /// A row of `y` depends on the same row of `x` alone, bit for bit. Time is `O(in_dim * out_dim)` for each row.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is written:
+    ///
+    /// - [`Error::ShapeMismatch`]: the extents of `x`, weights and `y` disagree.
+    /// - [`Error::LengthMismatch`]: there are not as many biases as output elements.
+    /// - [`Error::ScratchTooShort`], [`Error::BackendUnavailable`].
+    pub fn forward(&self, x: View<'_, f32>, y: ViewMut<'_, f32>, scratch: &mut [f32]) -> Result<(), Error> {
+        let (shape, weights) = (x.shape(), self.weights.shape());
+        let expected = Shape { batch: shape.batch, heads: shape.heads, dim: shape.dim, ..weights };
+        let weights = self.weights.broadcast(Operand::Weights, expected)?;
+        expect_shape(Operand::Weights, expected, weights.shape())?;
+        expect_shape(Operand::Output, Shape { dim: expected.len, ..shape }, y.shape())?;
+        expect_len(Operand::Bias, expected.len, self.bias)?;
+        let (required, actual) = (scratch_len(shape.dim, 0), scratch.len());
+        if actual < required {
+            return Err(Error::ScratchTooShort { required, actual });
+        }
+        let wanted = self.backend.unwrap_or_else(Backend::best);
+        let backend = wanted.token().ok_or(Error::BackendUnavailable { backend: wanted })?;
+
+        let y = y.into_shared();
+        let split = with_simd!(backend, simd => split(simd));
+        let partition = Partition::new(shape.len, &split);
+        for (batch, head) in (0..shape.batch).flat_map(|batch| (0..shape.heads).map(move |head| (batch, head))) {
+            let (Some(x), Some(weights)) = (x.rows(batch, head), weights.rows(batch, head)) else { break };
+            for part in (0..partition.units()).map(|unit| partition.part(unit)) {
+                // SAFETY: nobody else has any of these rows.
+                let y = unsafe { y.rows_mut(batch, head, part.first, part.len) };
+                let Some((x, y)) = x.range(part.first, part.len).zip(y) else { break };
+                let unit = Unit { x, weights, bias: self.bias, y, scratch: &mut *scratch };
+                with_simd!(backend, simd => simd.run(part.cols, unit));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A unit has as many blocks of rows as there is room for: weights are fetched once for all of them.
+fn split<S: Simd>(_: S) -> Split {
+    let [lanes, max_cols, blocks_per_unit] =
+        [S::LANES, S::MAX_COLS, S::BLOCKS].map(|n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN));
+    Split { lanes, max_cols, blocks_per_unit }
+}
+
+/// Elements of `x` that are multiplied in one go: as many as stay in the first cache for all the vectors of a block.
+const CHUNK: usize = 128;
+
+/// Consecutive rows of `x`, each in a lane of its own.
+struct Unit<'a> {
+    x: Rows<'a, f32>,
+    weights: Rows<'a, f32>,
+    bias: Option<&'a [f32]>,
+    y: RowsMut<'a, f32>,
+    scratch: &'a mut [f32],
+}
+
+impl Kernel for Unit<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) {
+        let Self { x, weights, bias, mut y, scratch } = self;
+        let mut scratch = Scratch::<S, COLS>::new(scratch);
+        let Some(sums) = scratch.score_tile() else { return };
+        let mut blocks = [const { None }; MAX_BLOCKS];
+        for (block, first) in blocks.iter_mut().zip((0..x.len()).step_by(COLS * S::LANES)) {
+            let (Some(rows), Some(to)) = (x.range(first, COLS * S::LANES), scratch.take(x.dim())) else { break };
+            transpose::load(simd, rows, 1.0, to);
+            *block = Some(to);
+        }
+        let one = [simd.splat(1.0); COLS];
+        for first in (0..weights.len()).step_by(S::KEY_TILE) {
+            let Some(weights) = weights.range(first, S::KEY_TILE) else { break };
+            let Some(sums) = sums.get_mut(..weights.len()) else { break };
+            for (block, row) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let bias = bias.and_then(|bias| bias.get(first + i)).copied().unwrap_or_default();
+                    *sum = [simd.splat(bias); COLS];
+                }
+                for (x, start) in block.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
+                    simd.call(Project::<_, ROWS, NARROW, COLS> { simd, x, weights, start, sums: &mut *sums });
+                }
+                transpose::store(simd, sums, Columns::new(0), one, &mut y, (row, first));
+            }
+        }
+    }
+}
+
+/// `sums[i][row] += weights[i][start..] . x[..][row]`
+struct Project<'a, S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> {
+    simd: S,
+    /// `[element][row]`
+    x: &'a [[S::Vector; COLS]],
+    weights: Rows<'a, f32>,
+    /// The element of the weights that belongs to the first one of `x`.
+    start: usize,
+    /// `[row of the weights][row]`
+    sums: &'a mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> Task for Project<'_, S, ROWS, NARROW, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        let sums = core::mem::take(&mut self.sums);
+        self.all::<ROWS, NARROW>(sums);
+    }
+}
+
+impl<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> Groups<[S::Vector; COLS]>
+    for Project<'_, S, ROWS, NARROW, COLS>
+{
+    #[inline(always)]
+    fn group<const N: usize>(&mut self, first: usize, sums: &mut [[S::Vector; COLS]; N]) {
+        let Self { simd, x, weights, start, .. } = *self;
+        debug_assert!(first + N <= weights.len() && start + x.len() <= weights.dim());
+        let rows: [*const f32; N] = core::array::from_fn(|i| weights.row_ptr(first + i).wrapping_add(start));
+        // SAFETY: there are as many rows as sums, and each has these elements.
+        let weight = |i: usize, t| unsafe { *rows[i].add(t) };
+        let next_group = |t: usize| {
+            if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
+                for row in rows {
+                    prefetch(row.wrapping_add(N * weights.stride() + t));
+                }
+            }
+        };
+        let products: [[S::Vector; COLS]; N] = multiply((simd, &Dot), Columns::new(0), x, weight, next_group);
+        for (sums, products) in sums.iter_mut().zip(products) {
+            for (sum, product) in sums.iter_mut().zip(products) {
+                *sum = simd.add(*sum, product);
+            }
+        }
+    }
+}
