@@ -95,6 +95,15 @@ pub enum Error {
         /// Heads of the keys and values.
         kv_heads: usize,
     },
+    /// The elements of a projection cannot be divided evenly into heads.
+    DimNotDivisible {
+        /// What is projected.
+        operand: Operand,
+        /// Its elements.
+        dim: usize,
+        /// Heads that it is to be divided into.
+        heads: usize,
+    },
     /// The scale, or its product with `log2(e)`, is not a finite number.
     ScaleNotFinite {
         /// The scale given.
@@ -178,6 +187,9 @@ impl fmt::Display for Error {
             }
             Self::HeadsNotDivisible { q_heads, kv_heads } => {
                 write!(f, "{q_heads} query heads cannot share {kv_heads} key/value heads evenly")
+            }
+            Self::DimNotDivisible { operand, dim, heads } => {
+                write!(f, "{operand:?} of {dim} elements cannot be divided evenly into {heads} heads")
             }
             Self::ScaleNotFinite { scale } => write!(f, "scale {scale} (or scale * log2(e)) is not finite"),
             Self::SoftcapNotPositive { softcap } => {

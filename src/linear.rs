@@ -82,20 +82,16 @@ impl<'a> Linear<'a> {
     /// - [`Error::LengthMismatch`]: there are not as many biases as output elements.
     /// - [`Error::ScratchTooShort`], [`Error::BackendUnavailable`].
     pub fn forward(&self, x: View<'_, f32>, y: ViewMut<'_, f32>, scratch: &mut [f32]) -> Result<(), Error> {
-        let (shape, weights) = (x.shape(), self.weights.shape());
-        let expected = Shape { batch: shape.batch, heads: shape.heads, dim: shape.dim, ..weights };
-        let weights = self.weights.broadcast(Operand::Weights, expected)?;
-        expect_shape(Operand::Weights, expected, weights.shape())?;
-        expect_shape(Operand::Output, Shape { dim: expected.len, ..shape }, y.shape())?;
-        expect_len(Operand::Bias, expected.len, self.bias)?;
-        let (required, actual) = (scratch_len(shape.dim, 0), scratch.len());
+        let weights = self.check(x.shape(), y.shape())?;
+        let (required, actual) = (scratch_len(x.shape().dim, 0), scratch.len());
         if actual < required {
             return Err(Error::ScratchTooShort { required, actual });
         }
         let wanted = self.backend.unwrap_or_else(Backend::best);
         let backend = wanted.token().ok_or(Error::BackendUnavailable { backend: wanted })?;
 
-        let y = y.into_shared();
+        let (x, y) = merged(x, y, weights);
+        let (shape, y) = (x.shape(), y.into_shared());
         let split = with_simd!(backend, simd => split(simd));
         let partition = Partition::new(shape.len, &split);
         for (batch, head) in (0..shape.batch).flat_map(|batch| (0..shape.heads).map(move |head| (batch, head))) {
@@ -109,6 +105,25 @@ impl<'a> Linear<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The weights of every batch and head, if the layer fits such an input and output.
+    pub(crate) fn check(&self, x: Shape, y: Shape) -> Result<View<'a, f32>, Error> {
+        let expected = Shape { batch: x.batch, heads: x.heads, dim: x.dim, ..self.weights.shape() };
+        let weights = self.weights.broadcast(Operand::Weights, expected)?;
+        expect_shape(Operand::Weights, expected, weights.shape())?;
+        expect_shape(Operand::Output, Shape { dim: expected.len, ..x }, y)?;
+        expect_len(Operand::Bias, expected.len, self.bias)?;
+        Ok(weights)
+    }
+}
+
+/// A batch of rows that lie evenly and are multiplied with the same weights is one sequence: blocks may then go from one to the next.
+fn merged<'x, 'y>(x: View<'x, f32>, y: ViewMut<'y, f32>, weights: View<'_, f32>) -> (View<'x, f32>, ViewMut<'y, f32>) {
+    let is_even = weights.strides().batch == 0 && y.strides().merged(y.shape()).is_some();
+    match x.as_one_sequence().filter(|_| is_even) {
+        Some(x) => (x, y.into_one_sequence()),
+        None => (x, y),
     }
 }
 

@@ -66,6 +66,17 @@ impl Strides {
             .ok_or(Error::SizeOverflow { shape })
     }
 
+    /// The shape that has all batches as one, if they lie evenly one after the other and there are no heads.
+    pub(crate) fn merged(&self, shape: Shape) -> Option<Shape> {
+        let Shape { batch, heads, len, .. } = shape;
+        let is_even = heads == 1 && (batch <= 1 || Some(self.batch) == self.len.checked_mul(len));
+        (is_even && len > 0).then_some(Shape {
+            batch: batch.min(1),
+            len: if batch == 0 { 0 } else { batch * len },
+            ..shape
+        })
+    }
+
     /// Strides that nest: each axis steps over all that the axes below it reach, so no two rows share an element.
     fn check_disjoint(&self, shape: Shape) -> Result<(), Error> {
         if shape.has_no_rows() {
@@ -206,6 +217,12 @@ impl<'a, T> View<'a, T> {
         Ok(Self { data, shape, strides })
     }
 
+    /// The same rows [as one sequence](Strides::merged).
+    pub(crate) fn as_one_sequence(self) -> Option<Self> {
+        let shape = self.strides.merged(self.shape)?;
+        Some(Self { shape, ..self })
+    }
+
     /// Repeated along the axes in which it has an extent of 1, to be of this shape; a `dim` of 1 stays.
     pub(crate) fn broadcast(self, operand: Operand, to: Shape) -> Result<Self, Error> {
         let Self { data, shape, strides } = self;
@@ -246,6 +263,11 @@ impl<'a, T> ViewMut<'a, T> {
             return Err(Error::StorageTooShort { required, actual: data.len() });
         }
         Ok(Self { data, shape, strides })
+    }
+
+    /// As [`View::as_one_sequence`], or unchanged.
+    pub(crate) fn into_one_sequence(self) -> Self {
+        Self { shape: self.strides.merged(self.shape).unwrap_or(self.shape), ..self }
     }
 
     /// One row, or an empty slice where there is none.

@@ -484,6 +484,7 @@ fn messages_name_what_is_wrong() {
         (Error::OverlappingRows { axis: Axis::Len, required: 15, actual: 14 }, &["Len", "15", "14"]),
         (mismatch(Operand::Key, Axis::Dim, 31, 32), &["Key", "Dim", "31", "32"]),
         (Error::HeadsNotDivisible { q_heads: 7, kv_heads: 3 }, &["7", "3"]),
+        (Error::DimNotDivisible { operand: Operand::Value, dim: 31, heads: 4 }, &["Value", "31", "4"]),
         (Error::ScaleNotFinite { scale: f32::INFINITY }, &["scale", "inf"]),
         (Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual: 47 }, &["LogSumExp", "48", "47"]),
         (mismatch(Operand::BlockMask, Axis::Len, 31, 32), &["BlockMask", "Len", "31", "32"]),

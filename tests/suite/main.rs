@@ -10,6 +10,7 @@ mod edges;
 mod errors;
 mod linear;
 mod minilm;
+mod multi_head;
 mod no_alloc;
 mod promises;
 mod proptests;
