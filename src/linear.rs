@@ -121,8 +121,8 @@ impl<'a> Linear<'a> {
 /// A batch of rows that lie evenly and are multiplied with the same weights is one sequence: blocks may then go from one to the next.
 fn merged<'x, 'y>(x: View<'x, f32>, y: ViewMut<'y, f32>, weights: View<'_, f32>) -> (View<'x, f32>, ViewMut<'y, f32>) {
     let is_even = weights.strides().batch == 0 && y.strides().merged(y.shape()).is_some();
-    match x.as_one_sequence().filter(|_| is_even) {
-        Some(x) => (x, y.into_one_sequence()),
+    match x.joined().filter(|_| is_even) {
+        Some(x) => (x, y.joined()),
         None => (x, y),
     }
 }

@@ -72,7 +72,10 @@ const fn scratch(tokens: [usize; 2], projections: [[usize; 2]; 4], head_dims: [u
 
 /// The elements of each of so many heads; all of them where there is none, which is an error later on.
 const fn share(dim: usize, heads: usize) -> usize {
-    if heads == 0 { dim } else { dim / heads }
+    match dim.checked_div(heads) {
+        Some(share) => share,
+        None => dim,
+    }
 }
 
 impl<'a> MultiHead<'a> {

@@ -218,7 +218,7 @@ impl<'a, T> View<'a, T> {
     }
 
     /// The same rows [as one sequence](Strides::merged).
-    pub(crate) fn as_one_sequence(self) -> Option<Self> {
+    pub(crate) fn joined(self) -> Option<Self> {
         let shape = self.strides.merged(self.shape)?;
         Some(Self { shape, ..self })
     }
@@ -265,8 +265,8 @@ impl<'a, T> ViewMut<'a, T> {
         Ok(Self { data, shape, strides })
     }
 
-    /// As [`View::as_one_sequence`], or unchanged.
-    pub(crate) fn into_one_sequence(self) -> Self {
+    /// As [`View::joined`], or unchanged.
+    pub(crate) fn joined(self) -> Self {
         Self { shape: self.strides.merged(self.shape).unwrap_or(self.shape), ..self }
     }
 
