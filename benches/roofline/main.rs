@@ -6,6 +6,7 @@
 //!                                         [--causal] [--window 256] [--mask] [--bias] [--softcap 50]
 //!                                         [--threads 1] [--backend avx512]                   one shape, one line
 //! cargo bench --bench roofline -- linear [--rows 512] [--in 768] [--out 768] [--backend avx512]
+//! cargo bench --bench roofline -- additive [--q 512] [--kv 512] [--hidden 128] [--backend avx512]
 //! ```
 //!
 //! `--window L` lets a query see the `L` keys up to its own; `--mask` masks one pair of sixteen at random; `--bias` is one of each head.
@@ -13,6 +14,7 @@
 //! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
 //! multiply-adds on registers, timed in turn with the kernel. Results are checked against the reference on sampled rows.
 
+mod additive;
 mod linear;
 mod measure;
 mod peak;
@@ -20,6 +22,7 @@ mod prefill;
 
 use std::process::ExitCode;
 
+use additive::Units;
 use linear::Layer;
 use prefill::Shape;
 use simd_attention::Backend;
@@ -32,10 +35,15 @@ fn main() -> ExitCode {
         Some((command, options)) if command == "prefill" => {
             Shape::parse(options).and_then(|shape| shape.measure(1.0)).map(|line| println!("{line}"))
         }
+        Some((command, options)) if command == "additive" => {
+            Units::parse(options).and_then(|units| units.measure(1.0)).map(|line| println!("{line}"))
+        }
         Some((command, options)) if command == "linear" => {
             Layer::parse(options).and_then(|layer| layer.measure(1.0)).map(|line| println!("{line}"))
         }
-        Some((command, _)) => Err(format!("no measurement is called {command:?}; there are: prefill, linear")),
+        Some((command, _)) => {
+            Err(format!("no measurement is called {command:?}; there are: prefill, linear, additive"))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -67,3 +67,115 @@ fn portable(steps: usize) -> usize {
     use wide::f32x16 as Floats;
     chains!(steps, 12, size_of::<Floats>() / 4, Floats::splat, |x: Floats, a, b| x.mul_add(a, b))
 }
+
+/// Hyperbolic tangents a second, in billions, of one thread, over at least this time.
+pub fn gtanh(backend: Backend, time: Duration) -> f64 {
+    let (mut count, start) = (0, Instant::now());
+    while start.elapsed() < time || count == 0 {
+        count += run_tanh(backend, 1 << 14);
+    }
+    count as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+fn run_tanh(backend: Backend, steps: usize) -> usize {
+    match backend {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: callers measure only backends that are available, so the CPU has the features.
+        Backend::Avx512 => unsafe { avx512_tanh(steps) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Backend::Avx2 => unsafe { avx2_tanh(steps) },
+        _ => portable_tanh(steps),
+    }
+}
+
+/// The crate's own form of the tangent, on registers: several sums of the tangents of arguments that move on.
+macro_rules! tangents {
+    ($steps:expr, $lanes:expr, $splat:expr, $add:expr, $sub:expr, $mul:expr, $div:expr, $mul_add:expr, $max:expr, $round:expr, $power:expr) => {{
+        let (splat, power) = ($splat, $power);
+        let [one, two, zero, least] = [1.0, 2.0, 0.0, -10.0].map(splat);
+        let [factor, high, low] = [2.0 * core::f32::consts::LOG2_E, -0.693_145_75, -1.428_606_8e-6].map(splat);
+        let coefficients = [1.387_066_8e-3, 8.366_263e-3, 4.166_743_5e-2, 0.166_665_46, 0.499_999_97].map(splat);
+        let (mut x, step) = (black_box([splat(-1.0), splat(-0.5), splat(0.1), splat(0.7)]), black_box(splat(1e-4)));
+        let mut sums = [zero; 4];
+        for _ in 0..$steps {
+            for (x, sum) in x.iter_mut().zip(&mut sums) {
+                *x = $add(*x, step);
+                let y = $sub(zero, $max(least, $sub(zero, $max(least, *x))));
+                let n = $round($mul(y, factor));
+                let t = $mul_add(n, low, $mul_add(n, high, $mul(y, two)));
+                let [mut p, lower @ ..] = coefficients;
+                for coefficient in lower {
+                    p = $mul_add(p, t, coefficient);
+                }
+                let power = power(n);
+                let less_one = $mul_add(power, $mul_add($mul(t, t), p, t), $sub(power, one));
+                *sum = $add(*sum, $div(less_one, $add(less_one, two)));
+            }
+        }
+        black_box(sums);
+        4 * $lanes * $steps
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn avx512_tanh(steps: usize) -> usize {
+    use core::arch::x86_64::*;
+    tangents!(
+        steps,
+        16,
+        |x| _mm512_set1_ps(x),
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_div_ps,
+        _mm512_fmadd_ps,
+        _mm512_max_ps,
+        _mm512_roundscale_ps::<8>,
+        |n| _mm512_scalef_ps(_mm512_set1_ps(1.0), n)
+    )
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2_tanh(steps: usize) -> usize {
+    use core::arch::x86_64::*;
+    tangents!(
+        steps,
+        8,
+        |x| _mm256_set1_ps(x),
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
+        _mm256_div_ps,
+        _mm256_fmadd_ps,
+        _mm256_max_ps,
+        _mm256_round_ps::<8>,
+        |n| {
+            let biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        }
+    )
+}
+
+/// As wide as the crate's portable backend is in this build.
+fn portable_tanh(steps: usize) -> usize {
+    use core::ops::{Add, Div, Mul, Sub};
+    use wide::f32x4 as Floats;
+    /// Added and taken away again, it rounds to an integer.
+    const MAGIC: f32 = 12_582_912.0;
+    tangents!(
+        steps,
+        4,
+        |x| Floats::splat(x),
+        Floats::add,
+        Floats::sub,
+        Floats::mul,
+        Floats::div,
+        Floats::mul_add,
+        Floats::fast_max,
+        |x: Floats| (x + Floats::splat(MAGIC)) - Floats::splat(MAGIC),
+        |n: Floats| Floats::new(n.to_array().map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
+    )
+}
