@@ -48,19 +48,31 @@ impl<S: Simd> Task for AreFinite<'_, S> {
     fn run(self) -> bool {
         let Self { simd, values, range } = self;
         let zero = simd.splat(0.0);
-        // Several sums, so that one need not wait for the other.
-        let mut sums = [zero; 4];
-        for j in range.clone().step_by(sums.len()) {
-            for t in (0..values.dim()).step_by(S::LANES) {
-                for (sum, j) in sums.iter_mut().zip(j..range.end) {
-                    let chunk = values.row(j).get(t..).unwrap_or_default();
-                    *sum = simd.mul_add(simd.load(chunk), zero, *sum);
-                }
+        // Several sums, so that one need not wait for the other. Times zero, what is not finite is NaN.
+        let [mut a, mut b, mut c, mut d] = [zero; 4];
+        for j in range {
+            let row = values.row(j);
+            let fours = row.chunks_exact(4 * S::LANES);
+            for x in fours.remainder().chunks(S::LANES) {
+                a = simd.mul_add(simd.load(x), zero, a);
+            }
+            for four in fours {
+                let (front, back) = four.split_at(2 * S::LANES);
+                let ([w, x], [y, z]) = (halves(front), halves(back));
+                a = simd.mul_add(simd.load(w), zero, a);
+                b = simd.mul_add(simd.load(x), zero, b);
+                c = simd.mul_add(simd.load(y), zero, c);
+                d = simd.mul_add(simd.load(z), zero, d);
             }
         }
         let mut lanes = [0.0; 16];
-        let [a, b, c, d] = sums;
         simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
         lanes == [0.0; 16]
     }
+}
+
+#[inline(always)]
+fn halves(chunk: &[f32]) -> [&[f32]; 2] {
+    let (front, back) = chunk.split_at(chunk.len() / 2);
+    [front, back]
 }
