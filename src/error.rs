@@ -32,7 +32,9 @@ pub enum Operand {
     Sinks,
     /// The numbers of keys.
     KeyLens,
-    /// The matrix of a linear layer or of a score function.
+    /// What a linear layer is given.
+    Input,
+    /// The matrix of a linear layer or of a score function; in [`MultiHead`](crate::MultiHead) that of the output.
     Weights,
 }
 
@@ -121,7 +123,7 @@ pub enum Error {
         /// What the slice is.
         operand: Operand,
         /// One for each query ([`Operand::LogSumExp`]), query head ([`Operand::AlibiSlopes`], [`Operand::Sinks`]) or
-        /// sequence ([`Operand::KeyLens`]); for the cumulative lengths of packed keys, as many as there are for queries ([`Operand::Key`]).
+        /// sequence ([`Operand::KeyLens`]); as many as the elements of a linear layer's output ([`Operand::Bias`]); for the cumulative lengths of packed keys, as many as there are for queries ([`Operand::Key`]).
         expected: usize,
         /// Elements in the slice.
         actual: usize,
@@ -157,7 +159,7 @@ pub enum Error {
     },
     /// The scratch slice is too short.
     ScratchTooShort {
-        /// What [`scratch_len`](crate::scratch_len) gives for these dimensions.
+        /// What the function's own documentation says is needed.
         required: usize,
         /// Elements in the slice.
         actual: usize,

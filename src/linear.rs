@@ -15,7 +15,9 @@ use crate::{
     work::{Partition, Split},
 };
 
-/// A linear layer: `y = x W' + b`, with `W` `[out_dim, in_dim]`.
+/// A linear layer: `y = x W' + b`, with `W` `[out_dim, in_dim]`, as PyTorch's `Linear` and ONNX's `Gemm` (`transB`) have it.
+///
+/// One call runs on one thread; as rows do not depend on each other, several calls can share them.
 ///
 /// ```
 /// use simd_attention::{Linear, View, ViewMut, scratch_len};
@@ -39,7 +41,8 @@ pub struct Linear<'a> {
 }
 
 impl<'a> Linear<'a> {
-    /// `W`, `[batch, heads, out_dim, in_dim]`; extents of 1 are repeated along batch and heads.
+    /// `W`, `[batch, heads, out_dim, in_dim]`; extents of 1 are repeated along batch and heads. Weights that lie in the order
+    /// `[in_dim, out_dim]` must be transposed first.
     #[must_use]
     pub const fn new(weights: View<'a, f32>) -> Self {
         Self { weights, bias: None, backend: None }
@@ -82,7 +85,7 @@ impl<'a> Linear<'a> {
     /// - [`Error::LengthMismatch`]: there are not as many biases as output elements.
     /// - [`Error::ScratchTooShort`], [`Error::BackendUnavailable`].
     pub fn forward(&self, x: View<'_, f32>, y: ViewMut<'_, f32>, scratch: &mut [f32]) -> Result<(), Error> {
-        let weights = self.check(x.shape(), y.shape())?;
+        let weights = self.check(Operand::Input, x.shape(), y.shape())?;
         let (required, actual) = (scratch_len(x.shape().dim, 0), scratch.len());
         if actual < required {
             return Err(Error::ScratchTooShort { required, actual });
@@ -107,11 +110,11 @@ impl<'a> Linear<'a> {
         Ok(())
     }
 
-    /// The weights of every batch and head, if the layer fits such an input and output.
-    pub(crate) fn check(&self, x: Shape, y: Shape) -> Result<View<'a, f32>, Error> {
-        let expected = Shape { batch: x.batch, heads: x.heads, dim: x.dim, ..self.weights.shape() };
+    /// The weights of every batch and head, if the layer fits such an output and such an input, which is an operand's.
+    pub(crate) fn check(&self, operand: Operand, x: Shape, y: Shape) -> Result<View<'a, f32>, Error> {
+        let expected = Shape { batch: x.batch, heads: x.heads, ..self.weights.shape() };
         let weights = self.weights.broadcast(Operand::Weights, expected)?;
-        expect_shape(Operand::Weights, expected, weights.shape())?;
+        expect_shape(operand, Shape { dim: expected.dim, ..x }, x)?;
         expect_shape(Operand::Output, Shape { dim: expected.len, ..x }, y)?;
         expect_len(Operand::Bias, expected.len, self.bias)?;
         Ok(weights)

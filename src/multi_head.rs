@@ -136,8 +136,10 @@ impl<'a, F: Score> MultiHead<'a, F> {
     }
 
     /// Computes the layer: `x [batch, 1, q_len, in_dim]`, `source [batch, 1, kv_len, source_dim]`, `out [batch, 1, q_len, out_dim]`. An
-    /// [`Output`] may also ask for each head's log-sum-exp and scores. `scratch` is working memory of at least
+    /// [`Output`] may also ask for each head's log-sum-exp `[batch, heads, q_len]` and scores `[batch, heads, q_len, kv_len]`. `scratch` is working memory of at least
     /// [`scratch_len`](Self::scratch_len) elements, whose contents don't matter before or after.
+    ///
+    /// A row of the output depends on its own row of `x` and on the source alone, bit for bit. One call runs on one thread.
     ///
     /// # Errors
     ///
@@ -193,10 +195,12 @@ impl<'a, F: Score> MultiHead<'a, F> {
         let context = Shape { dim: v.dim, ..q };
         let concatenated =
             Shape { heads: 1, dim: v.dim.checked_mul(q.heads).ok_or(Error::SizeOverflow { shape: v })?, ..x };
-        query.check(x, merged(q))?;
-        key.check(source, merged(k))?;
-        value.check(source, merged(v))?;
-        output.check(concatenated, out)?;
+        query.check(Operand::Query, x, merged(q))?;
+        key.check(Operand::Key, source, merged(k))?;
+        value.check(Operand::Value, source, merged(v))?;
+        let weights = Shape { batch: 1, heads: 1, len: out.dim, dim: output.in_dim() };
+        expect_shape(Operand::Weights, Shape { dim: concatenated.dim, ..weights }, weights)?;
+        output.check(Operand::Input, concatenated, out)?;
         Ok(Layout { q, k, v, context })
     }
 }

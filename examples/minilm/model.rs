@@ -3,7 +3,7 @@
 use std::{error::Error, path::Path};
 
 use safetensors::SafeTensors;
-use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+use simd_attention::{Attention, Kv, Output, Stage, View, ViewMut, scratch_len};
 
 /// Some layers of a model, on one text.
 pub struct Model {
@@ -88,20 +88,18 @@ impl Layer {
         )
     }
 
-    /// The weights `[len, len]` with which the queries of one head attend to its keys.
-    ///
-    /// A fused kernel never holds this matrix `P`: it computes `P V` tile by tile. But with the identity matrix as values,
-    /// `P I = P` is what comes out: the values are one-hot rows, so that each key adds its weight to a column of its own.
+    /// The weights `[len, len]` with which the queries of one head attend to its keys. The kernel never holds this matrix; it is
+    /// computed because it is asked for.
     pub fn weights(&self, attention: &Attention<'_>, head: usize) -> Result<Vec<f32>, simd_attention::Error> {
         let Self { len, dim, .. } = *self;
-        let identity: Vec<f32> = (0..len * len).map(|i| if i / len == i % len { 1.0 } else { 0.0 }).collect();
-        let mut weights = vec![0.0; len * len];
+        let (mut out, mut weights) = (vec![0.0; len * dim], vec![0.0; len * len]);
         let first = head * len * dim;
         attention.forward(
             View::matrix(&self.q[first..], [len, dim])?,
-            Kv::new(View::matrix(&self.k[first..], [len, dim])?, View::matrix(&identity, [len, len])?)?,
-            ViewMut::matrix(&mut weights, [len, len])?,
-            &mut vec![0.0; scratch_len(dim, len)],
+            Kv::new(View::matrix(&self.k[first..], [len, dim])?, View::matrix(&self.v[first..], [len, dim])?)?,
+            Output::new(ViewMut::matrix(&mut out, [len, dim])?)
+                .scores(Stage::Weights, ViewMut::matrix(&mut weights, [len, len])?),
+            &mut vec![0.0; scratch_len(dim, dim)],
         )?;
         Ok(weights)
     }

@@ -174,8 +174,8 @@ fn what_does_not_fit() {
     let shape = layer.weights.shape;
     assert_eq!(weights(Shape { batch: 3, ..shape }), mismatch(Operand::Weights, Axis::Batch, 2, 3));
     assert_eq!(weights(Shape { heads: 2, ..shape }), mismatch(Operand::Weights, Axis::Heads, 3, 2));
-    assert_eq!(weights(Shape { dim: 4, ..shape }), mismatch(Operand::Weights, Axis::Dim, 5, 4));
-    assert_eq!(weights(Shape { dim: 1, ..shape }), mismatch(Operand::Weights, Axis::Dim, 5, 1));
+    assert_eq!(weights(Shape { dim: 4, ..shape }), mismatch(Operand::Input, Axis::Dim, 4, 5));
+    assert_eq!(weights(Shape { dim: 1, ..shape }), mismatch(Operand::Input, Axis::Dim, 1, 5));
     assert_eq!(weights(Shape { len: 7, ..shape }), mismatch(Operand::Output, Axis::Dim, 7, 6));
 
     let output = |shape| Layer { y: Tensor::filled(shape, Layout::HeadsFirst, MARKER), ..layer.clone() }.error();

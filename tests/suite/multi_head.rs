@@ -182,8 +182,8 @@ fn what_does_not_fit() {
 
     let error = refused(layer.layer(), x, source, 8, plenty - 1);
     assert_eq!(error, Error::ScratchTooShort { required: plenty, actual: plenty - 1 });
-    assert_eq!(refused(layer.layer(), source, source, 8, plenty), mismatch(Operand::Weights, Axis::Dim, 9, 6));
-    assert_eq!(refused(layer.layer(), x, x, 8, plenty), mismatch(Operand::Weights, Axis::Dim, 6, 9));
+    assert_eq!(refused(layer.layer(), source, source, 8, plenty), mismatch(Operand::Query, Axis::Dim, 6, 9));
+    assert_eq!(refused(layer.layer(), x, x, 8, plenty), mismatch(Operand::Key, Axis::Dim, 9, 6));
     assert_eq!(refused(layer.layer(), x, source, 9, plenty), mismatch(Operand::Output, Axis::Dim, 8, 9));
     let error = refused(layer.layer().kv_heads(4), x, source, 8, plenty);
     assert_eq!(error, Error::DimNotDivisible { operand: Operand::Key, dim: 6, heads: 4 });
@@ -191,6 +191,10 @@ fn what_does_not_fit() {
     assert_eq!(error, Error::DimNotDivisible { operand: Operand::Key, dim: 6, heads: 0 });
     let error = refused(layer.layer().kv_lens(&[8, 7]), x, source, 8, plenty);
     assert_eq!(error, Error::TooManyKeys { sequence: 0, room: 7, actual: 8 });
+    let value = Linear::new(View::matrix(&layer.projections[1].w, [6, 9]).unwrap());
+    let [query, key, _, output] = layer.projections.each_ref().map(Weights::linear);
+    let narrow = MultiHead::new(4, [query, key, value, output]).kv_heads(2);
+    assert_eq!(refused(narrow, x, source, 8, plenty), mismatch(Operand::Weights, Axis::Dim, 12, 20));
     let single = View::heads_first(&layer.source, [1, 1, 7, 9]).unwrap();
     assert_eq!(refused(layer.layer(), x, single, 8, plenty), mismatch(Operand::Key, Axis::Batch, 2, 1));
 }

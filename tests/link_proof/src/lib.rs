@@ -11,8 +11,8 @@
 #![no_std]
 
 use simd_attention::{
-    Additive, Attention, Backend, Bilinear, Error, Kv, Mask, Output, Shape, Strides, View, ViewMut, Work, reference,
-    scratch_len,
+    Additive, Attention, Backend, Bilinear, Error, Kv, Linear, Mask, MultiHead, Output, Shape, Strides, View, ViewMut,
+    Work, multi_head_scratch_len, reference, scratch_len,
 };
 
 #[panic_handler]
@@ -126,6 +126,29 @@ entry_points! {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         Attention::with_score(Additive::new(v).query_weights(weights)).forward(q, kv, out, scratch)
+    }
+    fn linear_forward(
+        linear: &Linear<'_>,
+        x: View<'_, f32>,
+        y: ViewMut<'_, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        linear.forward(x, y, scratch)
+    }
+    fn multi_head_forward<'a>(
+        layer: &MultiHead<'a>,
+        x: View<'a, f32>,
+        source: View<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        layer.forward(x, source, out, scratch)
+    }
+    fn multi_head_scratch(q_tokens: usize, kv_tokens: usize, model_dim: usize, heads: usize) -> usize {
+        multi_head_scratch_len([q_tokens, kv_tokens], model_dim, heads)
+    }
+    fn multi_head_scratch_of_shapes(layer: &MultiHead<'_>, x: Shape, source: Shape) -> usize {
+        layer.scratch_len(x, source)
     }
     fn attention_prepare<'a>(
         attention: &Attention<'a>,
