@@ -13,7 +13,7 @@ use crate::{
 /// F(q, k) = scale * sum_t term(p[t], k[t], t)      p = W q, or the query itself
 /// ```
 ///
-/// There are [`Dot`], [`Bilinear`] and [`Additive`]; any function of this form is computed by the same kernel, with all masks,
+/// There are [`Dot`], [`Bilinear`](crate::Bilinear) and [`Additive`](crate::Additive); any function of this form is computed by the same kernel, with all masks,
 /// modifiers and outputs. It may be asked about any query and key of the call, more than once, in any order and from any thread that runs
 /// it, and must give the same answer each time.
 ///
