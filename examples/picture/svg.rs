@@ -91,9 +91,12 @@ fn write_axes(heatmap: &Heatmap<'_>, layout: &Layout, f: &mut impl Write) -> fmt
         writeln!(f, r#"<text x="{x}" y="{y}">{}</text>"#, Escaped(label))?;
     }
     writeln!(f, "</g>\n<g>")?;
+    // Single characters stay upright.
+    let (turn, anchor, to_base) =
+        if heatmap.columns.longest() > 1 { ("rotate(-90)", "start", TO_BASE) } else { ("rotate(0)", "middle", 0) };
     for (i, label) in heatmap.columns.labels.iter().enumerate() {
-        let (x, y) = (Layout::middle(layout.x, i) + TO_BASE, layout.y - TO_LABEL);
-        writeln!(f, r#"<text transform="translate({x} {y}) rotate(-90)">{}</text>"#, Escaped(label))?;
+        let (x, y, label) = (Layout::middle(layout.x, i) + to_base, layout.y - TO_LABEL, Escaped(label));
+        writeln!(f, r#"<text transform="translate({x} {y}) {turn}" text-anchor="{anchor}">{label}</text>"#)?;
     }
     writeln!(f, "</g>")
 }
