@@ -100,9 +100,10 @@ impl<'a> Linear<'a> {
         for (batch, head) in (0..shape.batch).flat_map(|batch| (0..shape.heads).map(move |head| (batch, head))) {
             let (Some(x), Some(weights)) = (x.rows(batch, head), weights.rows(batch, head)) else { break };
             for part in (0..partition.units()).map(|unit| partition.part(unit)) {
+                let rows = x.range(part.first, part.len);
                 // SAFETY: nobody else has any of these rows.
-                let y = unsafe { y.rows_mut(batch, head, part.first, part.len) };
-                let Some((x, y)) = x.range(part.first, part.len).zip(y) else { break };
+                let y = rows.and_then(|rows| unsafe { y.rows_mut(batch, &(head..head + 1), part.first, rows.len()) });
+                let Some((x, y)) = rows.zip(y) else { break };
                 let unit = Unit { x, weights, bias: self.bias, y, scratch: &mut *scratch };
                 with_simd!(backend, simd => simd.run(part.cols, unit));
             }
@@ -134,7 +135,7 @@ fn merged<'x, 'y>(x: View<'x, f32>, y: ViewMut<'y, f32>, weights: View<'_, f32>)
 fn split<S: Simd>(_: S) -> Split {
     let [lanes, max_cols, blocks_per_unit] =
         [S::LANES, S::MAX_COLS, S::BLOCKS].map(|n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN));
-    Split { lanes, max_cols, blocks_per_unit }
+    Split { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN }
 }
 
 /// Elements of `x` that are multiplied in one go: as many as stay in the first cache for all the vectors of a block.
@@ -160,7 +161,8 @@ impl Kernel for Unit<'_> {
         let mut blocks = [const { None }; MAX_BLOCKS];
         for (block, first) in blocks.iter_mut().zip((0..x.len()).step_by(COLS * S::LANES)) {
             let (Some(rows), Some(to)) = (x.range(first, COLS * S::LANES), scratch.take(x.dim())) else { break };
-            transpose::load(simd, rows, 1.0, to);
+            // SAFETY: these rows exist, each as long as the block.
+            unsafe { transpose::load(simd, |i| rows.row_ptr(i), rows.len(), 1.0, to) };
             *block = Some(to);
         }
         let one = [simd.splat(1.0); COLS];

@@ -10,12 +10,13 @@ pub(crate) struct Softmax<S: Simd, const COLS: usize> {
 }
 
 impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
-    /// No key yet, or only the sink: a score that takes weight and has no value.
+    /// No key yet, but a sink for each lane, the same in all vectors: a score that takes weight and has no value, or negative infinity.
     #[inline(always)]
-    pub(crate) fn new(simd: S, sink: Option<f32>) -> Self {
-        let sink = sink.filter(|sink| *sink != f32::NEG_INFINITY);
-        let (max, sum) = sink.map_or((f32::NEG_INFINITY, 0.0), |sink| (sink, 1.0));
-        Self { simd, max: [simd.splat(max); COLS], sum: [simd.splat(sum); COLS] }
+    pub(crate) fn new(simd: S, sink: S::Vector) -> Self {
+        let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
+        // A NaN is a sink.
+        let sum = simd.select(simd.less(sink, simd.splat(f32::MIN)), zero, one);
+        Self { simd, max: [sink; COLS], sum: [sum; COLS] }
     }
 
     /// Turns a tile of scores, the largest of which are `tile_max`, into weights. Returns what is to be multiplied with all that

@@ -62,6 +62,8 @@ pub(crate) struct Call<'a> {
     /// What queries are multiplied with, and what becomes of the score function, so that scores are in base 2, or over the softcap.
     pub(crate) query_factor: f32,
     pub(crate) score_factor: f32,
+    /// Whether queries are multiplied with a matrix, which may be another one for each head.
+    pub(crate) is_projected: bool,
     pub(crate) softcap: Option<f32>,
     /// `[batch, q_heads, q_len, kv_len or 1]`
     pub(crate) bias: Option<View<'a, f32>>,
@@ -120,6 +122,7 @@ impl<'a> Call<'a> {
             scale,
             query_factor: if form.is_linear { factor } else { 1.0 },
             score_factor: if form.is_linear { 1.0 } else { factor },
+            is_projected: form.projection.is_some(),
             softcap: config.softcap,
             bias: config.bias.map(|bias| bias.broadcast(Operand::Bias, matrix)).transpose()?,
             alibi_slopes: config.alibi_slopes,

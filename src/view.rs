@@ -3,7 +3,7 @@
 //! A view's constructor proves, once, that every element its shape and strides reach lies within the slice. What the
 //! kernels take from it, [`Rows`] and [`RowsMut`], carries that proof on.
 
-use core::marker::PhantomData;
+use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
 
 use crate::{
     error::{Axis, Error, Operand},
@@ -236,6 +236,22 @@ impl<'a, T> View<'a, T> {
         Ok(Self { data, shape, strides: Strides { batch: batch_stride, heads: head_stride, len: row_stride } })
     }
 
+    /// The rows `first .. first + len` of some heads of one sequence, those of one head after those of another; `None` unless there are
+    /// all of them, and some.
+    pub(crate) fn group(
+        &self,
+        batch: usize,
+        heads: &Range<usize>,
+        first: usize,
+        len: usize,
+    ) -> Option<GroupRows<'a, T>> {
+        let Self { shape, strides, .. } = *self;
+        let per_head = NonZeroUsize::new(len).filter(|_| first.checked_add(len).is_some_and(|end| end <= shape.len))?;
+        let rows = self.rows(batch, heads.start)?.range(first, len)?;
+        let heads = (heads.end <= shape.heads).then_some(heads.len())?;
+        Some(GroupRows { rows, heads, per_head, head_stride: strides.heads })
+    }
+
     /// The rows of one head of one sequence, or `None` past the end.
     pub(crate) fn rows(&self, batch: usize, head: usize) -> Option<Rows<'a, T>> {
         let Self { data, shape, strides } = *self;
@@ -328,26 +344,6 @@ impl<'a, T> Rows<'a, T> {
         self.first.wrapping_add(i.wrapping_mul(self.stride))
     }
 
-    /// Asks for row `i` to be fetched, if there is one.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, i: usize) {
-        if i < self.len {
-            prefetch_row(self.row_ptr(i), self.dim);
-        }
-    }
-
-    /// Elements `t .. t + len` of row `i`.
-    ///
-    /// # Safety
-    ///
-    /// There are such: `i < self.len()` and `t + len <= self.dim()`.
-    #[inline(always)]
-    pub(crate) unsafe fn slice(&self, i: usize, t: usize, len: usize) -> &'a [T] {
-        debug_assert!(i < self.len && t + len <= self.dim);
-        // SAFETY: the caller promises that these elements exist; by the type's invariant they are readable for `'a`.
-        unsafe { core::slice::from_raw_parts(self.row_ptr(i).add(t), len) }
-    }
-
     /// Row `i`, or an empty slice where there is none.
     #[inline(always)]
     pub(crate) fn row(&self, i: usize) -> &'a [T] {
@@ -357,6 +353,49 @@ impl<'a, T> Rows<'a, T> {
         // SAFETY: `i < len`, so by the type's invariant `dim` elements are readable there for `'a`.
         unsafe { core::slice::from_raw_parts(self.row_ptr(i), self.dim) }
     }
+}
+
+/// Rows of some heads to read, as many of each.
+#[derive(Clone, Copy)]
+pub(crate) struct GroupRows<'a, T> {
+    /// Those of the first head.
+    rows: Rows<'a, T>,
+    heads: usize,
+    per_head: NonZeroUsize,
+    head_stride: usize,
+}
+
+impl<T> GroupRows<'_, T> {
+    pub(crate) const fn len(&self) -> usize {
+        // No overflow: there are as many rows.
+        self.heads * self.per_head.get()
+    }
+
+    pub(crate) const fn dim(&self) -> usize {
+        self.rows.dim
+    }
+
+    /// Where row `i` begins; `dim` elements may be read there if `i < len`.
+    #[inline(always)]
+    pub(crate) fn row_ptr(&self, i: usize) -> *const T {
+        let [head, i] = split_index(i, self.per_head);
+        self.rows.row_ptr(i).wrapping_add(head * self.head_stride)
+    }
+
+    /// Asks for row `i` to be fetched, if there is one.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, i: usize) {
+        if i < self.len() {
+            prefetch_row(self.row_ptr(i), self.rows.dim);
+        }
+    }
+}
+
+/// Which head row `i` belongs to, and which of its rows it is.
+#[inline(always)]
+pub(crate) fn split_index(i: usize, per_head: NonZeroUsize) -> [usize; 2] {
+    // Mostly there is but one, and a division takes its time.
+    if i < per_head.get() { [0, i] } else { [i / per_head, i % per_head] }
 }
 
 /// The storage of an output, to be written row by row from several threads.
@@ -377,7 +416,8 @@ unsafe impl<T: Send> Send for SharedRows<'_, T> {}
 unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
 
 impl<T> SharedRows<'_, T> {
-    /// The rows `first .. first + len` of one head to write, cut to those that exist; `None` if none does.
+    /// The rows `first .. first + len` of some heads to write, those of one head after those of another; `None` unless there are all of
+    /// them, and some.
     ///
     /// # Safety
     ///
@@ -386,31 +426,37 @@ impl<T> SharedRows<'_, T> {
     pub(crate) unsafe fn rows_mut(
         &self,
         batch: usize,
-        head: usize,
+        heads: &Range<usize>,
         first: usize,
         len: usize,
     ) -> Option<RowsMut<'_, T>> {
         let Self { shape, strides, .. } = *self;
-        if batch >= shape.batch || head >= shape.heads || first >= shape.len || len == 0 {
+        let fits = first.checked_add(len).is_some_and(|end| end <= shape.len);
+        if batch >= shape.batch || heads.end > shape.heads || heads.is_empty() || !fits {
             return None;
         }
-        let offset = batch * strides.batch + head * strides.heads + first * strides.len;
+        let offset = batch * strides.batch + heads.start * strides.heads + first * strides.len;
         Some(RowsMut {
             first: self.first.wrapping_add(offset),
             stride: strides.len,
-            len: len.min(shape.len - first),
+            per_head: NonZeroUsize::new(len)?,
+            head_stride: strides.heads,
+            len: len * heads.len(),
             dim: shape.dim,
             data: PhantomData,
         })
     }
 }
 
-/// Rows of one head to write: `len >= 1` of them, each of `dim` contiguous elements, no two of which share an element.
+/// Rows of some heads to write: `len >= 1` of them, `per_head` of each head, each of `dim` contiguous elements, no two of which share an
+/// element.
 ///
-/// Invariant, from [`SharedRows`]: for `i < len` and `t < dim`, `first + i * stride + t` is this value's alone for `'a`.
+/// Invariant, from [`SharedRows`]: for `i < len` and `t < dim`, `row_ptr(i) + t` is this value's alone for `'a`.
 pub(crate) struct RowsMut<'a, T> {
     first: *mut T,
     stride: usize,
+    per_head: NonZeroUsize,
+    head_stride: usize,
     len: usize,
     dim: usize,
     data: PhantomData<&'a mut [T]>,
@@ -425,11 +471,17 @@ impl<T> RowsMut<'_, T> {
         self.dim
     }
 
+    #[inline(always)]
+    fn row_ptr(&self, i: usize) -> *mut T {
+        let [head, i] = split_index(i, self.per_head);
+        self.first.wrapping_add(head * self.head_stride + i * self.stride)
+    }
+
     /// Asks for row `i` to be fetched, if there is one.
     #[inline(always)]
     pub(crate) fn prefetch(&self, i: usize) {
         if i < self.len {
-            prefetch_row(self.first.wrapping_add(i * self.stride), self.dim);
+            prefetch_row(self.row_ptr(i), self.dim);
         }
     }
 
@@ -442,7 +494,7 @@ impl<T> RowsMut<'_, T> {
     pub(crate) unsafe fn slice_mut(&mut self, i: usize, t: usize, len: usize) -> &mut [T] {
         debug_assert!(i < self.len && t + len <= self.dim);
         // SAFETY: the caller promises that these elements exist; by the type's invariant they are this value's alone.
-        unsafe { core::slice::from_raw_parts_mut(self.first.add(i * self.stride + t), len) }
+        unsafe { core::slice::from_raw_parts_mut(self.row_ptr(i).add(t), len) }
     }
 
     /// Row `i`, or an empty slice where there is none.
@@ -452,7 +504,7 @@ impl<T> RowsMut<'_, T> {
             return &mut [];
         }
         // SAFETY: `i < len`, so by the type's invariant `dim` elements are this value's there, and it is borrowed mutably.
-        unsafe { core::slice::from_raw_parts_mut(self.first.add(i * self.stride), self.dim) }
+        unsafe { core::slice::from_raw_parts_mut(self.row_ptr(i), self.dim) }
     }
 }
 

@@ -1,17 +1,17 @@
 //! A computation split into independent units, to be run from any number of threads.
 
-use core::num::NonZeroUsize;
+use core::{num::NonZeroUsize, ops::Range};
 
 use crate::{
     Error,
     kernel::prefill::Unit,
     score::{
         function::{Dot, Score},
-        head::Head,
+        head::{Head, Queries},
     },
     simd::{Simd, with_simd},
     validate::{Call, Problem, Sequence},
-    view::Rows,
+    view::GroupRows,
 };
 
 /// A checked computation, split into units: each a block of queries of one head of one sequence.
@@ -106,8 +106,8 @@ impl<'a> Plan<'a> {
         let heads = call.queries.shape().heads;
         // No overflow: the views counted `batch * heads * len` elements.
         let units = match call.packed_sequences() {
-            None => call.queries.shape().batch * heads * split.sequence(call, 0).units,
-            Some(sequences) => (0..sequences).map(|s| heads * split.sequence(call, s).units).sum(),
+            None => call.queries.shape().batch * split.sequence(call, 0).all_units(heads),
+            Some(sequences) => (0..sequences).map(|s| split.sequence(call, s).all_units(heads)).sum(),
         };
         Self { problem, split, units, next: Counter::new() }
     }
@@ -128,24 +128,25 @@ impl<'a> Plan<'a> {
 
     fn run_unit<F: Score>(&self, score: &F, at: &Place, unit: usize, scratch: &mut [f32]) {
         let Problem { call, output, lse, scores, backend, .. } = &self.problem;
-        let Some((head, part)) = at.locate(call, unit) else { return };
-        let Some(queries) = at.queries(call, head, &part) else { return };
+        let Some((heads, part)) = at.locate(call, unit) else { return };
+        let Some(rows) = at.rows(call, &heads, &part) else { return };
+        let Some(per_head) = NonZeroUsize::new(part.len) else { return };
         let next = at.locate(call, unit + 1);
-        let (batch, row, len) = (at.sequence.batch, at.sequence.queries.start + part.first, queries.len());
+        let (batch, first) = (at.sequence.batch, at.sequence.queries.start + part.first);
         // SAFETY: each unit is taken once, and no two units have a row in common.
-        let Some(output) = (unsafe { output.rows_mut(batch, head, row, len) }) else { return };
+        let Some(output) = (unsafe { output.rows_mut(batch, &heads, first, part.len) }) else { return };
         // SAFETY: as above.
-        let lse = lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, head, row, len) });
+        let lse = lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, &heads, first, part.len) });
         let scores = scores.as_ref().and_then(|(stage, scores)| {
             // SAFETY: as above.
-            let rows = unsafe { scores.rows_mut(batch, head, row, len) };
+            let rows = unsafe { scores.rows_mut(batch, &heads, first, part.len) };
             Some((*stage, rows?))
         });
         let unit = Unit {
-            head: Head::new(call, score, &at.sequence, head),
-            queries,
-            next_queries: next.and_then(|(head, part)| at.queries(call, head, &part)),
-            first: part.first,
+            head: Head::new(call, score, &at.sequence, heads.start),
+            queries: Queries { head: heads.start, first: part.first, per_head, len: rows.len() },
+            rows,
+            next_rows: next.and_then(|(heads, part)| at.rows(call, &heads, &part)),
             output,
             lse,
             scores,
@@ -171,8 +172,8 @@ impl Place {
     fn advance(&mut self, call: &Call<'_>, split: &Split, unit: usize) {
         let heads = call.queries.shape().heads;
         let mut index = self.sequence.index;
-        while index + 1 < call.sequences() && unit >= self.first_unit + heads * self.partition.units {
-            self.first_unit += heads * self.partition.units;
+        while index + 1 < call.sequences() && unit >= self.first_unit + self.partition.all_units(heads) {
+            self.first_unit += self.partition.all_units(heads);
             index += 1;
             self.partition = split.sequence(call, index);
         }
@@ -182,19 +183,20 @@ impl Place {
     }
 
     /// The queries of a part of this sequence.
-    fn queries<'a>(&self, call: &Call<'a>, head: usize, part: &Part) -> Option<Rows<'a, f32>> {
+    fn rows<'a>(&self, call: &Call<'a>, heads: &Range<usize>, part: &Part) -> Option<GroupRows<'a, f32>> {
         let Sequence { batch, queries, .. } = &self.sequence;
-        let rows = call.queries.rows(*batch, head)?.range(queries.start, queries.len())?;
-        rows.range(part.first, part.len)
+        call.queries.group(*batch, heads, queries.start + part.first, part.len)
     }
 
-    /// Head and queries of a unit, if it belongs to this sequence.
-    fn locate(&self, call: &Call<'_>, unit: usize) -> Option<(usize, Part)> {
-        let per_head = NonZeroUsize::new(self.partition.units)?;
+    /// Heads and queries of a unit, if it belongs to this sequence.
+    fn locate(&self, call: &Call<'_>, unit: usize) -> Option<(Range<usize>, Part)> {
+        let Partition { units, heads, .. } = self.partition;
+        let per_head = NonZeroUsize::new(units)?;
         let unit = unit.checked_sub(self.first_unit)?;
-        let (head, unit) = (unit / per_head, unit % per_head);
+        let (first, unit) = (unit / per_head * heads.get(), unit % per_head);
         // The last part first: under a causal mask it has the most keys, and the short ones even out the threads.
-        (head < call.queries.shape().heads).then(|| (head, self.partition.part(per_head.get() - 1 - unit)))
+        let part = || self.partition.part(per_head.get() - 1 - unit);
+        (first < call.queries.shape().heads).then(|| (first..first + heads.get(), part()))
     }
 }
 
@@ -202,6 +204,9 @@ impl Place {
 ///
 /// A block has `narrow` vectors or one more, so that none is much smaller than the others; those with one more come first.
 pub(crate) struct Partition {
+    /// How many a unit has; several only where one unit has all their queries.
+    heads: NonZeroUsize,
+    q_len: usize,
     lanes: usize,
     blocks: usize,
     narrow: usize,
@@ -215,14 +220,13 @@ pub(crate) struct Partition {
 /// The queries of one unit.
 pub(crate) struct Part {
     pub(crate) first: usize,
-    /// The last unit may have fewer.
     pub(crate) len: usize,
     pub(crate) cols: usize,
 }
 
 impl Partition {
     pub(crate) fn new(q_len: usize, split: &Split) -> Self {
-        let &Split { lanes, max_cols, blocks_per_unit } = split;
+        let &Split { lanes, max_cols, blocks_per_unit, .. } = split;
         let vectors = div_ceil(q_len, lanes);
         let blocks = div_ceil(vectors, max_cols);
         let (narrow, wide_blocks) =
@@ -230,7 +234,28 @@ impl Partition {
         let units = |blocks: usize| div_ceil(blocks, blocks_per_unit);
         let wide_units = units(wide_blocks);
         let all_units = wide_units + units(blocks - wide_blocks);
-        Self { lanes: lanes.get(), blocks, narrow, wide_blocks, wide_units, units: all_units, blocks_per_unit }
+        Self {
+            heads: NonZeroUsize::MIN,
+            q_len,
+            lanes: lanes.get(),
+            blocks,
+            narrow,
+            wide_blocks,
+            wide_units,
+            units: all_units,
+            blocks_per_unit,
+        }
+    }
+
+    /// Heads that share keys and values share vectors too, where all their queries fit into one.
+    fn grouped(self, split: &Split) -> Self {
+        let fits = split.group.get().checked_mul(self.q_len).is_some_and(|rows| rows <= self.lanes);
+        if fits { Self { heads: split.group, ..self } } else { self }
+    }
+
+    /// The units of all heads, so many.
+    fn all_units(&self, heads: usize) -> usize {
+        heads / self.heads * self.units
     }
 
     pub(crate) const fn units(&self) -> usize {
@@ -245,7 +270,8 @@ impl Partition {
         };
         let blocks = per_unit.min(end - block);
         let first = block * self.narrow + block.min(self.wide_blocks);
-        Part { first: first * self.lanes, len: blocks * cols * self.lanes, cols }
+        let first = first * self.lanes;
+        Part { first, len: (blocks * cols * self.lanes).min(self.q_len - first), cols }
     }
 }
 
@@ -265,6 +291,8 @@ pub(crate) struct Split {
     pub(crate) lanes: NonZeroUsize,
     pub(crate) max_cols: NonZeroUsize,
     pub(crate) blocks_per_unit: NonZeroUsize,
+    /// Heads that may share a unit.
+    pub(crate) group: NonZeroUsize,
 }
 
 impl Split {
@@ -276,11 +304,11 @@ impl Split {
         let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
         let [lanes, max_cols, blocks_per_unit] = [S::LANES, S::MAX_COLS, blocks_per_unit]
             .map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN));
-        Self { lanes, max_cols, blocks_per_unit }
+        Self { lanes, max_cols, blocks_per_unit, group: if call.is_projected { NonZeroUsize::MIN } else { call.group } }
     }
 
     fn sequence(&self, call: &Call<'_>, sequence: usize) -> Partition {
-        Partition::new(call.queries_of(sequence).len(), self)
+        Partition::new(call.queries_of(sequence).len(), self).grouped(self)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     score::{
         band::Span,
         function::{Dot, Score},
-        head::Head,
+        head::{Head, Queries},
         mask::{Look, Words},
         modify::{Apply, Column, Mark, Strided},
         projection::HeadProjection,
@@ -26,22 +26,21 @@ use crate::{
     scratch::Scratch,
     simd::{Kernel, MAX_BLOCKS, Simd, Task},
     softmax::Softmax,
-    view::{Rows, RowsMut},
+    view::{GroupRows, RowsMut},
     weighted_sum::{Accumulate, Tile},
 };
 
 /// The register tile, in keys or columns of values, for one vector of queries of several.
 const SINGLE: usize = 8;
 
-/// Consecutive queries of one head, and where their results go.
+/// Queries of heads that share keys and values, and where their results go.
 pub(crate) struct Unit<'a, F> {
     pub(crate) head: Head<'a, F>,
-    /// At most as many as `BLOCKS` blocks have lanes.
-    pub(crate) queries: Rows<'a, f32>,
+    /// Those of one head at most as many as `BLOCKS` blocks have lanes; those of several heads as one vector has.
+    pub(crate) queries: Queries,
+    pub(crate) rows: GroupRows<'a, f32>,
     /// What will probably be asked for next.
-    pub(crate) next_queries: Option<Rows<'a, f32>>,
-    /// Which of the sequence's queries is the first one.
-    pub(crate) first: usize,
+    pub(crate) next_rows: Option<GroupRows<'a, f32>>,
     /// As many rows as there are queries.
     pub(crate) output: RowsMut<'a, f32>,
     /// Rows of one element.
@@ -58,20 +57,20 @@ impl<F: Score> Kernel for Unit<'_, F> {
     fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
         let Some(scores) = scratch.score_tile() else { return };
-        let Some(raw) = scratch.take(if self.head.projection().is_some() { self.queries.dim() } else { 0 }) else {
+        let Some(raw) = scratch.take(if self.head.projection().is_some() { self.rows.dim() } else { 0 }) else {
             return;
         };
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);
-        for (block, first) in blocks.iter_mut().zip((0..self.queries.len()).step_by(COLS * S::LANES)) {
-            let Some(queries) = self.queries.range(first, COLS * S::LANES) else { break };
+        for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
+            let queries = self.queries.part(first, COLS * S::LANES);
             let (Some(q), Some(o)) =
                 (scratch.take(self.head.call.kv.keys.shape().dim), scratch.take(self.output.dim()))
             else {
                 break;
             };
-            load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, queries, raw, q);
-            let new = Block::new(simd, &self.head, (self.first + first, queries.len()), q, o);
+            load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, (&self.rows, first), raw, q);
+            let new = Block::new(simd, &self.head, queries, q, o);
             for span in &new.spans {
                 (start, end) = (start.min(span.some.start), end.max(span.some.end));
             }
@@ -114,7 +113,7 @@ impl<F> Unit<'_, F> {
         let rows = self.output.len() / tiles + 1;
         for i in tile * rows..(tile + 1) * rows {
             self.output.prefetch(i);
-            if let Some(next) = &self.next_queries {
+            if let Some(next) = &self.next_rows {
                 next.prefetch(i);
             }
         }
@@ -126,13 +125,18 @@ impl<F> Unit<'_, F> {
 fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const COLS: usize>(
     simd: S,
     head: &Head<'_, F>,
-    from: Rows<'_, f32>,
+    (from, first): (&GroupRows<'_, f32>, usize),
     raw: &mut [[S::Vector; COLS]],
     to: &mut [[S::Vector; COLS]],
 ) {
     let (columns, factor) = (Columns::<COLS>::new(0), head.call.query_factor);
-    let Some(projection) = head.projection() else { return load(simd, from, factor, to) };
-    load(simd, from, factor, raw);
+    let (row, len) = (|i| from.row_ptr(first + i), from.len() - first);
+    let Some(projection) = head.projection() else {
+        // SAFETY: these rows exist, and have as many elements as keys have, where nothing else is said.
+        return unsafe { load(simd, row, len, factor, to) };
+    };
+    // SAFETY: these rows exist, and `raw` was made for them.
+    unsafe { load(simd, row, len, factor, raw) };
     match projection {
         HeadProjection::Rows(keys) => {
             let function = Function { simd, score: &Dot, factor: 1.0 };
@@ -149,9 +153,7 @@ fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const
 
 /// One block of queries, each in a lane of its own, and what it has gathered so far.
 pub(super) struct Block<'s, S: Simd, const COLS: usize> {
-    /// The first and the last query.
-    pub(super) first: usize,
-    pub(super) last: usize,
+    pub(super) of: Queries,
     /// What the queries of each vector see by their position.
     pub(super) spans: [Span; COLS],
     pub(super) softmax: Softmax<S, COLS>,
@@ -166,17 +168,17 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     fn new<F: Score>(
         simd: S,
         head: &Head<'_, F>,
-        (first, len): (usize, usize),
+        of: Queries,
         queries: &'s mut [[S::Vector; COLS]],
         output: &'s mut [[S::Vector; COLS]],
     ) -> Self {
         output.fill([simd.splat(0.0); COLS]);
-        let last = first + (len - 1);
         let spans = core::array::from_fn(|c| {
-            let first = (first + c * S::LANES).min(last);
-            head.band.span(first, (first + (S::LANES - 1)).min(last))
+            let [first, last] = of.ends(c * S::LANES, S::LANES);
+            head.band.span(first, last)
         });
-        Self { first, last, spans, softmax: Softmax::new(simd, head.sink()), queries, output }
+        let sinks: [f32; 16] = core::array::from_fn(|lane| head.sink(of.at(lane)[0]));
+        Self { of, spans, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
     }
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
@@ -263,8 +265,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     /// What vector `c` of the queries sees of some keys.
     #[inline(always)]
     pub(super) fn look<F: Score>(&self, simd: S, head: &Head<'_, F>, c: usize, keys: &Range<usize>) -> Words<S> {
-        let first = self.first + c * S::LANES;
-        simd.call(Look { simd, head, first, last: self.last, keys: keys.clone() })
+        simd.call(Look { simd, head, queries: self.of, first: c * S::LANES, keys: keys.clone() })
     }
 
     /// Vector `c` of the queries, and the keys from `key` on.
@@ -277,7 +278,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         key: usize,
         words: &'t Words<S>,
     ) -> Column<'t, 'a, S, F> {
-        Column { simd, head, first: self.first + c * S::LANES, last: self.last, key, words }
+        Column { simd, head, queries: self.of, first: c * S::LANES, key, words }
     }
 }
 

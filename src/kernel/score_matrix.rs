@@ -51,7 +51,7 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
     #[inline(always)]
     fn store<const ROWS: usize>(mut self) {
         let nothing = if self.stage == Stage::Weights { 0.0 } else { f32::NEG_INFINITY };
-        for i in 0..=self.block.last - self.block.first {
+        for i in 0..self.block.of.len {
             self.to.row_mut(self.first_row + i).fill(nothing);
         }
         let Some((keys, _)) = self.head.kv() else { return };

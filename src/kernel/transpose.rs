@@ -1,22 +1,29 @@
 //! Rows in memory, one for each query, from and to vectors in which each query has a lane.
 
 use super::Columns;
-use crate::{
-    simd::Simd,
-    view::{Rows, RowsMut},
-};
+use crate::{simd::Simd, view::RowsMut};
 
 /// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.
+///
+/// # Safety
+///
+/// `row(i)` is where row `i` of `1 <= len` begins, and has as many elements as there are rows in `to`.
 #[inline(always)]
-pub(crate) fn load<S: Simd, const COLS: usize>(simd: S, from: Rows<'_, f32>, scale: f32, to: &mut [[S::Vector; COLS]]) {
+pub(crate) unsafe fn load<S: Simd, const COLS: usize>(
+    simd: S,
+    row: impl Fn(usize) -> *const f32,
+    len: usize,
+    scale: f32,
+    to: &mut [[S::Vector; COLS]],
+) {
     let scale = simd.splat(scale);
     for c in 0..COLS {
+        let rows: [*const f32; 16] = core::array::from_fn(|i| row((c * S::LANES + i).min(len - 1)));
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
             let len = chunk.len();
-            let square = if len == S::LANES {
-                load_square(simd, from, c * S::LANES, t, S::LANES)
-            } else {
-                load_square(simd, from, c * S::LANES, t, len)
+            // SAFETY: the caller's promise, for columns that exist.
+            let square = unsafe {
+                if len == S::LANES { load_square(simd, &rows, t, S::LANES) } else { load_square(simd, &rows, t, len) }
             };
             for (to, from) in chunk.iter_mut().zip(square.as_ref()) {
                 to[c] = simd.mul(*from, scale);
@@ -25,13 +32,17 @@ pub(crate) fn load<S: Simd, const COLS: usize>(simd: S, from: Rows<'_, f32>, sca
     }
 }
 
-/// Columns `t .. t + len` of `LANES` rows from `first` on, transposed.
+/// Columns `t .. t + len` of `LANES` rows, transposed.
+///
+/// # Safety
+///
+/// The rows have these columns.
 #[inline(always)]
-fn load_square<S: Simd>(simd: S, from: Rows<'_, f32>, first: usize, t: usize, len: usize) -> S::Square {
+pub(crate) unsafe fn load_square<S: Simd>(simd: S, rows: &[*const f32; 16], t: usize, len: usize) -> S::Square {
     let mut square = simd.zeros();
-    for (i, row) in square.as_mut().iter_mut().enumerate() {
-        // SAFETY: there is a row, so the last one exists; callers ask for columns that exist.
-        *row = simd.load(unsafe { from.slice((first + i).min(from.len() - 1), t, len) });
+    for (to, row) in square.as_mut().iter_mut().zip(rows) {
+        // SAFETY: the caller's promise.
+        *to = simd.load(unsafe { core::slice::from_raw_parts(row.add(t), len) });
     }
     simd.transpose(&mut square);
     square

@@ -31,21 +31,18 @@ impl Band {
         Span { some: first.start..last.end, all: last.start..first.end }
     }
 
-    /// Which of the keys `key .. key + 32` the queries `first ..` see, the first key in the lowest bit. Lanes past `last` repeat it.
+    /// Which of the keys `key .. key + 32` the queries `first + offset` see, the first key in the lowest bit. Offsets are those of neighbours,
+    /// less than 32.
     ///
     /// The ends of what a query sees move on by one with each query, so that all lanes are alike.
     #[inline(always)]
-    pub(crate) fn words(&self, first: usize, last: usize, key: usize) -> [u32; 16] {
+    pub(crate) fn words(&self, first: usize, offsets: &[i32; 16], key: usize) -> [u32; 16] {
         // Further away than any lane and any bit, it does not matter how far.
         let near = |key: i128| key.clamp(-100, 100) as i32;
         let position = first as i128 + i128::from(self.diagonal) - key as i128;
         let end = self.right.map_or(100, |right| near(position + right as i128 + 1));
         let start = self.left.map_or(-100, |left| near(position - left as i128));
-        let lanes = i32::try_from(last.saturating_sub(first)).unwrap_or(i32::MAX);
-        core::array::from_fn(|lane| {
-            let lane = (lane as i32).min(lanes);
-            below(end + lane) & !below(start + lane)
-        })
+        offsets.map(|offset| below(end + offset) & !below(start + offset))
     }
 }
 
@@ -121,7 +118,8 @@ mod tests {
                 for (first, last, key) in
                     [(0, 15, 0), (5, 7, 0), (3, 30, 33), (90, 91, 64), (0, 0, 200), (400, 500, 350)]
                 {
-                    for (lane, word) in band.words(first, last, key).into_iter().enumerate() {
+                    let offsets = core::array::from_fn(|lane| ((first + lane).min(last) - first) as i32);
+                    for (lane, word) in band.words(first, &offsets, key).into_iter().enumerate() {
                         let query = (first + lane).min(last);
                         for bit in 0..32 {
                             assert_eq!(

@@ -1,11 +1,11 @@
 //! One head of one sequence of a call.
 
-use core::f32::consts::LOG2_E;
+use core::{f32::consts::LOG2_E, num::NonZeroUsize};
 
 use super::{band::Band, function::Score, mask::MaskRows, projection::HeadProjection, tile::Function};
 use crate::{
     validate::{Call, Sequence},
-    view::Rows,
+    view::{Rows, split_index},
 };
 
 #[derive(Clone, Copy)]
@@ -13,9 +13,43 @@ pub(crate) struct Head<'a, F> {
     pub(crate) call: &'a Call<'a>,
     pub(crate) score: &'a F,
     pub(crate) sequence: &'a Sequence,
-    /// Which query head.
+    /// Which query head, the first one of several.
     pub(crate) index: usize,
     pub(crate) band: Band,
+}
+
+/// Which queries are computed side by side: `per_head` of one head, as many of the next one that has the same keys, and so on.
+#[derive(Clone, Copy)]
+pub(crate) struct Queries {
+    /// The first head, and the first query of each.
+    pub(crate) head: usize,
+    pub(crate) first: usize,
+    pub(crate) per_head: NonZeroUsize,
+    /// How many there are, at least 1.
+    pub(crate) len: usize,
+}
+
+impl Queries {
+    /// Head and query `i`; past the end, those of the last one.
+    #[inline(always)]
+    pub(crate) fn at(&self, i: usize) -> [usize; 2] {
+        let [head, query] = split_index(i.min(self.len - 1), self.per_head);
+        [self.head + head, self.first + query]
+    }
+
+    /// Those from `start` on, at most `len`, of one head.
+    pub(crate) fn part(&self, start: usize, len: usize) -> Self {
+        Self { first: self.first + start, len: len.min(self.len - start), ..*self }
+    }
+
+    /// The first and the last query of the vector that begins at `i`.
+    #[inline(always)]
+    pub(crate) fn ends(&self, i: usize, lanes: usize) -> [usize; 2] {
+        if self.len > self.per_head.get() {
+            return [self.first, self.first + (self.per_head.get() - 1)];
+        }
+        [i, i + (lanes - 1)].map(|i| self.first + i.min(self.len - 1))
+    }
 }
 
 impl<'a, F: Score> Head<'a, F> {
@@ -59,9 +93,9 @@ impl<'a, F: Score> Head<'a, F> {
     }
 
     #[inline(always)]
-    pub(crate) fn masks(&self) -> [Option<MaskRows<'a>>; 2] {
+    pub(crate) fn masks(&self, head: usize) -> [Option<MaskRows<'a>>; 2] {
         let [mask, block_mask] = &self.call.masks;
-        [mask, block_mask].map(|mask| mask.as_ref()?.rows(self.sequence.batch, self.index))
+        [mask, block_mask].map(|mask| mask.as_ref()?.rows(self.sequence.batch, head))
     }
 
     /// Whether anything but a mask is done to scores.
@@ -73,18 +107,13 @@ impl<'a, F: Score> Head<'a, F> {
 
     /// Rows of the whole call's queries.
     #[inline(always)]
-    pub(crate) fn bias(&self) -> Option<Rows<'a, f32>> {
-        self.call.bias.as_ref()?.rows(self.sequence.batch, self.index)
+    pub(crate) fn bias(&self, head: usize) -> Option<Rows<'a, f32>> {
+        self.call.bias.as_ref()?.rows(self.sequence.batch, head)
     }
 
+    /// In base 2; negative infinity where there is none.
     #[inline(always)]
-    pub(crate) fn alibi_slope(&self) -> Option<f32> {
-        self.call.alibi_slopes?.get(self.index).copied()
-    }
-
-    /// In base 2.
-    #[inline(always)]
-    pub(crate) fn sink(&self) -> Option<f32> {
-        self.call.sinks?.get(self.index).map(|sink| sink * LOG2_E)
+    pub(crate) fn sink(&self, head: usize) -> f32 {
+        self.call.sinks.and_then(|sinks| sinks.get(head)).map_or(f32::NEG_INFINITY, |sink| sink * LOG2_E)
     }
 }

@@ -2,7 +2,11 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
-use super::{custom::Position, function::Score, head::Head};
+use super::{
+    custom::Position,
+    function::Score,
+    head::{Head, Queries},
+};
 use crate::{
     Error, Shape, View,
     error::Operand,
@@ -228,9 +232,9 @@ const fn below(n: usize) -> u32 {
 pub(crate) struct Look<'t, 'a, S, F> {
     pub(crate) simd: S,
     pub(crate) head: &'t Head<'a, F>,
-    /// The query in the first lane, and the last there is; lanes past it repeat it.
+    pub(crate) queries: Queries,
+    /// Which of them is in the first lane; lanes past the last repeat it.
     pub(crate) first: usize,
-    pub(crate) last: usize,
     /// At most as many as a tile has.
     pub(crate) keys: Range<usize>,
 }
@@ -240,21 +244,25 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
 
     #[inline(always)]
     fn run(self) -> Words<S> {
-        let Self { simd, head, first, last, keys } = self;
-        let ([first_query, first_key], masks) = (head.origin(), head.masks());
-        let query = |lane: usize| (first + lane).min(last);
+        let Self { simd, head, queries, first, keys } = self;
+        let [first_query, first_key] = head.origin();
+        let [base, _] = queries.ends(first, S::LANES);
+        let at: [[usize; 2]; 16] = core::array::from_fn(|lane| queries.at(first + lane));
+        let offsets = at.map(|[_, query]| (query - base) as i32);
         let mut words = Words { any: false, ..Words::all(simd) };
         for ((vector, common), key) in words.lanes.iter_mut().zip(&mut words.common).zip(keys.clone().step_by(32)) {
-            let mut lanes = head.band.words(first, last, key);
-            for mask in masks.iter().flatten() {
-                for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
-                    *lane &= mask.word(first_query + query(i), first_key + key);
-                    mask.prefetch(first_query + query(i), first_key + key + S::KEY_TILE);
+            let mut lanes = head.band.words(base, &offsets, key);
+            let (mut masks, mut masks_of) = ([None; 2], None);
+            for (lane, [head_of_lane, query]) in lanes.iter_mut().take(S::LANES).zip(at) {
+                if masks_of != Some(head_of_lane) {
+                    (masks, masks_of) = (head.masks(head_of_lane), Some(head_of_lane));
                 }
-            }
-            if F::MASKS {
-                for (i, lane) in lanes.iter_mut().take(S::LANES).enumerate() {
-                    *lane &= custom(head, query(i), key);
+                for mask in masks.iter().flatten() {
+                    *lane &= mask.word(first_query + query, first_key + key);
+                    mask.prefetch(first_query + query, first_key + key + S::KEY_TILE);
+                }
+                if F::MASKS {
+                    *lane &= custom(head, [head_of_lane, query], key);
                 }
             }
             let existing = below(keys.end - key);
@@ -273,12 +281,12 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
 
 /// Which of the keys `key .. key + 32` a caller's own mask lets a query see.
 #[inline(always)]
-fn custom<F: Score>(head: &Head<'_, F>, query: usize, key: usize) -> u32 {
-    let existing = u32::try_from(head.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
+fn custom<F: Score>(of: &Head<'_, F>, [head, query]: [usize; 2], key: usize) -> u32 {
+    let existing = u32::try_from(of.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
     (0..existing.min(u32::BITS)).fold(0, |word, bit| {
         let key = key + bit as usize;
-        let at = Position { sequence: head.sequence.index, head: head.index, query, key };
-        word | u32::from(head.score.sees(at)) << bit
+        let at = Position { sequence: of.sequence.index, head, query, key };
+        word | u32::from(of.score.sees(at)) << bit
     })
 }
 

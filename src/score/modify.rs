@@ -6,11 +6,17 @@ use core::{
     ops::Range,
 };
 
-use super::{custom::Position, function::Score, head::Head, mask::Words};
+use super::{
+    custom::Position,
+    function::Score,
+    head::{Head, Queries},
+    mask::Words,
+};
 use crate::{
     Stage,
     math::tanh::tanh,
     simd::{Simd, Task, prefetch},
+    view::Rows,
 };
 
 /// One vector of queries, and the keys of a tile.
@@ -18,9 +24,9 @@ use crate::{
 pub(crate) struct Column<'t, 'a, S: Simd, F> {
     pub(crate) simd: S,
     pub(crate) head: &'t Head<'a, F>,
-    /// The query in the first lane, and the last there is; lanes past it repeat it.
+    pub(crate) queries: Queries,
+    /// Which of them is in the first lane; lanes past the last repeat it.
     pub(crate) first: usize,
-    pub(crate) last: usize,
     /// The first key.
     pub(crate) key: usize,
     pub(crate) words: &'t Words<S>,
@@ -144,12 +150,17 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
     /// The bias of some keys, as many as a vector has lanes or fewer, a vector each, if there is one.
     #[inline(always)]
     fn bias_square(&self, keys: &Range<usize>) -> Option<S::Square> {
-        let rows = self.head.bias()?;
+        self.head.call.bias?;
         let [first_query, first_key] = self.head.origin();
         let start = first_key + self.key + keys.start;
+        let (mut rows, mut rows_of) = (None, None);
         let mut square = self.simd.zeros();
         for (i, lane) in square.as_mut().iter_mut().enumerate() {
-            let row = rows.row(first_query + (self.first + i).min(self.last));
+            let [head, query] = self.queries.at(self.first + i);
+            if rows_of != Some(head) {
+                (rows, rows_of) = (self.head.bias(head), Some(head));
+            }
+            let row = rows.map_or(&[][..], |rows: Rows<'_, f32>| rows.row(first_query + query));
             *lane = match row {
                 [only] => self.simd.splat(*only),
                 _ => {
@@ -164,15 +175,16 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
 
     #[inline(always)]
     fn alibi(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let (simd, Some(slope)) = (self.simd, self.head.alibi_slope()) else { return };
-        let slope = simd.splat(-slope * LOG2_E);
+        let (simd, Some(slopes)) = (self.simd, self.head.call.alibi_slopes) else { return };
         // Exact up to 2^24, as f32 is; beyond, rounded for each query by itself.
         let position = self.head.band.diagonal.saturating_sub((self.key + keys.start) as i64);
-        let mut lanes = [0.0; 16];
-        for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane = position.saturating_add((self.first + i) as i64) as f32;
+        let (mut distances, mut factors) = ([0.0; 16], [0.0; 16]);
+        for (i, (distance, factor)) in distances.iter_mut().zip(&mut factors).enumerate() {
+            let [head, query] = self.queries.at(self.first + i);
+            *distance = position.saturating_add(query as i64) as f32;
+            *factor = slopes.get(head).map_or(0.0, |slope| -slope * LOG2_E);
         }
-        let mut distance = simd.load(&lanes);
+        let (mut distance, slope) = (simd.load(&distances), simd.load(&factors));
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
             let absolute = simd.max(distance, simd.sub(simd.splat(0.0), distance));
@@ -183,18 +195,14 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
 
     #[inline(always)]
     fn custom(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
-        let Head { score: function, sequence, index: head, .. } = *self.head;
+        let Head { score: function, sequence, .. } = *self.head;
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
             let mut lanes = [0.0; 16];
             self.simd.store(*score, &mut lanes);
             for (i, score) in lanes.iter_mut().take(S::LANES).enumerate() {
-                let at = Position {
-                    sequence: sequence.index,
-                    head,
-                    query: (self.first + i).min(self.last),
-                    key: self.key + j,
-                };
+                let [head, query] = self.queries.at(self.first + i);
+                let at = Position { sequence: sequence.index, head, query, key: self.key + j };
                 *score = function.modify(*score * LN_2, at) * LOG2_E;
             }
             *score = self.simd.load(&lanes);
