@@ -5,6 +5,8 @@ use crate::simd::{Portable, Simd};
 /// Elements that a unit takes, with room to align the first vector.
 const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let rows = head_dim.saturating_add(value_dim).saturating_mul(S::BLOCKS).saturating_add(S::KEY_TILE);
+    // Few queries have whole vectors of columns each: at most one more of them than `value_dim` takes.
+    let rows = rows.saturating_add(S::LANES);
     rows.saturating_mul(S::MAX_COLS * S::LANES).saturating_add(S::LANES - 1)
 }
 
@@ -27,6 +29,13 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
         if avx512 > most { avx512 } else { most }
     };
     most
+}
+
+/// The elements of rows of vectors, lane after lane.
+#[inline(always)]
+pub(crate) fn elements<S: Simd, const COLS: usize>(rows: &[[S::Vector; COLS]]) -> &[f32] {
+    // SAFETY: vectors are `LANES` `f32`, with no padding (see `Simd::Vector`).
+    unsafe { core::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * COLS * S::LANES) }
 }
 
 /// Rows of `COLS` vectors to be handed out.

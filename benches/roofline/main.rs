@@ -5,6 +5,7 @@
 //! cargo bench --bench roofline -- prefill [--dtype f32] [--heads 8] [--kv-heads 8] [--q 2048] [--kv 2048] [--dim 64]
 //!                                         [--causal] [--window 256] [--mask] [--bias] [--softcap 50]
 //!                                         [--threads 1] [--backend avx512]                   one shape, one line
+//! cargo bench --bench roofline -- decode [--heads 8] [--kv-heads 8] [--kv 4096] [--dim 128] ...          one query, as prefill --q 1
 //! cargo bench --bench roofline -- linear [--rows 512] [--in 768] [--out 768] [--backend avx512]
 //! cargo bench --bench roofline -- additive [--q 512] [--kv 512] [--hidden 128] [--backend avx512]
 //! ```
@@ -12,7 +13,8 @@
 //! `--window L` lets a query see the `L` keys up to its own; `--mask` masks one pair of sixteen at random; `--bias` is one of each head.
 //!
 //! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
-//! multiply-adds on registers, timed in turn with the kernel. Results are checked against the reference on sampled rows.
+//! multiply-adds on registers, timed in turn with the kernel. For one query, `gbs` is what is read of keys and values, and `peak` a streaming
+//! read of as much memory. Results are checked against the reference on sampled rows.
 
 mod additive;
 mod linear;
@@ -33,16 +35,20 @@ fn main() -> ExitCode {
     let done = match args.split_first() {
         None => table(),
         Some((command, options)) if command == "prefill" => {
-            Shape::parse(options).and_then(|shape| shape.measure(1.0)).map(|line| println!("{line}"))
+            Shape::default().parse(options).and_then(|shape| shape.measure(1.0)).map(|line| println!("{line}"))
         }
         Some((command, options)) if command == "additive" => {
             Units::parse(options).and_then(|units| units.measure(1.0)).map(|line| println!("{line}"))
         }
+        Some((command, options)) if command == "decode" => Shape { q: 1, kv: 4096, dim: 128, ..Shape::default() }
+            .parse(options)
+            .and_then(|shape| shape.measure(1.0))
+            .map(|line| println!("{line}")),
         Some((command, options)) if command == "linear" => {
             Layer::parse(options).and_then(|layer| layer.measure(1.0)).map(|line| println!("{line}"))
         }
         Some((command, _)) => {
-            Err(format!("no measurement is called {command:?}; there are: prefill, linear, additive"))
+            Err(format!("no measurement is called {command:?}; there are: prefill, decode, linear, additive"))
         }
     };
     match done {

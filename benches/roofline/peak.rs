@@ -179,3 +179,45 @@ fn portable_tanh(steps: usize) -> usize {
         |n: Floats| Floats::new(n.to_array().map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
     )
 }
+
+/// GB/s at which one thread reads some memory from its first element to its last, over at least this time.
+pub fn read_gbs(backend: Backend, memory: &[f32], time: Duration) -> f64 {
+    let (mut rounds, start) = (0, Instant::now());
+    while start.elapsed() < time || rounds == 0 {
+        match backend {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: callers measure only backends that are available, so the CPU has the features.
+            Backend::Avx512 => unsafe { avx512_read(memory) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Backend::Avx2 => unsafe { avx2_read(memory) },
+            _ => read(memory),
+        }
+        rounds += 1;
+    }
+    (rounds * size_of_val(memory)) as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn avx512_read(memory: &[f32]) {
+    read(memory);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2_read(memory: &[f32]) {
+    read(memory);
+}
+
+/// Several sums, so that the reads need not wait for them.
+#[inline(always)]
+fn read(memory: &[f32]) {
+    let mut sums = [0.0; 128];
+    for chunk in memory.chunks_exact(sums.len()) {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
+    }
+    black_box(sums);
+}

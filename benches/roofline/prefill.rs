@@ -53,33 +53,42 @@ pub struct Line {
     shape: Shape,
     pub gflops: f64,
     pub peak: f64,
+    /// What is read of keys and values a second, and as how much a streaming read of as much memory does it; in GB/s, for one query.
+    reading: Option<[f64; 2]>,
 }
 
 impl Line {
     pub fn percent(&self) -> f64 {
-        100.0 * self.gflops / self.peak
+        match self.reading {
+            Some([rate, peak]) => 100.0 * rate / peak,
+            None => 100.0 * self.gflops / self.peak,
+        }
     }
 }
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shape { heads, kv_heads, q, kv, dim, causal, threads, backend, .. } = self.shape;
+        let kernel = if self.reading.is_some() { "decode" } else { "prefill" };
         write!(
             f,
-            "roofline prefill backend={backend} dtype=f32 heads={heads} kv_heads={kv_heads} q={q} kv={kv} dim={dim} causal={} \
-             {}threads={threads} gflops={:.1} peak={:.1} percent={:.1}",
+            "roofline {kernel} backend={backend} dtype=f32 heads={heads} kv_heads={kv_heads} q={q} kv={kv} dim={dim} causal={} \
+             {}threads={threads} gflops={:.1} ",
             u8::from(causal),
             self.shape.extras(),
             self.gflops,
-            self.peak,
-            self.percent(),
-        )
+        )?;
+        match self.reading {
+            Some([rate, peak]) => write!(f, "gbs={rate:.2} peak={peak:.2} percent={:.1}", self.percent()),
+            None => write!(f, "peak={:.1} percent={:.1}", self.peak, self.percent()),
+        }
     }
 }
 
 impl Shape {
-    pub fn parse(options: &[String]) -> Result<Self, String> {
-        let mut shape = Self::default();
+    /// With these options instead of its own.
+    pub fn parse(self, options: &[String]) -> Result<Self, String> {
+        let mut shape = self;
         let mut options = options.iter();
         while let Some(option) = options.next() {
             match option.as_str() {
@@ -175,10 +184,16 @@ impl Shape {
         };
 
         let flops = (4 * self.pairs(&extra) * dim) as f64 / 1e9;
-        let peak = |time| peak::gflops(self.backend, time) * threads as f64;
-        let [gflops, peak] = in_turn(seconds, flops, || call().map_err(text), peak)?;
+        let bytes = (2 * size_of_val(&k[..])) as f64 / 1e9;
+        let memory = if q_len == 1 { random(2 * k.len(), 6) } else { Vec::new() };
+        let peak = |time| match q_len {
+            1 => peak::read_gbs(self.backend, &memory, time) * threads as f64,
+            _ => peak::gflops(self.backend, time) * threads as f64,
+        };
+        let [rate, peak] = in_turn(seconds, 1.0, || call().map_err(text), peak)?;
         check(&attention, queries, kv, &out)?;
-        Ok(Line { shape: *self, gflops, peak })
+        let reading = (q_len == 1).then_some([rate * bytes, peak]);
+        Ok(Line { shape: *self, gflops: rate * flops, peak, reading })
     }
 }
 

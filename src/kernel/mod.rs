@@ -1,5 +1,6 @@
 //! The fused loops, and the register tile that both of their products are computed with.
 
+mod decode;
 mod key_tile;
 pub(crate) mod prefill;
 mod score_matrix;

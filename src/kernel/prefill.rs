@@ -7,7 +7,7 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns,
+    Columns, decode,
     key_tile::KeyTile,
     score_matrix::{StoreScores, Tiled},
     transpose::{load, store},
@@ -64,9 +64,9 @@ impl<F: Score> Kernel for Unit<'_, F> {
         let (mut start, mut end) = (usize::MAX, 0);
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
-            let (Some(q), Some(o)) =
-                (scratch.take(self.head.call.kv.keys.shape().dim), scratch.take(self.output.dim()))
-            else {
+            let dim = self.output.dim();
+            let rows = if Block::<S, COLS>::is_few(queries) { decode::output_rows::<S>(dim) } else { dim };
+            let (Some(q), Some(o)) = (scratch.take(self.head.call.kv.keys.shape().dim), scratch.take(rows)) else {
                 break;
             };
             load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, (&self.rows, first), raw, q);
@@ -92,7 +92,11 @@ impl<F: Score> Kernel for Unit<'_, F> {
 
         for (block, first) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
             let factor = block.softmax.normaliser();
-            store(simd, block.output, Columns::new(0), factor, &mut self.output, (first, 0));
+            if Block::<S, COLS>::is_few(block.of) {
+                decode::store(simd, block.output, factor[0], &mut self.output);
+            } else {
+                store(simd, block.output, Columns::new(0), factor, &mut self.output, (first, 0));
+            }
             if let Some(lse) = &mut self.lse {
                 store_lse(simd, &block.softmax, lse, first);
             }
@@ -159,7 +163,7 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     pub(super) softmax: Softmax<S, COLS>,
     /// `[head_dim][query]`, scaled
     pub(super) queries: &'s mut [[S::Vector; COLS]],
-    /// `[value_dim][query]`, not yet normalised
+    /// `[value_dim][query]`, or as [few queries](Self::is_few) have it; not yet normalised
     output: &'s mut [[S::Vector; COLS]],
 }
 
@@ -179,6 +183,12 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         });
         let sinks: [f32; 16] = core::array::from_fn(|lane| head.sink(of.at(lane)[0]));
         Self { of, spans, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
+    }
+
+    /// Whether there are so few queries that they do not fill a vector's lanes by far.
+    #[inline(always)]
+    const fn is_few(of: Queries) -> bool {
+        COLS == 1 && of.len <= S::FEW
     }
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
@@ -237,7 +247,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         }
 
         let (function, queries) = (head.function(simd), &*self.queries);
-        let mut max = simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores });
+        let mut max = if Self::is_few(self.of) {
+            [decode::scores(self.of.len, function, queries, keys, scores); N]
+        } else {
+            simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores })
+        };
         if masked.is_some() || head.modifies() {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
@@ -259,7 +273,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
         }
         let tile = Tile { simd, columns, weights: scores, values, is_marked, rescale };
-        simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
+        if Self::is_few(self.of) {
+            decode::accumulate(self.of.len, tile, self.output);
+        } else {
+            simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
+        }
     }
 
     /// What vector `c` of the queries sees of some keys.

@@ -45,6 +45,7 @@ impl Simd for Avx2 {
 
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
+    const FEW: usize = 4;
     const BLOCKS: usize = 6;
     const KEY_TILE: usize = 96;
 

@@ -45,6 +45,7 @@ impl Simd for Avx512 {
 
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
+    const FEW: usize = 8;
     const BLOCKS: usize = 4;
     const KEY_TILE: usize = 64;
 

@@ -68,6 +68,8 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
     const MAX_COLS: usize;
+    /// Up to so many queries have [products of their own](crate::kernel::decode): 4 or 8.
+    const FEW: usize;
     /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
     const BLOCKS: usize;
     /// Keys of a tile: scores are held, and products summed up in one go, for so many at a time. Longer tiles are a little

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod corpus;
+mod decode;
 mod dispatch;
 mod edges;
 mod errors;

@@ -4,6 +4,8 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
+#[path = "../../suite/decode.rs"]
+mod decode;
 #[path = "../../suite/dispatch.rs"]
 mod dispatch;
 #[path = "../../suite/edges.rs"]

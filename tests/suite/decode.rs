@@ -1,0 +1,70 @@
+//! Few queries with many keys, as in decoding and in the pieces of a long prompt: the same as ever, bit for bit.
+
+use crate::common::{Band, BiasPlan, Content, Layout, Plan, assert_same_row, check};
+use simd_attention::Backend;
+
+/// Group sizes and numbers of queries on both sides of where vectors are shared and where the products for few queries begin.
+fn sizes() -> impl Iterator<Item = [usize; 2]> {
+    [1, 2, 3, 4, 5, 8, 9, 16, 17].into_iter().flat_map(|group| [1, 2, 3, 4, 5, 8, 9, 17].map(|q_len| [group, q_len]))
+}
+
+#[test]
+fn groups_and_queries_of_any_number() {
+    for [group, q_len] in sizes() {
+        check(&Plan { q_heads: 2 * group, kv_heads: 2, ..Plan::new([q_len, 70], [5, 3]) });
+    }
+}
+
+#[test]
+fn dimensions_about_vectors() {
+    for dim in [1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 200] {
+        for group in [1, 3, 6] {
+            check(&Plan { q_heads: group, ..Plan::new([1, 40], [dim, 2]) });
+            check(&Plan { q_heads: group, ..Plan::new([1, 40], [2, dim]) });
+        }
+    }
+}
+
+#[test]
+fn keys_about_vectors_and_tiles() {
+    for kv_len in [1, 3, 4, 5, 8, 9, 15, 16, 17, 63, 64, 65, 80, 81, 95, 96, 97, 128, 129, 300] {
+        for q_heads in [1, 4] {
+            check(&Plan { q_heads, band: Band::window(Some(90), Some(0)), ..Plan::new([1, kv_len], [20, 9]) });
+        }
+    }
+}
+
+#[test]
+fn each_head_has_its_own_modifiers() {
+    let own = Content::Normal(1.0);
+    let plan = Plan {
+        q_heads: 6,
+        kv_heads: 2,
+        softcap: Some(5.0),
+        bias: Some(BiasPlan::new(own)),
+        ..Plan::new([1, 150], [16, 16])
+    };
+    check(&Plan { alibi_slopes: Some(own), sinks: Some(own), ..plan });
+    check(&Plan { q_len: 3, q: (Layout::TokensFirst, own), out: Layout::TokensFirst, ..plan });
+}
+
+/// A prompt in one call, in pieces, and a token at a time.
+#[test]
+fn pieces_give_the_bits_of_the_whole() {
+    for (q_heads, band) in [(1, Band::CAUSAL), (4, Band::CAUSAL), (4, Band::window(Some(70), Some(0)))] {
+        let whole = Plan { q_heads, band, ..Plan::new([150, 200], [20, 12]) }.case();
+        let [sequence] = &whole.sequences()[..] else { panic!("one sequence") };
+        for backend in Backend::available() {
+            let expected = whole.run(backend);
+            for size in [1, 2, 7, 16, 50] {
+                for first in (0..150).step_by(size) {
+                    let queries = first..150.min(first + size);
+                    let piece = whole.only(sequence, queries.clone()).run(backend);
+                    for row in queries.flat_map(|i| (0..q_heads).map(move |h| [0, h, i])) {
+                        assert_same_row(&format!("{backend}, pieces of {size}"), (&piece, row), (&expected, row));
+                    }
+                }
+            }
+        }
+    }
+}
