@@ -31,11 +31,11 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
     most
 }
 
-/// The elements of rows of vectors, lane after lane.
+/// The elements of a row of vectors, lane after lane.
 #[inline(always)]
-pub(crate) fn elements<S: Simd, const COLS: usize>(rows: &[[S::Vector; COLS]]) -> &[f32] {
+pub(crate) fn elements<S: Simd, const COLS: usize>(row: &[S::Vector; COLS]) -> &[f32] {
     // SAFETY: vectors are `LANES` `f32`, with no padding (see `Simd::Vector`).
-    unsafe { core::slice::from_raw_parts(rows.as_ptr().cast(), rows.len() * COLS * S::LANES) }
+    unsafe { core::slice::from_raw_parts(row.as_ptr().cast(), COLS * S::LANES) }
 }
 
 /// Rows of `COLS` vectors to be handed out.

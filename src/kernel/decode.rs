@@ -15,9 +15,14 @@ use crate::{
     weighted_sum::Tile,
 };
 
+/// How many vectors so many columns take; never none, as the compiler sees.
+const fn vectors<S: Simd>(columns: usize) -> usize {
+    1 + columns.saturating_sub(1) / S::LANES
+}
+
 /// Rows of scratch for the output of few queries, whatever their number.
 pub(super) const fn output_rows<S: Simd>(value_dim: usize) -> usize {
-    let rows = S::FEW * value_dim.div_ceil(S::LANES);
+    let rows = S::FEW * vectors::<S>(value_dim);
     if rows > value_dim { rows } else { value_dim }
 }
 
@@ -89,9 +94,8 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for FewSco
                         load_square(simd, &rows, t, queries.len())
                     }
                 };
-                let queries = elements::<S, COLS>(queries).chunks_exact(COLS * S::LANES);
                 for ((key, query), t) in square.as_ref().iter().zip(queries).zip(t..) {
-                    for (sum, query) in sums.iter_mut().zip(query) {
+                    for (sum, query) in sums.iter_mut().zip(elements::<S, COLS>(query)) {
                         let query = InLanes(simd, simd.splat(*query));
                         *sum = score.add(InLanes(simd, *sum), query, InLanes(simd, *key), t).1;
                     }
@@ -156,8 +160,7 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> FewSu
     fn columns<const N: usize>(&mut self, first: usize, len: usize) {
         let Self { simd, weights, values, is_marked, .. } = *self;
         let mut sums = [[simd.splat(0.0); N]; QUERIES];
-        let weights = elements::<S, COLS>(weights).chunks_exact(COLS * S::LANES);
-        for (j, weights) in weights.enumerate() {
+        for (j, weights) in weights.iter().enumerate() {
             let row = values.row_ptr(j);
             // SAFETY: there are as many rows as weights, and each has these columns.
             let row: [S::Vector; N] =
@@ -166,7 +169,7 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> FewSu
                 // The rest of the row too, in the order of addresses; it comes back to it from the cache.
                 touch(values, j, N * S::LANES);
             }
-            for (sum, weight) in sums.iter_mut().zip(weights) {
+            for (sum, weight) in sums.iter_mut().zip(elements::<S, COLS>(weights)) {
                 if is_marked && *weight < 0.0 {
                     continue;
                 }
@@ -176,11 +179,11 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> FewSu
                 }
             }
         }
-        let per_query = values.dim().div_ceil(S::LANES);
+        let per_query = vectors::<S>(values.dim());
         let mut rescale = [0.0; 16];
         simd.store(self.rescale, &mut rescale);
-        for ((sum, rescale), output) in sums.iter().zip(rescale).zip(self.output.chunks_exact_mut(per_query)) {
-            for (output, sum) in output.iter_mut().skip(first).zip(sum) {
+        for ((sum, rescale), first) in sums.iter().zip(rescale).zip((first..).step_by(per_query)) {
+            for (output, sum) in self.output.get_mut(first..).unwrap_or_default().iter_mut().zip(sum) {
                 output[0] = simd.mul_add(output[0], simd.splat(rescale), *sum);
             }
         }
@@ -197,11 +200,13 @@ pub(super) fn store<S: Simd, const COLS: usize>(
 ) {
     let mut factors = [0.0; 16];
     simd.store(factor, &mut factors);
-    let rows = output.chunks_exact(to.dim().div_ceil(S::LANES)).zip(factors);
-    for (i, (row, factor)) in rows.enumerate().take(to.len()) {
-        for (to, from) in to.row_mut(i).chunks_mut(S::LANES).zip(row) {
+    let per_query = vectors::<S>(to.dim());
+    for (i, factor) in factors.into_iter().enumerate().take(to.len()) {
+        let (to, row) = (to.row_mut(i), output.get(i * per_query..).unwrap_or_default());
+        for (from, first) in row.iter().take(per_query).zip((0..).step_by(S::LANES)) {
             // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-            simd.store(simd.mul_add(from[0], simd.splat(factor), simd.splat(0.0)), to);
+            let x = simd.mul_add(from[0], simd.splat(factor), simd.splat(0.0));
+            simd.store(x, to.get_mut(first..).unwrap_or_default());
         }
     }
 }

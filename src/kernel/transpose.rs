@@ -26,7 +26,9 @@ pub(crate) unsafe fn load<S: Simd, const COLS: usize>(
                 if len == S::LANES { load_square(simd, &rows, t, S::LANES) } else { load_square(simd, &rows, t, len) }
             };
             for (to, from) in chunk.iter_mut().zip(square.as_ref()) {
-                to[c] = simd.mul(*from, scale);
+                if let Some(to) = to.get_mut(c) {
+                    *to = simd.mul(*from, scale);
+                }
             }
         }
     }
