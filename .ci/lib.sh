@@ -29,6 +29,8 @@ packages=(
     qemu-user qemu-system-arm
 )
 
+command -v pip >/dev/null || packages+=(python3-pip)
+
 install_packages() {
     if dpkg -s "${packages[@]}" >/dev/null 2>&1; then
         return
