@@ -82,10 +82,14 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for FewSco
         let mut max = simd.splat(f32::NEG_INFINITY);
         for (scores, first) in scores.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
             let rows: [*const f32; 16] = from_fn(|i| keys.row_ptr(first + i.min(scores.len() - 1)));
-            let mut ahead = Ahead::new(keys, first + S::LANES, S::LANES);
+            // The next rows are asked for a few at a time, each in the order of its addresses.
+            let rows_at_once = S::LANES.div_ceil(1 + (queries.len() - 1) / S::LANES);
+            let mut ahead = first + S::LANES * AHEAD..keys.len().min(first + S::LANES * (AHEAD + 1));
             let mut sums = [simd.splat(0.0); QUERIES];
             for (queries, t) in queries.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
-                ahead.fetch(S::LANES * S::LANES * size_of::<f32>() / CACHE_LINE);
+                for row in ahead.by_ref().take(rows_at_once) {
+                    touch(keys, row, 0);
+                }
                 // SAFETY: the rows exist, and have as many elements as there are rows in `queries`.
                 let square = unsafe {
                     if queries.len() == S::LANES {
@@ -211,37 +215,7 @@ pub(super) fn store<S: Simd, const COLS: usize>(
     }
 }
 
-/// Rows to be read soon, to be fetched in the order of their addresses: no other reaches the full speed of memory.
-struct Ahead<'a> {
-    rows: Rows<'a, f32>,
-    row: usize,
-    end: usize,
-    element: usize,
-}
-
-impl<'a> Ahead<'a> {
-    /// Of the rows `first .. first + len` those that exist.
-    #[inline(always)]
-    fn new(rows: Rows<'a, f32>, first: usize, len: usize) -> Self {
-        Self { rows, row: first, end: rows.len().min(first + len), element: 0 }
-    }
-
-    /// The next cache lines.
-    #[inline(always)]
-    fn fetch(&mut self, lines: usize) {
-        for _ in 0..lines {
-            if self.row >= self.end {
-                return;
-            }
-            // SAFETY: the row exists and has this element.
-            unsafe { read(self.rows.row_ptr(self.row).add(self.element)) };
-            self.element += CACHE_LINE / size_of::<f32>();
-            if self.element >= self.rows.dim() {
-                (self.row, self.element) = (self.row + 1, 0);
-            }
-        }
-    }
-}
+const AHEAD: usize = 1;
 
 /// Fetches what row `i` has from element `first` on.
 #[inline(always)]
