@@ -109,7 +109,9 @@ impl<F: Score> Row<'_, '_, F> {
             let distance = i as i128 + i128::from(sequence.diagonal) - j as i128;
             score -= f64::from(*slope) * distance.unsigned_abs() as f64;
         }
-        if F::MODIFIES { f64::from(self.function.modify(score as f32, self.position(j))) } else { score }
+        // What is finite stays so for the closure, which is of f32.
+        let narrow = if score.is_finite() { score.clamp(f32::MIN.into(), f32::MAX.into()) } else { score };
+        if F::MODIFIES { f64::from(self.function.modify(narrow as f32, self.position(j))) } else { score }
     }
 
     fn capped(&self, j: usize) -> f64 {

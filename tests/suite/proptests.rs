@@ -244,3 +244,19 @@ proptest! {
         }
     }
 }
+
+/// A finite mask and a huge scale together are beyond the range of f32, and a closure is given a finite score even so.
+#[test]
+fn closures_beyond_the_range_of_f32() {
+    let plan = Plan {
+        scale: Some(1e30),
+        bias: Some(BiasPlan::new(Content::Masking)),
+        score_rule: Some(ScoreKind::Halved),
+        mask_rule: Some(MaskKind::Parity),
+        k: (Layout::HeadsFirst, Content::Normal(10.0)),
+        ..Plan::new([19, 3], [6, 13])
+    };
+    for seed in (0..200).chain([7_007_069_866_888_426_120]) {
+        check(&Plan { seed, packed: Some(1), ..plan });
+    }
+}
