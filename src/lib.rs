@@ -10,6 +10,7 @@ mod kernel;
 mod kv;
 mod linear;
 mod math;
+mod merge;
 mod multi_head;
 mod output;
 pub mod reference;
@@ -26,6 +27,7 @@ pub use attention::{Attention, Window};
 pub use error::{Axis, Error, Operand};
 pub use kv::Kv;
 pub use linear::Linear;
+pub use merge::merge;
 pub use multi_head::{MultiHead, multi_head_scratch_len};
 pub use output::{Output, Stage};
 pub use score::{

@@ -15,14 +15,9 @@ use crate::{
     weighted_sum::Tile,
 };
 
-/// How many vectors so many columns take; never none, as the compiler sees.
-const fn vectors<S: Simd>(columns: usize) -> usize {
-    1 + columns.saturating_sub(1) / S::LANES
-}
-
 /// Rows of scratch for the output of few queries, whatever their number.
 pub(super) const fn output_rows<S: Simd>(value_dim: usize) -> usize {
-    let rows = S::FEW * vectors::<S>(value_dim);
+    let rows = S::FEW * value_dim.div_ceil(S::LANES);
     if rows > value_dim { rows } else { value_dim }
 }
 
@@ -183,11 +178,11 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> FewSu
                 }
             }
         }
-        let per_query = vectors::<S>(values.dim());
+        let per_query = values.dim().div_ceil(S::LANES);
         let mut rescale = [0.0; 16];
         simd.store(self.rescale, &mut rescale);
-        for ((sum, rescale), first) in sums.iter().zip(rescale).zip((first..).step_by(per_query)) {
-            for (output, sum) in self.output.get_mut(first..).unwrap_or_default().iter_mut().zip(sum) {
+        for (i, (sum, rescale)) in sums.iter().zip(rescale).enumerate() {
+            for (output, sum) in self.output.get_mut(i * per_query + first..).unwrap_or_default().iter_mut().zip(sum) {
                 output[0] = simd.mul_add(output[0], simd.splat(rescale), *sum);
             }
         }
@@ -204,7 +199,7 @@ pub(super) fn store<S: Simd, const COLS: usize>(
 ) {
     let mut factors = [0.0; 16];
     simd.store(factor, &mut factors);
-    let per_query = vectors::<S>(to.dim());
+    let per_query = to.dim().div_ceil(S::LANES);
     for (i, factor) in factors.into_iter().enumerate().take(to.len()) {
         let (to, row) = (to.row_mut(i), output.get(i * per_query..).unwrap_or_default());
         for (from, first) in row.iter().take(per_query).zip((0..).step_by(S::LANES)) {

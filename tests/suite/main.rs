@@ -10,6 +10,7 @@ mod dispatch;
 mod edges;
 mod errors;
 mod linear;
+mod merge;
 mod minilm;
 mod multi_head;
 mod no_alloc;

@@ -12,7 +12,7 @@
 
 use simd_attention::{
     Additive, Attention, Backend, Bilinear, Error, Kv, Linear, Mask, MultiHead, Output, Shape, Strides, View, ViewMut,
-    Work, multi_head_scratch_len, reference, scratch_len,
+    Work, merge, multi_head_scratch_len, reference, scratch_len,
 };
 
 #[panic_handler]
@@ -149,6 +149,14 @@ entry_points! {
     }
     fn multi_head_scratch_of_shapes(layer: &MultiHead<'_>, x: Shape, source: Shape) -> usize {
         layer.scratch_len(x, source)
+    }
+    fn merge_states(
+        out: ViewMut<'_, f32>,
+        lse: &mut [f32],
+        other: View<'_, f32>,
+        other_lse: &[f32],
+    ) -> Result<(), Error> {
+        merge(out, lse, other, other_lse)
     }
     fn attention_prepare<'a>(
         attention: &Attention<'a>,
