@@ -30,7 +30,6 @@ impl State {
         let out = Output::new(answer.out.view_mut().unwrap()).lse(&mut answer.lse);
         let work = attention.prepare(case.q.view().unwrap(), kv, out).unwrap();
         work.run(&mut vec![0.0; work.scratch_len()]).unwrap();
-        drop(work);
         Self { answer }
     }
 
