@@ -23,7 +23,6 @@ mod tokenizer;
 
 use std::{
     error::Error,
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -103,18 +102,10 @@ impl Show<'_> {
     fn picture(self, heatmap: &Heatmap<'_>, name: &str, out: &mut impl Write) -> Result<(), Box<dyn Error>> {
         let default = || [env!("CARGO_MANIFEST_DIR"), "target", name].iter().collect();
         let path: PathBuf = self.output.map_or_else(default, PathBuf::from);
-        write_file(&path, &heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", path.display()))?;
+        heatmap.save(&path)?;
         writeln!(out, "{}\npicture   {}", heatmap.terminal(self.terminal), path.display())?;
         Ok(())
     }
-}
-
-/// Writes a file, in a folder that may not exist yet.
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)
 }
 
 /// The stored text must become the stored tokens, and these the stored embedding.
@@ -228,8 +219,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("bert_{name}_{}.svg", std::process::id()));
         let path = path.to_str().ok_or("the temporary folder is not Unicode")?;
         let printed = printed(&[args, &["--output", path]].concat())?;
-        let svg = fs::read_to_string(path)?;
-        fs::remove_file(path)?;
+        let svg = std::fs::read_to_string(path)?;
+        std::fs::remove_file(path)?;
         Ok((printed, svg))
     }
 

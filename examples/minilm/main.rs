@@ -12,9 +12,8 @@ mod picture;
 
 use std::{
     error::Error,
-    fmt, fs,
+    fmt,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -73,7 +72,7 @@ fn run(
         columns: Axis { name: "key", labels: &model.tokens },
         weights: &weights,
     };
-    write_file(output, &heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", output.display()))?;
+    heatmap.save(output)?;
 
     writeln!(out, "{}\n\n{}", model.text, heatmap.terminal(terminal))?;
     writeln!(out, "Strongest links between words:\n\n{}", strongest_links(&model.tokens, &weights))?;
@@ -83,14 +82,6 @@ fn run(
     writeln!(out, "speed     {speed}")?;
     writeln!(out, "picture   {}", output.display())?;
     accuracy.check()
-}
-
-/// Writes a file, in a folder that may not exist yet.
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)
 }
 
 /// The largest deviation from the expected outputs, beside what f32 allows and what the naive form reaches.
@@ -242,8 +233,8 @@ mod tests {
         for backend in Backend::available() {
             let path = temporary_file(&backend.to_string())?;
             let printed = printed(&["--backend", &backend.to_string(), "--output", &path])?;
-            let svg = fs::read_to_string(&path)?;
-            fs::remove_file(&path)?;
+            let svg = std::fs::read_to_string(&path)?;
+            std::fs::remove_file(&path)?;
             assert!(printed.contains("\n  it -> animal 0.49\n"), "{printed}");
             assert!(printed.contains(&format!("backend   {backend}")), "{printed}");
             assert!(svg.contains("<title>it → animal: 0.49</title>"));

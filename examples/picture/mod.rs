@@ -4,7 +4,7 @@ mod color;
 mod svg;
 mod terminal;
 
-use std::fmt;
+use std::{error::Error, fmt, fs, path::Path};
 
 pub use terminal::Terminal;
 
@@ -34,6 +34,15 @@ impl Heatmap<'_> {
     /// A whole SVG document. The cells tell their weights when they are pointed at.
     pub fn svg(&self) -> impl fmt::Display {
         fmt::from_fn(|f| svg::write(self, f))
+    }
+
+    /// Writes the SVG document to a file, in a folder that may not exist yet.
+    pub fn save(&self, path: &Path) -> Result<(), Box<dyn Error>> {
+        let write = || {
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(path, self.svg().to_string())
+        };
+        Ok(write().map_err(|error| format!("{}: {error}", path.display()))?)
     }
 
     /// Each row's label and weights.

@@ -12,9 +12,7 @@ mod tutorial;
 
 use std::{
     error::Error,
-    fs,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
@@ -54,17 +52,9 @@ fn run(Options { output }: &Options, terminal: Terminal, out: &mut impl Write) -
         columns: Axis { name: "key of input", labels: &labels },
         weights: steps.weights.as_flattened(),
     };
-    write_file(output, &heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", output.display()))?;
+    heatmap.save(output)?;
     writeln!(out, "{}\npicture   {}", heatmap.terminal(terminal), output.display())?;
     Ok(())
-}
-
-/// Writes a file, in a folder that may not exist yet.
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)
 }
 
 /// A step: what it computes, and the numbers.
@@ -132,8 +122,8 @@ mod tests {
         let options = Options::parse(["--output".as_ref(), path.as_os_str()])?.ok_or("no options")?;
         let mut out = Vec::new();
         run(&options, Terminal { color: false, width: 80 }, &mut out)?;
-        let svg = fs::read_to_string(&path)?;
-        fs::remove_file(&path)?;
+        let svg = std::fs::read_to_string(&path)?;
+        std::fs::remove_file(&path)?;
         Ok((String::from_utf8(out)?, svg))
     }
 

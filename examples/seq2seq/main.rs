@@ -15,7 +15,7 @@ mod translator;
 
 use std::{
     error::Error,
-    fmt, fs,
+    fmt,
     io::{self, Write},
     path::Path,
     process::ExitCode,
@@ -88,7 +88,7 @@ fn draw(
         columns: Axis { name: "input", labels: &columns },
         weights: alignment,
     };
-    write_file(output, &heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", output.display()))?;
+    heatmap.save(output)?;
     writeln!(out, "{}\npicture   {}\n", heatmap.terminal(terminal), output.display())?;
     Ok(())
 }
@@ -101,14 +101,6 @@ fn labels(text: &str) -> Vec<String> {
         other => other,
     };
     text.chars().map(|c| visible(c).to_string()).collect()
-}
-
-/// Writes a file, in a folder that may not exist yet.
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)
 }
 
 /// How the model does on the dates that were kept from training.
@@ -310,8 +302,8 @@ mod tests {
     fn without_a_date_the_model_is_measured_and_an_example_drawn() -> Outcome {
         let (folder, file) = temporary_file("example")?;
         let printed = printed(&["--output", &file])?;
-        let svg = fs::read_to_string(&file)?;
-        fs::remove_dir_all(folder)?;
+        let svg = std::fs::read_to_string(&file)?;
+        std::fs::remove_dir_all(folder)?;
         assert!(printed.contains("\naccuracy  1000 of 1000 exactly right (100.00 %)\n"), "{printed}");
         assert!(printed.contains("\n\"the 3rd of March 2021\" is 2021-03-03\n"), "{printed}");
         assert!(svg.contains("<title>2 → 2: 1.00</title>"), "{svg}");
@@ -322,8 +314,8 @@ mod tests {
     fn every_date_has_its_own_picture() -> Outcome {
         let (folder, file) = temporary_file("several")?;
         let printed = printed(&["21 Aug 99", "--output", &file, EXAMPLE])?;
-        let pictures = [1, 2].map(|i| fs::read_to_string(folder.join(format!("picture_{i}.svg"))));
-        fs::remove_dir_all(folder)?;
+        let pictures = [1, 2].map(|i| std::fs::read_to_string(folder.join(format!("picture_{i}.svg"))));
+        std::fs::remove_dir_all(folder)?;
         for (picture, title) in pictures.into_iter().zip(["21 Aug 99\" is 1999-08-21", "2021\" is 2021-03-03"]) {
             assert!(printed.contains(title), "{printed}");
             assert!(picture?.contains(&title.replace('"', "&quot;")), "{title}");
@@ -349,7 +341,7 @@ mod tests {
     fn control_characters_are_not_printed() -> Outcome {
         let (folder, file) = temporary_file("control")?;
         let printed = printed(&["21\tAug\u{1b}99", "--output", &file]);
-        fs::remove_dir_all(folder)?;
+        std::fs::remove_dir_all(folder)?;
         assert!(!printed?.contains(|c: char| c.is_control() && c != '\n'));
         Ok(())
     }

@@ -18,9 +18,7 @@ mod tests;
 
 use std::{
     error::Error,
-    fs,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
 };
 
@@ -121,18 +119,10 @@ fn show(
             weights: &weights[head * matrix..][..matrix],
         };
         let path = options.folder.join(format!("transformer_{name}_head{head}.svg"));
-        write_file(&path, &heatmap.svg().to_string()).map_err(|error| format!("{}: {error}", path.display()))?;
+        heatmap.save(&path)?;
         writeln!(out, "{}\npicture   {}\n", heatmap.terminal(terminal), path.display())?;
     }
     Ok(())
-}
-
-/// Writes a file, in a folder that may not exist yet.
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, text)
 }
 
 /// What an axis of a picture stands for, and numbers from 1.

@@ -12,9 +12,9 @@ fn ran(name: &str, setup: &Setup) -> Result<(String, [String; 2]), Box<dyn Error
     let options = Options::parse(args, setup.model.sizes.heads)?.ok_or("no options")?;
     let mut out = Vec::new();
     run(setup, &options, Terminal { color: false, width: 80 }, &mut out)?;
-    let read = |name: &str| fs::read_to_string(folder.join(format!("transformer_{name}_head1.svg")));
+    let read = |name: &str| std::fs::read_to_string(folder.join(format!("transformer_{name}_head1.svg")));
     let pictures = [read("self")?, read("cross")?];
-    fs::remove_dir_all(&folder)?;
+    std::fs::remove_dir_all(&folder)?;
     Ok((String::from_utf8(out)?, pictures))
 }
 
