@@ -252,18 +252,24 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
         let mut words = Words { any: false, ..Words::all(simd) };
         for ((vector, common), key) in words.lanes.iter_mut().zip(&mut words.common).zip(keys.clone().step_by(32)) {
             let mut lanes = head.band.words(base, &offsets, key);
-            let (mut masks, mut masks_of) = ([None; 2], None);
-            for (lane, [head_of_lane, query]) in lanes.iter_mut().take(S::LANES).zip(at) {
-                if masks_of != Some(head_of_lane) {
-                    (masks, masks_of) = (head.masks(head_of_lane), Some(head_of_lane));
-                }
-                for mask in masks.iter().flatten() {
-                    *lane &= mask.word(first_query + query, first_key + key);
-                    mask.prefetch(first_query + query, first_key + key + S::KEY_TILE);
+            let mut start = 0;
+            while let Some(&[head_of_lane, _]) = at.get(start).filter(|_| start < S::LANES) {
+                let same_head = at.iter().take(S::LANES).skip(start).take_while(|[other, _]| *other == head_of_lane);
+                let end = start + same_head.count();
+                let (lanes, queries) =
+                    (lanes.get_mut(start..end).unwrap_or_default(), at.get(start..end).unwrap_or_default());
+                for mask in head.masks(head_of_lane).iter().flatten() {
+                    for (lane, [_, query]) in lanes.iter_mut().zip(queries) {
+                        *lane &= mask.word(first_query + query, first_key + key);
+                        mask.prefetch(first_query + query, first_key + key + S::KEY_TILE);
+                    }
                 }
                 if F::MASKS {
-                    *lane &= custom(head, [head_of_lane, query], key);
+                    for (lane, at) in lanes.iter_mut().zip(queries) {
+                        *lane &= custom(head, *at, key);
+                    }
                 }
+                start = end;
             }
             let existing = below(keys.end - key);
             let mut bits = [0.0; 16];

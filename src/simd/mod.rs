@@ -68,7 +68,7 @@ pub(crate) trait Simd: Copy {
     const LANES: usize;
     /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
     const MAX_COLS: usize;
-    /// Up to so many queries have [products of their own](crate::kernel::decode): 4 or 8.
+    /// Up to so many queries have [products of their own](crate::kernel::decode): 1, 4 or 8.
     const FEW: usize;
     /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
     const BLOCKS: usize;

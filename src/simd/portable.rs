@@ -43,7 +43,7 @@ impl Simd for Portable {
 
     const LANES: usize = LANES;
     const MAX_COLS: usize = if SCALAR { 1 } else { 2 };
-    const FEW: usize = 4;
+    const FEW: usize = if SCALAR { 1 } else { 4 };
     const BLOCKS: usize = if SCALAR { 1 } else { 8 };
     const KEY_TILE: usize = if SCALAR { 16 } else { 80 };
 
