@@ -31,9 +31,9 @@ pub(super) fn scores<S: Simd, F: Score, const COLS: usize>(
     scores: &mut [[S::Vector; COLS]],
 ) -> S::Vector {
     let simd = function.simd;
-    match count {
-        _ if count == 1 || S::FEW == 1 => simd.call(FewScores::<_, _, 1, COLS> { function, queries, keys, scores }),
-        5.. if S::FEW == 8 => simd.call(FewScores::<_, _, 8, COLS> { function, queries, keys, scores }),
+    match (count, S::FEW) {
+        (1, _) | (_, 1) => simd.call(FewScores::<_, _, 1, COLS> { function, queries, keys, scores }),
+        (5.., 8) => simd.call(FewScores::<_, _, 8, COLS> { function, queries, keys, scores }),
         _ => simd.call(FewScores::<_, _, 4, COLS> { function, queries, keys, scores }),
     }
 }
@@ -47,12 +47,10 @@ pub(super) fn accumulate<S: Simd, const N: usize, const COLS: usize>(
 ) {
     let Tile { simd, weights, values, is_marked, rescale, .. } = tile;
     let rescale = rescale[0];
-    match count {
-        _ if count == 1 || S::FEW == 1 => {
-            simd.call(FewSums::<_, 1, 8, COLS> { simd, weights, values, is_marked, rescale, output })
-        }
-        5.. if S::FEW == 8 => simd.call(FewSums::<_, 8, 2, COLS> { simd, weights, values, is_marked, rescale, output }),
-        _ if S::FEW == 8 => simd.call(FewSums::<_, 4, 4, COLS> { simd, weights, values, is_marked, rescale, output }),
+    match (count, S::FEW) {
+        (1, _) | (_, 1) => simd.call(FewSums::<_, 1, 8, COLS> { simd, weights, values, is_marked, rescale, output }),
+        (5.., 8) => simd.call(FewSums::<_, 8, 2, COLS> { simd, weights, values, is_marked, rescale, output }),
+        (_, 8) => simd.call(FewSums::<_, 4, 4, COLS> { simd, weights, values, is_marked, rescale, output }),
         _ => simd.call(FewSums::<_, 4, 2, COLS> { simd, weights, values, is_marked, rescale, output }),
     }
 }
