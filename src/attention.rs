@@ -110,7 +110,7 @@ impl<'a, F: Score> Attention<'a, F> {
         Self { config: Config::DEFAULT, score }
     }
 
-    /// Multiplies scores by `scale` instead of `1 / sqrt(head_dim)`. Any finite number, zero and negative ones included.
+    /// Multiplies scores by `scale` instead of what the score function has by default (`1 / sqrt(head_dim)` for dot products). Any finite number, zero and negative ones included.
     ///
     /// ```
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
@@ -426,7 +426,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
-    /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after.
+    /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, or [`Work::scratch_len`] where the score function projects queries, whose contents
+    /// don't matter before or after.
     ///
     /// Time is `O(head_dim + value_dim)` for each query-key pair that the masks leave standing, in tiles.
     ///

@@ -1,15 +1,13 @@
 //! `x W' + b`: the projections around attention.
 
-use core::num::NonZeroUsize;
-
 use crate::{
     Backend, Error, Shape, View, ViewMut,
     error::Operand,
-    kernel::{Columns, Groups, multiply, transpose},
+    kernel::{Columns, Groups, multiply, prefetch_next_group, transpose},
     kv::expect_shape,
     score::function::Dot,
-    scratch::{Scratch, scratch_len},
-    simd::{CACHE_LINE, Kernel, MAX_BLOCKS, Simd, Task, prefetch, with_simd},
+    scratch::{self, Scratch, scratch_len},
+    simd::{Kernel, MAX_BLOCKS, Simd, Task, with_simd},
     validate::expect_len,
     view::{Rows, RowsMut},
     work::{Partition, Split},
@@ -86,12 +84,8 @@ impl<'a> Linear<'a> {
     /// - [`Error::ScratchTooShort`], [`Error::BackendUnavailable`].
     pub fn forward(&self, x: View<'_, f32>, y: ViewMut<'_, f32>, scratch: &mut [f32]) -> Result<(), Error> {
         let weights = self.check(Operand::Input, x.shape(), y.shape())?;
-        let (required, actual) = (scratch_len(x.shape().dim, 0), scratch.len());
-        if actual < required {
-            return Err(Error::ScratchTooShort { required, actual });
-        }
-        let wanted = self.backend.unwrap_or_else(Backend::best);
-        let backend = wanted.token().ok_or(Error::BackendUnavailable { backend: wanted })?;
+        scratch::check(scratch_len(x.shape().dim, 0), scratch)?;
+        let backend = Backend::token_of(self.backend)?;
 
         let (x, y) = merged(x, y, weights);
         let (shape, y) = (x.shape(), y.into_shared());
@@ -132,10 +126,8 @@ fn merged<'x, 'y>(x: View<'x, f32>, y: ViewMut<'y, f32>, weights: View<'_, f32>)
 }
 
 /// A unit has as many blocks of rows as there is room for: weights are fetched once for all of them.
-fn split<S: Simd>(_: S) -> Split {
-    let [lanes, max_cols, blocks_per_unit] =
-        [S::LANES, S::MAX_COLS, S::BLOCKS].map(|n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN));
-    Split { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN }
+fn split<S: Simd>(simd: S) -> Split {
+    Split::with_blocks(simd, S::BLOCKS)
 }
 
 /// Elements of `x` that are multiplied in one go: as many as stay in the first cache for all the vectors of a block.
@@ -215,13 +207,7 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> Groups<
         let rows: [*const f32; N] = core::array::from_fn(|i| weights.row_ptr(first + i).wrapping_add(start));
         // SAFETY: there are as many rows as sums, and each has these elements.
         let weight = |i: usize, t| unsafe { *rows[i].add(t) };
-        let next_group = |t: usize| {
-            if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
-                for row in rows {
-                    prefetch(row.wrapping_add(N * weights.stride() + t));
-                }
-            }
-        };
+        let next_group = |t: usize| prefetch_next_group(&rows, weights.stride(), t);
         let products: [[S::Vector; COLS]; N] = multiply((simd, &Dot), Columns::new(0), x, weight, next_group);
         for (sums, products) in sums.iter_mut().zip(products) {
             for (sum, product) in sums.iter_mut().zip(products) {

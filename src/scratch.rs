@@ -1,6 +1,9 @@
 //! The working memory of a unit, carved from a slice that the caller owns.
 
-use crate::simd::{Portable, Simd};
+use crate::{
+    Error,
+    simd::{Portable, Simd},
+};
 
 /// Elements that a unit takes, with room to align the first vector.
 const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
@@ -36,6 +39,12 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
 pub(crate) fn elements<S: Simd, const COLS: usize>(row: &[S::Vector; COLS]) -> &[f32] {
     // SAFETY: vectors are `LANES` `f32`, with no padding (see `Simd::Vector`).
     unsafe { core::slice::from_raw_parts(row.as_ptr().cast(), COLS * S::LANES) }
+}
+
+/// Whether there is as much scratch as is needed.
+pub(crate) const fn check(required: usize, scratch: &[f32]) -> Result<(), Error> {
+    let actual = scratch.len();
+    if actual < required { Err(Error::ScratchTooShort { required, actual }) } else { Ok(()) }
 }
 
 /// Rows of `COLS` vectors to be handed out.

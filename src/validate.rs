@@ -33,8 +33,7 @@ pub(crate) fn problem<'a>(
     output: Output<'a, f32>,
 ) -> Result<Problem<'a>, Error> {
     let call = Call::new(config, form, queries, kv, &output)?;
-    let wanted = config.backend.unwrap_or_else(Backend::best);
-    let backend = wanted.token().ok_or(Error::BackendUnavailable { backend: wanted })?;
+    let backend = Backend::token_of(config.backend)?;
     let (q, k, v) = (queries.shape(), kv.keys.shape(), kv.values.shape());
     let query_rows = if form.projection.is_some() { q.dim.saturating_add(k.dim) } else { q.dim };
     let Output { values, lse, scores } = output;

@@ -9,6 +9,7 @@ use crate::{
         function::{Dot, Score},
         head::{Head, Queries},
     },
+    scratch,
     simd::{Simd, with_simd},
     validate::{Call, Problem, Sequence},
     view::GroupRows,
@@ -113,8 +114,7 @@ impl<'a> Plan<'a> {
     }
 
     fn check(&self, scratch: &[f32]) -> Result<(), Error> {
-        let (required, actual) = (self.problem.scratch_len, scratch.len());
-        if actual < required { Err(Error::ScratchTooShort { required, actual }) } else { Ok(()) }
+        scratch::check(self.problem.scratch_len, scratch)
     }
 
     /// [`Work::run`] with the score function that the problem was checked for.
@@ -297,14 +297,20 @@ pub(crate) struct Split {
 
 impl Split {
     /// A unit has several blocks where that saves fetching keys and values again for each of them.
-    fn new<S: Simd>(_: S, call: &Call<'_>) -> Self {
+    fn new<S: Simd>(simd: S, call: &Call<'_>) -> Self {
         let (q, v) = (call.queries.shape(), call.kv.values.shape());
         let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
         let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
+        let split = Self::with_blocks(simd, blocks_per_unit);
+        if call.is_projected { split } else { Self { group: call.group, ..split } }
+    }
+
+    /// With so many blocks in a unit, at least one, and heads by themselves.
+    pub(crate) fn with_blocks<S: Simd>(_: S, blocks_per_unit: usize) -> Self {
         let [lanes, max_cols, blocks_per_unit] = [S::LANES, S::MAX_COLS, blocks_per_unit]
             .map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN));
-        Self { lanes, max_cols, blocks_per_unit, group: if call.is_projected { NonZeroUsize::MIN } else { call.group } }
+        Self { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN }
     }
 
     fn sequence(&self, call: &Call<'_>, sequence: usize) -> Partition {

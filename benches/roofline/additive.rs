@@ -8,7 +8,7 @@ use std::{
 use simd_attention::{Additive, Attention, Backend, Kv, View, ViewMut, scratch_len};
 
 use crate::{
-    measure::{backend, in_turn, random, text},
+    measure::{backend, in_turn, number, parse, random, text},
     peak,
 };
 
@@ -51,19 +51,16 @@ impl fmt::Display for Line {
 impl Units {
     pub fn parse(options: &[String]) -> Result<Self, String> {
         let mut units = Self::default();
-        for pair in options.chunks(2) {
-            let [option, value] = pair else { return Err(format!("{} takes a value", pair[0])) };
-            let number = || {
-                value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{option} {value}: not a positive number"))
-            };
-            match option.as_str() {
-                "--q" => units.q = number()?,
-                "--kv" => units.kv = number()?,
-                "--hidden" => units.hidden = number()?,
+        parse(options, |option, value| {
+            match option {
+                "--q" => units.q = number(option, value)?,
+                "--kv" => units.kv = number(option, value)?,
+                "--hidden" => units.hidden = number(option, value)?,
                 "--backend" => units.backend = backend(value)?,
                 _ => return Err(format!("unknown option {option}")),
             }
-        }
+            Ok(())
+        })?;
         Ok(units)
     }
 

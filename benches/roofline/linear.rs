@@ -5,7 +5,7 @@ use std::fmt;
 use simd_attention::{Backend, Linear, View, ViewMut, scratch_len};
 
 use crate::{
-    measure::{backend, in_turn, random, text},
+    measure::{backend, in_turn, number, parse, random, text},
     peak,
 };
 
@@ -46,19 +46,16 @@ impl fmt::Display for Line {
 impl Layer {
     pub fn parse(options: &[String]) -> Result<Self, String> {
         let mut layer = Self::default();
-        for pair in options.chunks(2) {
-            let [option, value] = pair else { return Err(format!("{} takes a value", pair[0])) };
-            let number = || {
-                value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{option} {value}: not a positive number"))
-            };
-            match option.as_str() {
-                "--rows" => layer.rows = number()?,
-                "--in" => layer.in_dim = number()?,
-                "--out" => layer.out_dim = number()?,
+        parse(options, |option, value| {
+            match option {
+                "--rows" => layer.rows = number(option, value)?,
+                "--in" => layer.in_dim = number(option, value)?,
+                "--out" => layer.out_dim = number(option, value)?,
                 "--backend" => layer.backend = backend(value)?,
                 _ => return Err(format!("unknown option {option}")),
             }
-        }
+            Ok(())
+        })?;
         Ok(layer)
     }
 

@@ -28,6 +28,19 @@ pub fn in_turn(
     Ok([median(rates), median(peaks)])
 }
 
+/// Calls `set` with each option and its value.
+pub fn parse(options: &[String], mut set: impl FnMut(&str, &str) -> Result<(), String>) -> Result<(), String> {
+    options.chunks(2).try_for_each(|pair| match pair {
+        [option, value] => set(option, value),
+        _ => Err(format!("{} takes a value", pair.concat())),
+    })
+}
+
+/// The value of an option, a positive number.
+pub fn number(option: &str, value: &str) -> Result<usize, String> {
+    value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{option} {value}: not a positive number"))
+}
+
 /// The backend of this name, if this CPU has it.
 pub fn backend(name: &str) -> Result<Backend, String> {
     let named = Backend::available().find(|backend| backend.to_string() == name);

@@ -5,7 +5,7 @@ use std::fmt;
 use simd_attention::{Attention, Backend, Error, Kv, Mask, View, ViewMut, Window, Work, reference, scratch_len};
 
 use crate::{
-    measure::{backend, in_turn, random, text},
+    measure::{backend, in_turn, number, random, text},
     peak,
 };
 
@@ -105,8 +105,7 @@ impl Shape {
     }
 
     fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
-        let number =
-            || value.parse().ok().filter(|&n| n > 0).ok_or_else(|| format!("{option} {value}: not a positive number"));
+        let number = || number(option, value);
         match option {
             "--dtype" if value == "f32" => {}
             "--dtype" => return Err(format!("element type {value} is not supported; there is: f32")),

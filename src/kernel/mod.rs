@@ -8,7 +8,7 @@ pub(crate) mod transpose;
 
 use crate::{
     score::{function::Score, lanes::InLanes},
-    simd::Simd,
+    simd::{CACHE_LINE, Simd, prefetch},
 };
 
 /// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.
@@ -71,6 +71,17 @@ pub(crate) fn multiply<S: Simd, F: Score, const ROWS: usize, const N: usize, con
         }
     }
     sum
+}
+
+/// For `prefetch` of [`multiply`], where the left factor is rows that lie `stride` apart: asks for each cache line of the next `N` rows while its
+/// counterpart is read.
+#[inline(always)]
+pub(crate) fn prefetch_next_group<const N: usize>(rows: &[*const f32; N], stride: usize, t: usize) {
+    if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
+        for row in rows {
+            prefetch(row.wrapping_add(N * stride + t));
+        }
+    }
 }
 
 /// As [`multiply`], but passing over what of `right` is negative.

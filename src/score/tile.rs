@@ -3,9 +3,9 @@
 use core::{array::from_fn, hint::black_box};
 
 use crate::{
-    kernel::{Columns, Groups, multiply},
+    kernel::{Columns, Groups, multiply, prefetch_next_group},
     score::function::Score,
-    simd::{CACHE_LINE, Simd, Task, prefetch},
+    simd::{Simd, Task},
     view::Rows,
 };
 
@@ -76,13 +76,7 @@ impl<S: Simd, F: Score, const N: usize, const COLS: usize> Groups<[S::Vector; CO
         }
         // SAFETY: the tile has these rows; `t < queries.len()`, which is the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
-        let next_group = |t: usize| {
-            if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
-                for row in rows {
-                    prefetch(row.wrapping_add(ROWS * keys.stride() + t));
-                }
-            }
-        };
+        let next_group = |t: usize| prefetch_next_group(&rows, keys.stride(), t);
         let mut sums: [[S::Vector; N]; ROWS] = multiply((simd, score), columns, queries, key, next_group);
         if !F::LINEAR {
             for sum in sums.as_flattened_mut() {

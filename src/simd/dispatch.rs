@@ -5,6 +5,7 @@ use core::fmt;
 use super::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2::Avx2, avx512::Avx512};
+use crate::Error;
 
 /// A set of CPU instructions that the kernels are compiled for.
 ///
@@ -46,6 +47,12 @@ impl Backend {
     #[must_use]
     pub fn is_available(self) -> bool {
         self.token().is_some()
+    }
+
+    /// The proof that this CPU can run what is wanted, or, if nothing is, the fastest.
+    pub(crate) fn token_of(wanted: Option<Self>) -> Result<Token, Error> {
+        let backend = wanted.unwrap_or_else(Self::best);
+        backend.token().ok_or(Error::BackendUnavailable { backend })
     }
 
     /// The proof that this CPU can run it.
