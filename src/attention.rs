@@ -58,6 +58,7 @@ pub(crate) struct Config<'a> {
     pub(crate) mask: Option<Mask<'a>>,
     pub(crate) block_mask: Option<Mask<'a>>,
     pub(crate) packed: Option<Packed<'a>>,
+    pub(crate) batch_invariant: bool,
     pub(crate) backend: Option<Backend>,
 }
 
@@ -90,6 +91,7 @@ impl Config<'_> {
         mask: None,
         block_mask: None,
         packed: None,
+        batch_invariant: false,
         backend: None,
     };
 }
@@ -362,6 +364,31 @@ impl<'a, F: Score> Attention<'a, F> {
     #[must_use]
     pub const fn packed(mut self, queries: &'a [usize], keys: &'a [usize]) -> Self {
         self.config.packed = Some(Packed { queries, keys });
+        self
+    }
+
+    /// A query's result has the same bits whether it comes alone, among the first tokens of a prompt, or among thousands.
+    ///
+    /// A sequence with so few queries that those of the heads that share keys (`q_len * q_heads / kv_heads`) number 8 or fewer has its dot products
+    /// summed in the order that reads keys fastest, which is not that of longer sequences; this keeps to the latter one, at up to twice the time. Nothing
+    /// else that is in the batch, and no number of threads, changes a bit of a sequence's results, with or without this.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
+    ///
+    /// let k: [f32; 300 * 4] = core::array::from_fn(|i| (i as f32).sin());
+    /// let kv = Kv::new(View::matrix(&k, [300, 4])?, View::matrix(&k, [300, 4])?)?;
+    /// let (mut prompt, mut last) = ([0.0; 300 * 4], [0.0; 4]);
+    /// let attention = Attention::new().causal().batch_invariant();
+    /// let mut scratch = [0.0; scratch_len(4, 4)];
+    /// attention.forward(View::matrix(&k, [300, 4])?, kv, ViewMut::matrix(&mut prompt, [300, 4])?, &mut scratch)?;
+    /// attention.forward(View::matrix(&k[299 * 4..], [1, 4])?, kv, ViewMut::matrix(&mut last, [1, 4])?, &mut scratch)?;
+    /// assert_eq!(prompt[299 * 4..], last);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn batch_invariant(mut self) -> Self {
+        self.config.batch_invariant = true;
         self
     }
 

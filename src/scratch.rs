@@ -3,14 +3,23 @@
 use crate::{
     Error,
     simd::{Portable, Simd},
+    softmax::FEW_TILES,
 };
+
+/// Rows of so many vectors for the scores of a tile of keys. Where there is but one vector, it may be of few queries, which want more.
+const fn score_rows<S: Simd>(cols: usize) -> usize {
+    if cols > 1 { S::KEY_TILE } else { S::KEY_TILE + FEW_TILES * S::FEW * (S::KEY_TILE / S::LANES) }
+}
 
 /// Elements that a unit takes, with room to align the first vector.
 const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
-    let rows = head_dim.saturating_add(value_dim).saturating_mul(S::BLOCKS).saturating_add(S::KEY_TILE);
-    // Few queries have whole vectors of columns each: at most one more of them than `value_dim` takes.
-    let rows = rows.saturating_add(S::LANES);
-    rows.saturating_mul(S::MAX_COLS * S::LANES).saturating_add(S::LANES - 1)
+    let dims = head_dim.saturating_add(value_dim);
+    // Few queries have whole vectors of elements each: for queries and output at most one more of them than the dimensions take.
+    let few = dims.saturating_add(2 * S::LANES + score_rows::<S>(1));
+    let many = dims.saturating_mul(S::BLOCKS).saturating_add(score_rows::<S>(S::MAX_COLS));
+    let many = many.saturating_mul(S::MAX_COLS);
+    let vectors = if few > many { few } else { many };
+    vectors.saturating_mul(S::LANES).saturating_add(S::LANES - 1)
 }
 
 /// Elements of scratch that one thread needs, whatever the backend, `q_len`, `kv_len` and number of heads.
@@ -34,11 +43,18 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
     most
 }
 
-/// The elements of a row of vectors, lane after lane.
+/// The elements of vectors, lane after lane.
 #[inline(always)]
-pub(crate) fn elements<S: Simd, const COLS: usize>(row: &[S::Vector; COLS]) -> &[f32] {
+pub(crate) fn elements<S: Simd>(vectors: &[S::Vector]) -> &[f32] {
     // SAFETY: vectors are `LANES` `f32`, with no padding (see `Simd::Vector`).
-    unsafe { core::slice::from_raw_parts(row.as_ptr().cast(), COLS * S::LANES) }
+    unsafe { core::slice::from_raw_parts(vectors.as_ptr().cast(), vectors.len() * S::LANES) }
+}
+
+/// The elements of vectors, lane after lane.
+#[inline(always)]
+pub(crate) fn elements_mut<S: Simd>(vectors: &mut [S::Vector]) -> &mut [f32] {
+    // SAFETY: vectors are `LANES` `f32`, any bits of which are valid, with no padding (see `Simd::Vector`).
+    unsafe { core::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len() * S::LANES) }
 }
 
 /// Whether there is as much scratch as is needed.
@@ -60,10 +76,10 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
         Self { rows: vectors.as_chunks_mut().0 }
     }
 
-    /// Rows for the scores of a tile of keys; `None` only if the scratch was shorter than [`scratch_len`].
+    /// Rows for the scores of a tile of keys, of two where few queries may want them; `None` only if the scratch was shorter than [`scratch_len`].
     #[inline(always)]
     pub(crate) fn score_tile(&mut self) -> Option<&'s mut [[S::Vector; COLS]]> {
-        self.take(S::KEY_TILE)
+        self.take(score_rows::<S>(COLS))
     }
 
     /// The next rows; `None` only if the scratch was shorter than [`scratch_len`].

@@ -1,6 +1,8 @@
 //! Stage 2: the online softmax of Milakov and Gimelshein (2018), in base 2.
 
-use crate::{kernel::Columns, simd::Simd};
+use core::array::from_fn;
+
+use crate::{kernel::Columns, score::modify::Strided, scratch::elements_mut, simd::Simd};
 
 /// For each query: the largest score so far, and the sum of `2^(score - max)`.
 pub(crate) struct Softmax<S: Simd, const COLS: usize> {
@@ -52,6 +54,48 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         rescale
     }
 
+    /// [`update`](Self::update) for few queries, with the same bits if weights are to be summed in order, key after key.
+    #[inline(always)]
+    pub(crate) fn update_few(&mut self, in_order: bool, scores: &mut FewScores<'_, S>) -> S::Vector {
+        let (simd, count) = (self.simd, scores.count);
+        let groups = scores.tiles * FewScores::<S>::OF_TILE;
+        let nothing = simd.splat(f32::NEG_INFINITY);
+        let (mut maxima, mut offsets, mut sums) = ([f32::NEG_INFINITY; 16], [0.0; 16], [0.0; 16]);
+        for (fours, first) in maxima.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
+            *fours = simd.max_each(from_fn(|i| {
+                (0..groups).fold(nothing, |max, group| simd.max(max, scores.get(first + i, group)))
+            }));
+        }
+
+        let (max, total) = (&mut self.max[0], &mut self.sum[0]);
+        let old = *max;
+        *max = simd.max(old, simd.load(&maxima));
+        let offset = finite_or_zero(simd, *max);
+        let rescale = simd.exp2(simd.sub(old, offset));
+        simd.store(offset, &mut offsets);
+        for (fours, first) in sums.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
+            let mut sum = [simd.splat(0.0); 4];
+            for (i, sum) in (first..count).zip(&mut sum) {
+                let offset = simd.splat(offsets[i % 16]);
+                for group in 0..groups {
+                    let weight = simd.exp2(simd.sub(scores.get(i, group), offset));
+                    scores.set(i, group, weight);
+                    *sum = simd.add(*sum, weight);
+                }
+            }
+            *fours = simd.sum_each(sum);
+        }
+        let mut sum = simd.load(&sums);
+        if in_order {
+            sum = simd.splat(0.0);
+            for group in 0..groups {
+                sum = scores.group(group).as_ref().iter().fold(sum, |sum, weight| simd.add(sum, *weight));
+            }
+        }
+        *total = simd.mul_add(*total, rescale, sum);
+        rescale
+    }
+
     /// Turns scores into weights, once all keys have been seen.
     #[inline(always)]
     pub(crate) fn weights<const N: usize>(&self, columns: Columns<N>, scores: &mut [[S::Vector; COLS]]) {
@@ -82,6 +126,108 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     pub(crate) fn state(&self) -> ([S::Vector; COLS], [S::Vector; COLS]) {
         (self.max, self.sum)
+    }
+}
+
+/// Tiles of keys that few queries attend to at once: what happens between the products is time in which nothing is read from memory.
+pub(crate) const FEW_TILES: usize = 4;
+
+/// Scores or weights of few queries with the keys of some tiles: those of one query, with room for [`FEW_TILES`], then those of the next.
+pub(crate) struct FewScores<'t, S: Simd> {
+    pub(crate) simd: S,
+    vectors: &'t mut [S::Vector],
+    /// Queries.
+    pub(crate) count: usize,
+    pub(crate) tiles: usize,
+    /// Keys, where there is but one tile.
+    pub(crate) len: usize,
+}
+
+impl<'t, S: Simd> FewScores<'t, S> {
+    /// Vectors of a tile, and of a query.
+    const OF_TILE: usize = S::KEY_TILE / S::LANES;
+    const OF_QUERY: usize = FEW_TILES * Self::OF_TILE;
+
+    #[inline(always)]
+    pub(crate) fn new(simd: S, vectors: &'t mut [S::Vector], count: usize, tiles: usize) -> Self {
+        const { assert!(S::KEY_TILE.is_multiple_of(S::LANES) && S::KEY_TILE.is_multiple_of(4)) };
+        Self { simd, vectors, count, tiles, len: S::KEY_TILE }
+    }
+
+    /// Those with the keys of tile `i`, the first `len` of which are meant.
+    #[inline(always)]
+    pub(crate) fn tile(&mut self, i: usize, len: usize) -> FewScores<'_, S> {
+        let vectors = self.vectors.get_mut(i * Self::OF_TILE..).unwrap_or_default();
+        FewScores { simd: self.simd, vectors, count: self.count, tiles: 1, len }
+    }
+
+    /// Where those of query `i` begin; there is room for [`FEW`](Simd::FEW) queries.
+    #[inline(always)]
+    pub(crate) fn row_ptr(&self, i: usize) -> *const f32 {
+        self.vectors.as_ptr().wrapping_add(i * Self::OF_QUERY).cast()
+    }
+
+    /// Those of query `i` with the keys of vector `group`; zeros where there is no such query.
+    #[inline(always)]
+    fn get(&self, i: usize, group: usize) -> S::Vector {
+        self.vectors.get(i * Self::OF_QUERY + group).copied().unwrap_or(self.simd.splat(0.0))
+    }
+
+    /// Those of query `i`, if there is one, with the keys of vector `group`.
+    #[inline(always)]
+    pub(crate) fn set(&mut self, i: usize, group: usize, scores: S::Vector) {
+        if let Some(to) = self.vectors.get_mut(i * Self::OF_QUERY + group) {
+            *to = scores;
+        }
+    }
+
+    /// Those of query `i`, if there is one, with up to four keys from `first` on.
+    #[inline(always)]
+    pub(crate) fn set_four(&mut self, i: usize, first: usize, scores: [f32; 4]) {
+        let tile = elements_mut::<S>(self.vectors);
+        if let Some(to) = tile.get_mut(i * FEW_TILES * S::KEY_TILE + first..).and_then(<[f32]>::first_chunk_mut) {
+            *to = scores;
+        }
+    }
+
+    /// Gives no weight to what is left of the tile.
+    #[inline(always)]
+    pub(crate) fn mask_rest(&mut self) {
+        let (len, nothing) = (self.len, f32::NEG_INFINITY);
+        for i in 0..self.count {
+            let start = i * FEW_TILES * S::KEY_TILE;
+            let rest = elements_mut::<S>(self.vectors).get_mut(start + len..start + S::KEY_TILE);
+            rest.unwrap_or_default().fill(nothing);
+        }
+    }
+
+    /// Changes those of the tile as `[key][query]`, for which `room` is.
+    #[inline(always)]
+    pub(crate) fn turned(&mut self, room: &mut [S::Vector], change: impl FnOnce(Strided<'_, S::Vector>, usize)) {
+        let groups = self.len.div_ceil(S::LANES);
+        for (group, to) in room.chunks_mut(S::LANES).enumerate().take(groups) {
+            to.iter_mut().zip(self.group(group).as_ref()).for_each(|(to, from)| *to = *from);
+        }
+        change(Strided { vectors: room, stride: 1 }, self.len);
+        for (group, from) in room.chunks(S::LANES).enumerate().take(groups) {
+            let mut square = self.simd.zeros();
+            square.as_mut().iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            self.simd.transpose(&mut square);
+            for (i, of_query) in square.as_ref().iter().enumerate().take(self.count) {
+                self.set(i, group, *of_query);
+            }
+        }
+    }
+
+    /// Those with the keys of vector `group`, a vector of queries for each.
+    #[inline(always)]
+    fn group(&self, group: usize) -> S::Square {
+        let mut square = self.simd.zeros();
+        for (i, of_query) in square.as_mut().iter_mut().enumerate().take(self.count) {
+            *of_query = self.get(i, group);
+        }
+        self.simd.transpose(&mut square);
+        square
     }
 }
 

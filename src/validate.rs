@@ -74,6 +74,8 @@ pub(crate) struct Call<'a> {
     offset: Option<i64>,
     pub(crate) masks: [Option<Fitted<'a>>; 2],
     packed: Option<Packed<'a>>,
+    /// Whether sums have one order, however many queries there are.
+    pub(crate) batch_invariant: bool,
 }
 
 /// Queries and keys that belong together, as indices into the views.
@@ -133,6 +135,7 @@ impl<'a> Call<'a> {
                 config.block_mask.map(|mask| mask.fit(Operand::BlockMask, q, kv_len)).transpose()?,
             ],
             packed: config.packed,
+            batch_invariant: config.batch_invariant,
         };
         call.check_sequences()?;
         Ok(call)

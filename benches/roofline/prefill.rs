@@ -25,6 +25,8 @@ pub struct Shape {
     /// A bias `[heads, q, kv]`.
     pub bias: bool,
     pub softcap: Option<f32>,
+    /// Whether decoding keeps prefill's order of summation.
+    pub batch_invariant: bool,
     pub threads: usize,
     pub backend: Backend,
 }
@@ -42,6 +44,7 @@ impl Default for Shape {
             mask: false,
             bias: false,
             softcap: None,
+            batch_invariant: false,
             threads: 1,
             backend: Backend::best(),
         }
@@ -95,6 +98,7 @@ impl Shape {
                 "--causal" => shape.causal = true,
                 "--mask" => shape.mask = true,
                 "--bias" => shape.bias = true,
+                "--batch-invariant" => shape.batch_invariant = true,
                 _ => {
                     let value = options.next().ok_or_else(|| format!("{option} takes a value"))?;
                     shape.set(option, value)?;
@@ -127,7 +131,7 @@ impl Shape {
     fn extras(&self) -> String {
         let window = self.window.map(|window| format!("window={window} "));
         let softcap = self.softcap.map(|softcap| format!("softcap={softcap} "));
-        let flags = [(self.mask, "mask=1 "), (self.bias, "bias=1 ")];
+        let flags = [(self.mask, "mask=1 "), (self.bias, "bias=1 "), (self.batch_invariant, "batch_invariant=1 ")];
         let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, field)| field.to_string());
         window.into_iter().chain(flags).chain(softcap).collect()
     }
@@ -142,6 +146,9 @@ impl Shape {
         }
         if self.bias {
             attention = attention.bias(View::heads_first(&extra.bias, [1, self.heads, self.q, self.kv])?);
+        }
+        if self.batch_invariant {
+            attention = attention.batch_invariant();
         }
         Ok(self.softcap.map_or(attention, |softcap| attention.softcap(softcap)))
     }

@@ -1,189 +1,102 @@
-//! The two products for few queries, as in decoding, where reading keys and values decides the speed.
+//! Few queries, as in decoding, where reading keys and values decides the speed.
 //!
-//! Lanes hold not queries but keys, or columns of values, so that none is idle; each element is loaded once for all queries. Scores and
-//! weights lie as in [prefill](super::prefill), all that happens between the products is the same, and each sum is computed in the same
-//! order: so are the bits.
+//! Lanes hold not queries but keys, or elements of a row, so that none is idle; each element is loaded once for all queries. What happens to
+//! scores between the product and the softmax is that of [prefill](super::prefill), on a tile that is turned over; it is seldom asked for.
 
-use core::array::from_fn;
+use core::{array::from_fn, ops::Range};
 
-use super::transpose::load_square;
+use super::{
+    Columns,
+    key_tile::KeyTile,
+    prefill::{Block, Seen},
+    transpose::load_square,
+};
 use crate::{
-    score::{function::Score, lanes::InLanes, tile::Function},
+    Stage,
+    score::{
+        function::Score,
+        head::Head,
+        lanes::InLanes,
+        mask::Words,
+        modify::{Apply, Mark},
+        tile::Function,
+    },
     scratch::elements,
     simd::{CACHE_LINE, Simd, Task},
+    softmax::{FEW_TILES, FewScores},
     view::{Rows, RowsMut},
-    weighted_sum::Tile,
 };
 
-/// Rows of scratch for the output of few queries, whatever their number.
-pub(super) const fn output_rows<S: Simd>(value_dim: usize) -> usize {
-    let rows = S::FEW * value_dim.div_ceil(S::LANES);
-    if rows > value_dim { rows } else { value_dim }
+/// How the products of a block are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Products {
+    /// With queries in lanes.
+    Many,
+    /// With keys and columns of values in lanes; sums have the order that they have for many queries.
+    FewInOrder,
+    /// With elements of keys and columns of values in lanes, as memory is read fastest.
+    Few,
 }
 
-/// [`FewScores`] of so many queries.
-#[inline(always)]
-pub(super) fn scores<S: Simd, F: Score, const COLS: usize>(
-    count: usize,
-    function: Function<'_, S, F>,
-    queries: &[[S::Vector; COLS]],
-    keys: Rows<'_, f32>,
-    scores: &mut [[S::Vector; COLS]],
-) -> S::Vector {
-    let simd = function.simd;
-    match (count, S::FEW) {
-        (1, _) | (_, 1) => simd.call(FewScores::<_, _, 1, COLS> { function, queries, keys, scores }),
-        (5.., 8) => simd.call(FewScores::<_, _, 8, COLS> { function, queries, keys, scores }),
-        _ => simd.call(FewScores::<_, _, 4, COLS> { function, queries, keys, scores }),
-    }
-}
-
-/// [`FewSums`] of so many queries.
-#[inline(always)]
-pub(super) fn accumulate<S: Simd, const N: usize, const COLS: usize>(
-    count: usize,
-    tile: Tile<'_, S, N, COLS>,
-    output: &mut [[S::Vector; COLS]],
-) {
-    let Tile { simd, weights, values, is_marked, rescale, .. } = tile;
-    let rescale = rescale[0];
-    match (count, S::FEW) {
-        (1, _) | (_, 1) => simd.call(FewSums::<_, 1, 8, COLS> { simd, weights, values, is_marked, rescale, output }),
-        (5.., 8) => simd.call(FewSums::<_, 8, 2, COLS> { simd, weights, values, is_marked, rescale, output }),
-        (_, 8) => simd.call(FewSums::<_, 4, 4, COLS> { simd, weights, values, is_marked, rescale, output }),
-        _ => simd.call(FewSums::<_, 4, 2, COLS> { simd, weights, values, is_marked, rescale, output }),
-    }
-}
-
-/// `scores[j][query] = factor * F(queries[..][query], keys[j])` for a tile of keys and at most `QUERIES` queries. Gives each query's largest
-/// score.
-struct FewScores<'a, S: Simd, F, const QUERIES: usize, const COLS: usize> {
-    function: Function<'a, S, F>,
-    /// `[key_dim][query]`
-    queries: &'a [[S::Vector; COLS]],
-    /// As many as scores, or more.
-    keys: Rows<'a, f32>,
-    /// `[key][query]`
-    scores: &'a mut [[S::Vector; COLS]],
-}
-
-impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for FewScores<'_, S, F, QUERIES, COLS> {
-    type Output = S::Vector;
-
+impl Products {
+    /// For so many queries in a block of `COLS` vectors: those for few where they do not fill a vector's lanes by far.
     #[inline(always)]
-    fn run(self) -> S::Vector {
-        let Self { function: Function { simd, score, factor }, queries, keys, scores } = self;
-        debug_assert!(scores.len() <= keys.len() && queries.len() == keys.dim());
-        let mut max = simd.splat(f32::NEG_INFINITY);
-        for (scores, first) in scores.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
-            let rows: [*const f32; 16] = from_fn(|i| keys.row_ptr(first + i.min(scores.len() - 1)));
-            // The next rows are asked for a few at a time, each in the order of its addresses.
-            let rows_at_once = S::LANES.div_ceil(1 + (queries.len() - 1) / S::LANES);
-            let mut ahead = first + S::LANES * AHEAD..keys.len().min(first + S::LANES * (AHEAD + 1));
-            let mut sums = [simd.splat(0.0); QUERIES];
-            for (queries, t) in queries.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
-                for row in ahead.by_ref().take(rows_at_once) {
-                    touch(keys, row, 0);
-                }
-                // SAFETY: the rows exist, and have as many elements as there are rows in `queries`.
-                let square = unsafe {
-                    if queries.len() == S::LANES {
-                        load_square(simd, &rows, t, S::LANES)
-                    } else {
-                        load_square(simd, &rows, t, queries.len())
-                    }
-                };
-                for ((key, query), t) in square.as_ref().iter().zip(queries).zip(t..) {
-                    for (sum, query) in sums.iter_mut().zip(elements::<S, COLS>(query)) {
-                        let query = InLanes(simd, simd.splat(*query));
-                        *sum = score.add(InLanes(simd, *sum), query, InLanes(simd, *key), t).1;
-                    }
-                }
-            }
-            let mut square = simd.zeros();
-            for (to, sum) in square.as_mut().iter_mut().zip(sums) {
-                *to = if F::LINEAR { sum } else { simd.mul(sum, simd.splat(factor)) };
-            }
-            simd.transpose(&mut square);
-            for (score, of_key) in scores.iter_mut().zip(square.as_ref()) {
-                score[0] = *of_key;
-                max = simd.max(max, *of_key);
-            }
+    pub(super) fn new<S: Simd, F: Score, const COLS: usize>(count: usize, in_order: bool) -> Self {
+        match () {
+            () if COLS > 1 || count > S::FEW => Self::Many,
+            () if in_order || !(F::IS_DOT && F::LINEAR) => Self::FewInOrder,
+            () => Self::Few,
         }
-        max
+    }
+
+    /// Keys that are attended to at once.
+    #[inline(always)]
+    pub(super) const fn keys_at_once<S: Simd>(self) -> usize {
+        if matches!(self, Self::Few) { FEW_TILES * S::KEY_TILE } else { S::KEY_TILE }
+    }
+
+    /// Rows of scratch for queries of `key_dim` elements, and for what they gather of `value_dim`.
+    #[inline(always)]
+    pub(super) fn rows<S: Simd>(self, key_dim: usize, value_dim: usize) -> [usize; 2] {
+        let whole_vectors = |dim: usize| dim.max(S::FEW * dim.div_ceil(S::LANES));
+        match self {
+            Self::Many => [key_dim, value_dim],
+            Self::FewInOrder => [key_dim, whole_vectors(value_dim)],
+            Self::Few => [whole_vectors(key_dim), whole_vectors(value_dim)],
+        }
     }
 }
 
-/// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[j][query]` over a tile of keys, for at most
-/// `QUERIES` queries; `WIDTH` vectors of columns at a time.
-struct FewSums<'a, S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> {
+/// How many queries the products are computed for where there are `count`: 1, 4 or 8.
+#[inline(always)]
+const fn room<S: Simd>(count: usize) -> usize {
+    match (count, S::FEW) {
+        (1, _) | (_, 1) => 1,
+        (5.., 8) => 8,
+        _ => 4,
+    }
+}
+
+/// Queries as [`Dots`] wants them, scaled; past the last one, it is repeated.
+///
+/// # Safety
+///
+/// `row(i)` is where row `i` of `len` begins, and has `dim` elements.
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd, const COLS: usize>(
     simd: S,
-    /// `[key][query]`
-    weights: &'a [[S::Vector; COLS]],
-    /// As many rows, or more.
-    values: Rows<'a, f32>,
-    /// Whether keys that are masked are marked by negative weights.
-    is_marked: bool,
-    rescale: S::Vector,
-    /// `[query][column]`, as many vectors for each query as its columns take.
-    output: &'a mut [[S::Vector; COLS]],
-}
-
-impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
-    for FewSums<'_, S, QUERIES, WIDTH, COLS>
-{
-    type Output = ();
-
-    #[inline(always)]
-    fn run(mut self) {
-        let vectors = self.values.dim() / S::LANES;
-        let mut column = 0;
-        while column + WIDTH <= vectors {
-            self.columns::<WIDTH>(column, S::LANES);
-            column += WIDTH;
-        }
-        while column < vectors {
-            self.columns::<1>(column, S::LANES);
-            column += 1;
-        }
-        let rest = self.values.dim() % S::LANES;
-        if rest > 0 {
-            self.columns::<1>(column, rest);
-        }
-    }
-}
-
-impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> FewSums<'_, S, QUERIES, WIDTH, COLS> {
-    /// `N` vectors of columns from number `first` on, of `len` elements each.
-    #[inline(always)]
-    fn columns<const N: usize>(&mut self, first: usize, len: usize) {
-        let Self { simd, weights, values, is_marked, .. } = *self;
-        let mut sums = [[simd.splat(0.0); N]; QUERIES];
-        for (j, weights) in weights.iter().enumerate() {
-            let row = values.row_ptr(j);
-            // SAFETY: there are as many rows as weights, and each has these columns.
-            let row: [S::Vector; N] =
-                from_fn(|c| simd.load(unsafe { core::slice::from_raw_parts(row.add((first + c) * S::LANES), len) }));
-            if first == 0 {
-                // The rest of the row too, in the order of addresses; it comes back to it from the cache.
-                touch(values, j, N * S::LANES);
-            }
-            for (sum, weight) in sums.iter_mut().zip(elements::<S, COLS>(weights)) {
-                if is_marked && *weight < 0.0 {
-                    continue;
-                }
-                let weight = simd.splat(*weight);
-                for c in 0..N {
-                    sum[c] = simd.mul_add(row[c], weight, sum[c]);
-                }
-            }
-        }
-        let per_query = values.dim().div_ceil(S::LANES);
-        let mut rescale = [0.0; 16];
-        simd.store(self.rescale, &mut rescale);
-        for (i, (sum, rescale)) in sums.iter().zip(rescale).enumerate() {
-            for (output, sum) in self.output.get_mut(i * per_query + first..).unwrap_or_default().iter_mut().zip(sum) {
-                output[0] = simd.mul_add(output[0], simd.splat(rescale), *sum);
+    row: impl Fn(usize) -> *const f32,
+    [len, dim]: [usize; 2],
+    scale: f32,
+    to: &mut [[S::Vector; COLS]],
+) {
+    let (scale, mut to) = (simd.splat(scale), to.iter_mut());
+    for t in (0..dim).step_by(S::LANES) {
+        for i in 0..room::<S>(len) {
+            // SAFETY: the caller's promise.
+            let elements = unsafe { core::slice::from_raw_parts(row(i.min(len - 1)).add(t), S::LANES.min(dim - t)) };
+            if let Some(to) = to.next() {
+                to[0] = simd.mul(simd.load(elements), scale);
             }
         }
     }
@@ -210,7 +123,341 @@ pub(super) fn store<S: Simd, const COLS: usize>(
     }
 }
 
-const AHEAD: usize = 1;
+impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
+    /// Attends to some tiles of keys at once. `scores` is room for those, and for another tile.
+    #[inline(always)]
+    pub(super) fn attend_few<F: Score>(
+        &mut self,
+        simd: S,
+        head: &Head<'_, F>,
+        tiles: &mut KeyTile<'_>,
+        scores: &mut [[S::Vector; COLS]],
+    ) {
+        let Some((turned, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
+        let mut scores = FewScores::new(simd, scores, self.of.len, tiles.range.len().div_ceil(S::KEY_TILE));
+        let parts: [Part<S>; FEW_TILES] = from_fn(|i| self.part(simd, head, tiles.part(i * S::KEY_TILE, S::KEY_TILE)));
+        if parts.iter().all(|part| part.keys.is_empty()) {
+            return;
+        }
+        for (i, part) in parts.iter().enumerate().take(scores.tiles) {
+            let mut scores = scores.tile(i, part.keys.len());
+            if let Some((keys, _)) = tiles.rows(&part.keys) {
+                match self.products {
+                    Products::Few => products(self.queries, keys, &mut scores),
+                    _ => in_order_products(head.function(simd), self.queries, keys, &mut scores),
+                }
+            }
+            scores.mask_rest();
+            if !part.words.all || head.modifies() {
+                let column = self.column(simd, head, 0, part.keys.start, &part.words);
+                scores.turned(turned, |scores, len| {
+                    simd.call(Apply { column, stage: Stage::Masked, scores, len });
+                });
+            }
+        }
+        let mut rescale = self.softmax.update_few(self.products == Products::FewInOrder, &mut scores);
+        for (i, part) in parts.iter().enumerate().take(scores.tiles) {
+            let mut weights = scores.tile(i, part.keys.len());
+            let Some((_, values)) = tiles.rows(&part.keys) else { continue };
+            let is_marked = (!part.words.all || head.call.bias.is_some()) && !tiles.is_finite(simd);
+            if is_marked {
+                let column = self.column(simd, head, 0, part.keys.start, &part.words);
+                // Their values must not even be multiplied by zero.
+                weights.turned(turned, |weights, len| simd.call(Mark { column, weights, len, mark: -1.0 }));
+            }
+            accumulate(&weights, values, is_marked, rescale, self.output);
+            rescale = simd.splat(1.0);
+        }
+    }
+
+    /// What is seen of some keys.
+    #[inline(always)]
+    fn part<F: Score>(&self, simd: S, head: &Head<'_, F>, tile: Range<usize>) -> Part<S> {
+        let (keys, is_full) = self.spans[0].within(&tile);
+        let nothing = keys.start..keys.start;
+        match self.seen(simd, head, Columns::<1>::new(0), &keys, is_full) {
+            Seen::Nothing => Part { keys: nothing, words: Words::all(simd) },
+            Seen::All => Part { keys, words: Words::all(simd) },
+            Seen::Some([words]) => Part { keys, words },
+        }
+    }
+}
+
+/// The keys of a tile that are seen, and by whom.
+struct Part<S: Simd> {
+    keys: Range<usize>,
+    words: Words<S>,
+}
+
+/// [`Dots`] of so many queries.
+#[inline(always)]
+fn products<S: Simd, const COLS: usize>(
+    queries: &[[S::Vector; COLS]],
+    keys: Rows<'_, f32>,
+    scores: &mut FewScores<'_, S>,
+) {
+    let simd = scores.simd;
+    match (room::<S>(scores.count), S::LANES) {
+        (1, 16) => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
+        (4, 16) => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
+        (8, _) => simd.call(Dots::<_, 8, 4, COLS> { queries, keys, scores }),
+        (1, _) => simd.call(Dots::<_, 1, 16, COLS> { queries, keys, scores }),
+        _ => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
+    }
+}
+
+/// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes. Each key is read from its first element
+/// to its last, one after the other, `RUN` vectors in one go.
+struct Dots<'t, 's, S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize> {
+    /// `[vector of elements][query]`, scaled
+    queries: &'t [[S::Vector; COLS]],
+    /// As many as scores, or more.
+    keys: Rows<'t, f32>,
+    scores: &'t mut FewScores<'s, S>,
+}
+
+impl<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize> Task for Dots<'_, '_, S, QUERIES, RUN, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { queries, keys, scores } = self;
+        let (simd, len, dim) = (scores.simd, scores.len, keys.dim());
+        debug_assert!(len <= keys.len());
+        let (queries, _) = queries.as_chunks::<QUERIES>();
+        let Some((full, rest)) = queries.split_at_checked(dim / S::LANES) else { return };
+        let (runs, single) = full.as_chunks::<RUN>();
+        let tail = runs.len() * RUN * S::LANES;
+        for first in (0..len).step_by(4) {
+            // Past the last key, it is repeated.
+            let rows @ [a, b, c, d]: [*const f32; 4] = from_fn(|i| keys.row_ptr((first + i).min(len - 1)));
+            let mut sums = [[simd.splat(0.0); QUERIES]; 4];
+            // SAFETY: the rows exist, and have as many elements.
+            unsafe {
+                add_runs(simd, runs, a, &mut sums[0]);
+                add_runs(simd, runs, b, &mut sums[1]);
+                add_runs(simd, runs, c, &mut sums[2]);
+                add_runs(simd, runs, d, &mut sums[3]);
+            }
+            if tail < dim {
+                for (row, sums) in rows.into_iter().zip(&mut sums) {
+                    for (queries, t) in single.iter().chain(rest.first()).zip((tail..dim).step_by(S::LANES)) {
+                        // SAFETY: the row exists, and has these elements.
+                        let key = unsafe { core::slice::from_raw_parts(row.add(t), S::LANES.min(dim - t)) };
+                        add_products(simd, queries, simd.load(key), sums);
+                    }
+                }
+            }
+            for i in 0..QUERIES {
+                let [a, b, c, d] = &sums;
+                scores.set_four(i, first, simd.sum_each([a[i], b[i], c[i], d[i]]));
+            }
+        }
+    }
+}
+
+/// Adds the products of queries with the first elements of a row.
+///
+/// # Safety
+///
+/// The row has as many elements.
+#[inline(always)]
+unsafe fn add_runs<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize>(
+    simd: S,
+    runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
+    mut row: *const f32,
+    sums: &mut [S::Vector; QUERIES],
+) {
+    for run in runs {
+        // SAFETY: the caller's promise.
+        let keys: [S::Vector; RUN] =
+            from_fn(|c| simd.load(unsafe { core::slice::from_raw_parts(row.add(c * S::LANES), S::LANES) }));
+        for (key, queries) in keys.into_iter().zip(run) {
+            add_products(simd, queries, key, sums);
+        }
+        row = row.wrapping_add(RUN * S::LANES);
+    }
+}
+
+#[inline(always)]
+fn add_products<S: Simd, const QUERIES: usize, const COLS: usize>(
+    simd: S,
+    queries: &[[S::Vector; COLS]; QUERIES],
+    key: S::Vector,
+    sums: &mut [S::Vector; QUERIES],
+) {
+    for (sum, query) in sums.iter_mut().zip(queries) {
+        *sum = simd.mul_add(key, query[0], *sum);
+    }
+}
+
+/// [`InOrder`] of so many queries.
+#[inline(always)]
+fn in_order_products<S: Simd, F: Score, const COLS: usize>(
+    function: Function<'_, S, F>,
+    queries: &[[S::Vector; COLS]],
+    keys: Rows<'_, f32>,
+    scores: &mut FewScores<'_, S>,
+) {
+    let simd = scores.simd;
+    match room::<S>(scores.count) {
+        1 => simd.call(InOrder::<_, _, 1, COLS> { function, queries, keys, scores }),
+        4 => simd.call(InOrder::<_, _, 4, COLS> { function, queries, keys, scores }),
+        _ => simd.call(InOrder::<_, _, 8, COLS> { function, queries, keys, scores }),
+    }
+}
+
+/// `scores[query][j] = factor * F(queries[..][query], keys[j])` for at most `QUERIES` queries, with keys in the lanes.
+struct InOrder<'t, 's, S: Simd, F, const QUERIES: usize, const COLS: usize> {
+    function: Function<'t, S, F>,
+    /// `[key_dim][query]`
+    queries: &'t [[S::Vector; COLS]],
+    /// As many as scores, or more.
+    keys: Rows<'t, f32>,
+    scores: &'t mut FewScores<'s, S>,
+}
+
+impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrder<'_, '_, S, F, QUERIES, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { function: Function { simd, score, factor }, queries, keys, scores } = self;
+        debug_assert!(scores.len <= keys.len() && queries.len() == keys.dim());
+        for first in (0..scores.len).step_by(S::LANES) {
+            let rows: [*const f32; 16] = from_fn(|i| keys.row_ptr((first + i).min(scores.len - 1)));
+            // The next rows are asked for a few at a time, each in the order of its addresses.
+            let rows_at_once = S::LANES.div_ceil(1 + (queries.len() - 1) / S::LANES);
+            let mut ahead = first + S::LANES..keys.len().min(first + 2 * S::LANES);
+            let mut sums = [simd.splat(0.0); QUERIES];
+            for (queries, t) in queries.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
+                for row in ahead.by_ref().take(rows_at_once) {
+                    touch(keys, row, 0);
+                }
+                // SAFETY: the rows exist, and have as many elements as there are rows in `queries`.
+                let square = unsafe {
+                    if queries.len() == S::LANES {
+                        load_square(simd, &rows, t, S::LANES)
+                    } else {
+                        load_square(simd, &rows, t, queries.len())
+                    }
+                };
+                for ((key, query), t) in square.as_ref().iter().zip(queries).zip(t..) {
+                    for (sum, query) in sums.iter_mut().zip(elements::<S>(query)) {
+                        let query = InLanes(simd, simd.splat(*query));
+                        *sum = score.add(InLanes(simd, *sum), query, InLanes(simd, *key), t).1;
+                    }
+                }
+            }
+            for (i, sum) in sums.into_iter().enumerate() {
+                scores.set(i, first / S::LANES, if F::LINEAR { sum } else { simd.mul(sum, simd.splat(factor)) });
+            }
+        }
+    }
+}
+
+/// [`Sums`] of so many queries.
+#[inline(always)]
+fn accumulate<S: Simd, const COLS: usize>(
+    weights: &FewScores<'_, S>,
+    values: Rows<'_, f32>,
+    is_marked: bool,
+    rescale: S::Vector,
+    output: &mut [[S::Vector; COLS]],
+) {
+    let simd = weights.simd;
+    match (room::<S>(weights.count), S::FEW) {
+        (1, _) => simd.call(Sums::<_, 1, 8, COLS> { weights, values, is_marked, rescale, output }),
+        (4, 8) => simd.call(Sums::<_, 4, 4, COLS> { weights, values, is_marked, rescale, output }),
+        (4, _) => simd.call(Sums::<_, 4, 2, COLS> { weights, values, is_marked, rescale, output }),
+        _ => simd.call(Sums::<_, 8, 2, COLS> { weights, values, is_marked, rescale, output }),
+    }
+}
+
+/// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over a tile of keys, for at most
+/// `QUERIES` queries; `WIDTH` vectors of columns at a time.
+struct Sums<'t, 's, S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> {
+    weights: &'t FewScores<'s, S>,
+    /// As many rows as weights, or more.
+    values: Rows<'t, f32>,
+    /// Whether keys that are masked are marked by negative weights.
+    is_marked: bool,
+    rescale: S::Vector,
+    /// `[query][column]`, as many vectors for each query as its columns take.
+    output: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
+    for Sums<'_, '_, S, QUERIES, WIDTH, COLS>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        let (vectors, rest) = (self.values.dim() / S::LANES, self.values.dim() % S::LANES);
+        let mut column = 0;
+        while !self.is_marked && column + WIDTH <= vectors {
+            self.columns::<WIDTH, false>(column, S::LANES);
+            column += WIDTH;
+        }
+        while column < vectors {
+            self.one_column(column, S::LANES);
+            column += 1;
+        }
+        if rest > 0 {
+            self.one_column(column, rest);
+        }
+    }
+}
+
+impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Sums<'_, '_, S, QUERIES, WIDTH, COLS> {
+    #[inline(always)]
+    fn one_column(&mut self, first: usize, len: usize) {
+        if self.is_marked {
+            self.columns::<1, true>(first, len);
+        } else {
+            self.columns::<1, false>(first, len);
+        }
+    }
+
+    /// `N` vectors of columns from number `first` on, of `len` elements each.
+    #[inline(always)]
+    fn columns<const N: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
+        let Self { weights, values, .. } = *self;
+        let simd = weights.simd;
+        let rows: [*const f32; QUERIES] = from_fn(|i| weights.row_ptr(i));
+        let mut sums = [[simd.splat(0.0); N]; QUERIES];
+        for j in 0..weights.len {
+            let row = values.row_ptr(j);
+            // SAFETY: there are as many rows as weights, and each has these columns.
+            let row: [S::Vector; N] =
+                from_fn(|c| simd.load(unsafe { core::slice::from_raw_parts(row.add((first + c) * S::LANES), len) }));
+            if first == 0 {
+                // The rest of the row too, in the order of addresses; it comes back to it from the cache.
+                touch(values, j, N * S::LANES);
+            }
+            for (sum, weights) in sums.iter_mut().zip(rows) {
+                // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
+                let weight = unsafe { *weights.add(j) };
+                if MARKED && weight < 0.0 {
+                    continue;
+                }
+                let weight = simd.splat(weight);
+                for c in 0..N {
+                    sum[c] = simd.mul_add(row[c], weight, sum[c]);
+                }
+            }
+        }
+        let per_query = values.dim().div_ceil(S::LANES);
+        let mut rescale = [0.0; 16];
+        simd.store(self.rescale, &mut rescale);
+        for (i, (sum, rescale)) in sums.iter().zip(rescale).enumerate() {
+            for (output, sum) in self.output.get_mut(i * per_query + first..).unwrap_or_default().iter_mut().zip(sum) {
+                output[0] = simd.mul_add(output[0], simd.splat(rescale), *sum);
+            }
+        }
+    }
+}
 
 /// Fetches what row `i` has from element `first` on.
 #[inline(always)]

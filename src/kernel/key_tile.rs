@@ -22,6 +22,19 @@ impl<'a> KeyTile<'a> {
         Self { keys, values, range, is_finite: None }
     }
 
+    /// Which keys are its own from number `first` on, at most `len`.
+    #[inline(always)]
+    pub(super) fn part(&self, first: usize, len: usize) -> Range<usize> {
+        let start = (self.range.start + first).min(self.range.end);
+        start..self.range.end.min(start + len)
+    }
+
+    /// Keys of this range of the call's, and their values.
+    #[inline(always)]
+    pub(super) fn rows(&self, range: &Range<usize>) -> Option<(Rows<'a, f32>, Rows<'a, f32>)> {
+        self.keys.range(range.start, range.len()).zip(self.values.range(range.start, range.len()))
+    }
+
     /// Whether no value is infinite or NaN.
     #[inline(always)]
     pub(super) fn is_finite<S: Simd>(&mut self, simd: S) -> bool {

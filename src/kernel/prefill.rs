@@ -7,7 +7,8 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns, decode,
+    Columns,
+    decode::{self, Products},
     key_tile::KeyTile,
     score_matrix::{StoreScores, Tiled},
     transpose::{load, store},
@@ -62,15 +63,16 @@ impl<F: Score> Kernel for Unit<'_, F> {
         };
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);
+        let mut keys_at_once = S::KEY_TILE;
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
-            let dim = self.output.dim();
-            let rows = if Block::<S, COLS>::is_few(queries) { decode::output_rows::<S>(dim) } else { dim };
-            let (Some(q), Some(o)) = (scratch.take(self.head.call.kv.keys.shape().dim), scratch.take(rows)) else {
-                break;
-            };
-            load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, (&self.rows, first), raw, q);
-            let new = Block::new(simd, &self.head, queries, q, o);
+            let in_order = self.head.call.batch_invariant || self.scores.is_some();
+            let products = Products::new::<S, F, COLS>(queries.len, in_order);
+            keys_at_once = products.keys_at_once::<S>();
+            let rows = products.rows::<S>(self.head.call.kv.keys.shape().dim, self.output.dim());
+            let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
+            load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, products, (&self.rows, first), raw, q);
+            let new = Block::new(simd, &self.head, queries, products, q, o);
             for span in &new.spans {
                 (start, end) = (start.min(span.some.start), end.max(span.some.end));
             }
@@ -81,21 +83,23 @@ impl<F: Score> Kernel for Unit<'_, F> {
             // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
             let start = start.min(end) / S::KEY_TILE * S::KEY_TILE;
             let tiles = NonZeroUsize::MIN.saturating_add((end - start) / S::KEY_TILE);
-            for (i, start) in (start..end).step_by(S::KEY_TILE).enumerate() {
-                self.prefetch(i, tiles);
-                let mut tile = KeyTile::new(keys, values, start..end.min(start + S::KEY_TILE));
+            let mut start = start;
+            while start < end {
+                self.prefetch(start / S::KEY_TILE, tiles);
+                let mut tile = KeyTile::new(keys, values, start..end.min(start + keys_at_once));
                 for block in blocks.iter_mut().flatten() {
                     block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, scores);
                 }
+                start += keys_at_once;
             }
         }
 
         for (block, first) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
             let factor = block.softmax.normaliser();
-            if Block::<S, COLS>::is_few(block.of) {
-                decode::store(simd, block.output, factor[0], &mut self.output);
-            } else {
+            if block.products == Products::Many {
                 store(simd, block.output, Columns::new(0), factor, &mut self.output, (first, 0));
+            } else {
+                decode::store(simd, block.output, factor[0], &mut self.output);
             }
             if let Some(lse) = &mut self.lse {
                 store_lse(simd, &block.softmax, lse, first);
@@ -129,12 +133,17 @@ impl<F> Unit<'_, F> {
 fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const COLS: usize>(
     simd: S,
     head: &Head<'_, F>,
+    products: Products,
     (from, first): (&GroupRows<'_, f32>, usize),
     raw: &mut [[S::Vector; COLS]],
     to: &mut [[S::Vector; COLS]],
 ) {
     let (columns, factor) = (Columns::<COLS>::new(0), head.call.query_factor);
     let (row, len) = (|i| from.row_ptr(first + i), from.len() - first);
+    if products == Products::Few {
+        // SAFETY: these rows exist, and there is no projection: they have as many elements as keys have.
+        return unsafe { decode::load(simd, row, [len, from.dim()], factor, to) };
+    }
     let Some(projection) = head.projection() else {
         // SAFETY: these rows exist, and have as many elements as keys have, where nothing else is said.
         return unsafe { load(simd, row, len, factor, to) };
@@ -160,11 +169,12 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     pub(super) of: Queries,
     /// What the queries of each vector see by their position.
     pub(super) spans: [Span; COLS],
+    pub(super) products: Products,
     pub(super) softmax: Softmax<S, COLS>,
-    /// `[head_dim][query]`, scaled
+    /// `[key_dim][query]`, or as the products for few queries want them; scaled
     pub(super) queries: &'s mut [[S::Vector; COLS]],
-    /// `[value_dim][query]`, or as [few queries](Self::is_few) have it; not yet normalised
-    output: &'s mut [[S::Vector; COLS]],
+    /// `[value_dim][query]`, or as the products for few queries have it; not yet normalised
+    pub(super) output: &'s mut [[S::Vector; COLS]],
 }
 
 impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
@@ -173,6 +183,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         simd: S,
         head: &Head<'_, F>,
         of: Queries,
+        products: Products,
         queries: &'s mut [[S::Vector; COLS]],
         output: &'s mut [[S::Vector; COLS]],
     ) -> Self {
@@ -182,13 +193,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             head.band.span(first, last)
         });
         let sinks: [f32; 16] = core::array::from_fn(|lane| head.sink(of.at(lane)[0]));
-        Self { of, spans, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
-    }
-
-    /// Whether there are so few queries that they do not fill a vector's lanes by far.
-    #[inline(always)]
-    const fn is_few(of: Queries) -> bool {
-        COLS == 1 && of.len <= S::FEW
+        Self { of, spans, products, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
     }
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
@@ -200,6 +205,9 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         tile: &mut KeyTile<'a>,
         scores: &mut [[S::Vector; COLS]],
     ) {
+        if COLS == 1 && self.products != Products::Many {
+            return self.attend_few(simd, head, tile, scores);
+        }
         let (mut keys, mut is_full) = self.spans[0].within(&tile.range);
         let mut seen = keys.len();
         for span in &self.spans[1..] {
@@ -228,30 +236,16 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         tile: &mut KeyTile<'_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
-        let (Some(keys), Some(values)) =
-            (tile.keys.range(range.start, range.len()), tile.values.range(range.start, range.len()))
-        else {
-            return;
-        };
+        let Some((keys, values)) = tile.rows(&range) else { return };
         let Some(scores) = scores.get_mut(..range.len()) else { return };
-        let mut masked = None;
-        if !(is_full && head.is_band()) {
-            let mut words = [Words::all(simd); N];
-            for (c, words) in words.iter_mut().enumerate() {
-                *words = self.look(simd, head, columns.first() + c, &range);
-            }
-            if words.iter().all(|words| !words.any) {
-                return;
-            }
-            masked = words.iter().any(|words| !words.all).then_some(words);
-        }
+        let masked = match self.seen(simd, head, columns, &range, is_full) {
+            Seen::Nothing => return,
+            Seen::All => None,
+            Seen::Some(words) => Some(words),
+        };
 
         let (function, queries) = (head.function(simd), &*self.queries);
-        let mut max = if Self::is_few(self.of) {
-            [decode::scores(self.of.len, function, queries, keys, scores); N]
-        } else {
-            simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores })
-        };
+        let mut max = simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores });
         if masked.is_some() || head.modifies() {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
@@ -273,10 +267,30 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
         }
         let tile = Tile { simd, columns, weights: scores, values, is_marked, rescale };
-        if Self::is_few(self.of) {
-            decode::accumulate(self.of.len, tile, self.output);
-        } else {
-            simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
+        simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
+    }
+
+    /// What some vectors of queries see of some keys.
+    #[inline(always)]
+    pub(super) fn seen<F: Score, const N: usize>(
+        &self,
+        simd: S,
+        head: &Head<'_, F>,
+        columns: Columns<N>,
+        keys: &Range<usize>,
+        is_full: bool,
+    ) -> Seen<S, N> {
+        if is_full && head.is_band() {
+            return Seen::All;
+        }
+        let mut words = [Words::all(simd); N];
+        for (c, words) in words.iter_mut().enumerate() {
+            *words = self.look(simd, head, columns.first() + c, keys);
+        }
+        match () {
+            () if words.iter().all(|words| !words.any) => Seen::Nothing,
+            () if words.iter().all(|words| words.all) => Seen::All,
+            () => Seen::Some(words),
         }
     }
 
@@ -298,6 +312,13 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     ) -> Column<'t, 'a, S, F> {
         Column { simd, head, queries: self.of, first: c * S::LANES, key, words }
     }
+}
+
+/// What some vectors of queries see of some keys.
+pub(super) enum Seen<S: Simd, const N: usize> {
+    Nothing,
+    All,
+    Some([Words<S>; N]),
 }
 
 /// [`Block::attend`] for one vector of queries.

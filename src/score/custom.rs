@@ -33,6 +33,7 @@ pub struct ScoreMod<F, C> {
 macro_rules! delegate {
     () => {
         const LINEAR: bool = F::LINEAR;
+        const IS_DOT: bool = F::IS_DOT;
 
         fn projection(&self) -> Option<Projection<'_>> {
             self.score.projection()

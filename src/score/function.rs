@@ -52,6 +52,10 @@ pub trait Score: Copy {
     /// costs less.
     const LINEAR: bool = false;
 
+    /// Whether [`add`](Self::add) is the product's, whatever `t`: its terms may then be summed in any order.
+    #[doc(hidden)]
+    const IS_DOT: bool = false;
+
     /// Whether [`sees`](Self::sees) ever says no.
     const MASKS: bool = false;
 
@@ -139,6 +143,7 @@ pub struct Dot;
 
 impl Score for Dot {
     const LINEAR: bool = true;
+    const IS_DOT: bool = true;
 
     fn default_scale(&self, key_dim: usize) -> f32 {
         libm::sqrt(1.0 / key_dim as f64) as f32

@@ -38,6 +38,20 @@ fn lanes(len: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(len.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
+/// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
+/// then pairs of pairs, then halves of the register.
+macro_rules! reduce {
+    ($of:expr, $of_8:ident, $of_4:ident) => {{
+        let [a, b, c, d] = $of;
+        let ab = _mm256_castps_pd($of_8(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b)));
+        let cd = _mm256_castps_pd($of_8(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)));
+        let (front, back) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+        let halves = $of_8(_mm256_castpd_ps(front), _mm256_castpd_ps(back));
+        let all = $of_4(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+        core::mem::transmute::<__m128, [f32; 4]>(all)
+    }};
+}
+
 impl Simd for Avx2 {
     type Vector = __m256;
     type Mask = __m256;
@@ -189,6 +203,18 @@ impl Simd for Avx2 {
     fn transpose(self, square: &mut [__m256; 8]) {
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe { transpose(square) }
+    }
+
+    #[inline(always)]
+    fn sum_each(self, of: [__m256; 4]) -> [f32; 4] {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { reduce!(of, _mm256_add_ps, _mm_add_ps) }
+    }
+
+    #[inline(always)]
+    fn max_each(self, of: [__m256; 4]) -> [f32; 4] {
+        // SAFETY: as above.
+        unsafe { reduce!(of, _mm256_max_ps, _mm_max_ps) }
     }
 }
 

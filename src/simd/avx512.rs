@@ -38,6 +38,21 @@ fn lanes(len: usize) -> __mmask16 {
     if len >= 16 { u16::MAX } else { (1 << len) - 1 }
 }
 
+/// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
+/// then pairs of pairs, then halves of the register and quarters.
+macro_rules! reduce {
+    ($of:expr, $of_16:ident, $of_8:ident, $of_4:ident) => {{
+        let [a, b, c, d] = $of;
+        let ab = _mm512_castps_pd($of_16(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        let cd = _mm512_castps_pd($of_16(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+        let (front, back) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        let quarters = $of_16(_mm512_castpd_ps(front), _mm512_castpd_ps(back));
+        let halves = $of_8(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps::<1>(quarters));
+        let all = $of_4(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+        core::mem::transmute::<__m128, [f32; 4]>(all)
+    }};
+}
+
 impl Simd for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
@@ -165,6 +180,18 @@ impl Simd for Avx512 {
     fn transpose(self, square: &mut [__m512; 16]) {
         // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
         unsafe { transpose(square) }
+    }
+
+    #[inline(always)]
+    fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
+        unsafe { reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps) }
+    }
+
+    #[inline(always)]
+    fn max_each(self, of: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: as above.
+        unsafe { reduce!(of, _mm512_max_ps, _mm256_max_ps, _mm_max_ps) }
     }
 }
 

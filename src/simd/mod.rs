@@ -128,4 +128,10 @@ pub(crate) trait Simd: Copy {
 
     /// Lane `i` of vector `j` changes places with lane `j` of vector `i`.
     fn transpose(self, square: &mut Self::Square);
+
+    /// The sum of all lanes of each.
+    fn sum_each(self, of: [Self::Vector; 4]) -> [f32; 4];
+
+    /// The largest of all lanes of each; of no use where one is NaN.
+    fn max_each(self, of: [Self::Vector; 4]) -> [f32; 4];
 }

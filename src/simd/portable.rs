@@ -160,6 +160,18 @@ impl Simd for Portable {
     fn transpose(self, square: &mut [Floats; LANES]) {
         *square = Floats::transpose(*square);
     }
+
+    #[inline(always)]
+    fn sum_each(self, of: [Floats; 4]) -> [f32; 4] {
+        of.map(Floats::reduce_add)
+    }
+
+    #[inline(always)]
+    fn max_each(self, of: [Floats; 4]) -> [f32; 4] {
+        of.map(|lanes| {
+            lanes.to_array().into_iter().fold(f32::NEG_INFINITY, |max, lane| if lane > max { lane } else { max })
+        })
+    }
 }
 
 /// The bits of each lane.

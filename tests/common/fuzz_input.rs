@@ -162,6 +162,7 @@ impl Bytes<'_> {
             alibi_slopes: self.some(|bytes| bytes.of_heads(matrix.heads)),
             sinks: self.some(|bytes| bytes.of_heads(matrix.heads)),
             rule: self.some(|bytes| ScoreRule::new(kinds[bytes.below(3)])),
+            batch_invariant: false,
         }
     }
 
@@ -304,7 +305,8 @@ impl Call {
             v,
             out,
         };
-        let case = case.without_idle_closures();
+        let batch_invariant = bytes.below(2) == 1;
+        let case = case.without_idle_closures().with(|case| case.modifiers.batch_invariant = batch_invariant);
         Self { case, backend, lse_excess, scratch_shortage }
     }
 

@@ -37,12 +37,13 @@ pub struct Modifiers {
     pub alibi_slopes: Option<Vec<f32>>,
     pub sinks: Option<Vec<f32>>,
     pub rule: Option<ScoreRule>,
+    pub batch_invariant: bool,
 }
 
 impl Modifiers {
     /// What can be said without a closure.
     pub fn apply<'a, F: Score>(&'a self, mut attention: Attention<'a, F>) -> Result<Attention<'a, F>, Error> {
-        let Self { scale, softcap, bias, alibi_slopes, sinks, rule: _ } = self;
+        let Self { scale, softcap, bias, alibi_slopes, sinks, rule: _, batch_invariant } = self;
         if let Some(scale) = scale {
             attention = attention.scale(*scale);
         }
@@ -57,6 +58,9 @@ impl Modifiers {
         }
         if let Some(sinks) = sinks {
             attention = attention.sinks(sinks);
+        }
+        if *batch_invariant {
+            attention = attention.batch_invariant();
         }
         Ok(attention)
     }

@@ -37,6 +37,7 @@ pub struct Plan {
     pub alibi_slopes: Option<Content>,
     pub sinks: Option<Content>,
     pub score_rule: Option<ScoreKind>,
+    pub batch_invariant: bool,
     pub q: (Layout, Content),
     pub k: (Layout, Content),
     pub v: (Layout, Content),
@@ -71,6 +72,7 @@ impl Plan {
             alibi_slopes: None,
             sinks: None,
             score_rule: None,
+            batch_invariant: false,
             q: plain,
             k: plain,
             v: plain,
@@ -147,6 +149,7 @@ impl Plan {
             sinks: of_heads(self.sinks),
             bias: self.of_scores(self.bias).map(|plan| plan.bias(self.matrix(), random)),
             rule: self.score_rule.map(ScoreRule::new),
+            batch_invariant: self.batch_invariant,
         }
     }
 }

@@ -1,7 +1,14 @@
 //! Few queries with many keys, as in decoding and in the pieces of a long prompt: the same as ever, bit for bit.
 
-use crate::common::{Band, BiasPlan, Content, Layout, Plan, assert_same_row, check};
+use crate::common::{self, Band, BiasPlan, Content, Layout, Lens, Plan, assert_same_row};
 use simd_attention::Backend;
+
+/// With either order of summation.
+fn check(plan: &Plan) {
+    for batch_invariant in [false, true] {
+        common::check(&Plan { batch_invariant, ..*plan });
+    }
+}
 
 /// Group sizes and numbers of queries on both sides of where vectors are shared and where the products for few queries begin.
 fn sizes() -> impl Iterator<Item = [usize; 2]> {
@@ -27,7 +34,9 @@ fn dimensions_about_vectors() {
 
 #[test]
 fn keys_about_vectors_and_tiles() {
-    for kv_len in [1, 3, 4, 5, 8, 9, 15, 16, 17, 63, 64, 65, 80, 81, 95, 96, 97, 128, 129, 300] {
+    for kv_len in
+        [1, 3, 4, 5, 8, 9, 15, 16, 17, 63, 64, 65, 80, 81, 95, 96, 97, 128, 129, 255, 256, 257, 300, 321, 385, 800]
+    {
         for q_heads in [1, 4] {
             check(&Plan { q_heads, band: Band::window(Some(90), Some(0)), ..Plan::new([1, kv_len], [20, 9]) });
         }
@@ -48,11 +57,27 @@ fn each_head_has_its_own_modifiers() {
     check(&Plan { q_len: 3, q: (Layout::TokensFirst, own), out: Layout::TokensFirst, ..plan });
 }
 
+/// A token of each sequence, in a batch and alone.
+#[test]
+fn a_batch_changes_no_bit() {
+    let plan = Plan { batch: 3, q_heads: 6, kv_heads: 2, lens: Lens::Random, ..Plan::new([1, 500], [20, 12]) };
+    let together = plan.case();
+    for backend in Backend::available() {
+        let expected = together.run(backend);
+        for sequence in together.sequences() {
+            let alone = together.alone(&sequence, 0).run(backend);
+            for head in 0..6 {
+                assert_same_row(&backend.to_string(), (&alone, [0, head, 0]), (&expected, [sequence.batch, head, 0]));
+            }
+        }
+    }
+}
+
 /// A prompt in one call, in pieces, and a token at a time.
 #[test]
 fn pieces_give_the_bits_of_the_whole() {
     for (q_heads, band) in [(1, Band::CAUSAL), (4, Band::CAUSAL), (4, Band::window(Some(70), Some(0)))] {
-        let whole = Plan { q_heads, band, ..Plan::new([150, 200], [20, 12]) }.case();
+        let whole = Plan { q_heads, band, batch_invariant: true, ..Plan::new([150, 200], [20, 12]) }.case();
         let [sequence] = &whole.sequences()[..] else { panic!("one sequence") };
         for backend in Backend::available() {
             let expected = whole.run(backend);

@@ -447,7 +447,8 @@ mod a_row_depends_on_itself_alone {
             [Content::Normal(1.0), Content::Normal(40.0), Content::Mixed, Content::Subnormal, Content::Constant(-0.0)];
         contents.into_iter().flat_map(move |content| {
             let source = (Layout::HeadsFirst, content);
-            let plan = Plan { q: source, k: source, v: source, band, ..Plan::new([Q_LEN, KV_LEN], [9, 7]) };
+            let sizes = Plan { batch_invariant: true, ..Plan::new([Q_LEN, KV_LEN], [9, 7]) };
+            let plan = Plan { q: source, k: source, v: source, band, ..sizes };
             let finite = plan.case();
             let mut special = finite.clone();
             special.name += " with NaN and infinities";
@@ -496,7 +497,7 @@ mod a_row_depends_on_itself_alone {
     /// Queries alone and among some of their company, whatever masks their keys or changes their scores.
     #[test]
     fn not_on_its_company_whatever_the_masks_and_modifiers() {
-        let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([70, 200], [9, 7]) };
+        let plain = Plan { q_heads: 4, kv_heads: 2, batch_invariant: true, ..Plan::new([70, 200], [9, 7]) };
         for plan in kinds_of_masks(plain).chain(kinds_of_modifiers(plain)) {
             let whole = Plan { scores: Some((Stage::Masked, Layout::HeadsFirst)), ..plan }.case();
             for backend in Backend::available() {

@@ -160,8 +160,9 @@ prop_compose! {
         score_rule in seldom(score_kind()),
         scores in seldom((stage(), layout())),
         function in function(),
+        batch_invariant in any::<bool>(),
     ) -> Plan {
-        Plan { function, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
+        Plan { function, batch_invariant, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
     }
 }
 
@@ -227,6 +228,7 @@ proptest! {
 
     #[test]
     fn a_row_depends_on_itself_alone(plan in plan().prop_map(small), at in any::<usize>()) {
+        let plan = Plan { batch_invariant: true, ..plan };
         let whole = plan.case();
         let Some((sequence, [b, h, i])) = pick(&whole, at) else { return Ok(()) };
         for backend in Backend::available() {
