@@ -139,7 +139,8 @@ impl<'a, F: Score> MultiHead<'a, F> {
     /// [`Output`] may also ask for each head's log-sum-exp `[batch, heads, q_len]` and scores `[batch, heads, q_len, kv_len]`. `scratch` is working memory of at least
     /// [`scratch_len`](Self::scratch_len) elements, whose contents don't matter before or after.
     ///
-    /// A row of the output depends on its own row of `x` and on the source alone, bit for bit. One call runs on one thread.
+    /// A row of the output depends on its own row of `x` and on the source alone, bit for bit; and on whether there are
+    /// [few rows](Attention::batch_invariant). One call runs on one thread.
     ///
     /// # Errors
     ///

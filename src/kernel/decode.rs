@@ -3,7 +3,12 @@
 //! Lanes hold not queries but keys, or elements of a row, so that none is idle; each element is loaded once for all queries. What happens to
 //! scores between the product and the softmax is that of [prefill](super::prefill), on a tile that is turned over; it is seldom asked for.
 
-use core::{array::from_fn, ops::Range};
+use core::{
+    array::from_fn,
+    hint::black_box,
+    ops::Range,
+    sync::atomic::{Ordering, compiler_fence},
+};
 
 use super::{
     Columns,
@@ -201,7 +206,7 @@ fn products<S: Simd, const COLS: usize>(
         (1, 16) => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
         (4, 16) => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
         (8, _) => simd.call(Dots::<_, 8, 4, COLS> { queries, keys, scores }),
-        (1, _) => simd.call(Dots::<_, 1, 16, COLS> { queries, keys, scores }),
+        (1, _) => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
         _ => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
     }
 }
@@ -272,6 +277,9 @@ unsafe fn add_runs<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: 
         // SAFETY: the caller's promise.
         let keys: [S::Vector; RUN] =
             from_fn(|c| simd.load(unsafe { core::slice::from_raw_parts(row.add(c * S::LANES), S::LANES) }));
+        // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
+        compiler_fence(Ordering::SeqCst);
+        row = black_box(row);
         for (key, queries) in keys.into_iter().zip(run) {
             add_products(simd, queries, key, sums);
         }
