@@ -135,3 +135,25 @@ pub(crate) trait Simd: Copy {
     /// The largest of all lanes of each; of no use where one is NaN.
     fn max_each(self, of: [Self::Vector; 4]) -> [f32; 4];
 }
+
+#[cfg(test)]
+mod tests {
+    use core::array::from_fn;
+
+    use super::{Backend, Simd, with_simd};
+
+    /// Integers, which have the same sum in any order.
+    #[test]
+    fn all_lanes_of_each_of_four() {
+        fn check<S: Simd>(simd: S) {
+            let lanes: [[f32; 16]; 4] = from_fn(|i| from_fn(|lane| ((7 * i + 5 * lane) % 16) as f32 - 8.0));
+            let vectors = lanes.map(|lanes| simd.load(&lanes[..S::LANES]));
+            let sums = lanes.map(|lanes| lanes[..S::LANES].iter().sum());
+            let maxima = lanes.map(|lanes| lanes[..S::LANES].iter().fold(f32::MIN, |max, lane| lane.max(max)));
+            assert_eq!((simd.sum_each(vectors), simd.max_each(vectors)), (sums, maxima));
+        }
+        for token in Backend::available().filter_map(Backend::token) {
+            with_simd!(token, simd => check(simd));
+        }
+    }
+}
