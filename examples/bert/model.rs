@@ -4,7 +4,7 @@ use std::{error::Error, fs, path::Path};
 
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
-use simd_attention::{Linear, MultiHead, View};
+use simd_attention::{Attention, Linear, MultiHead, View};
 
 use crate::{elementwise::LayerNorm, tokenizer::Tokenizer};
 
@@ -103,11 +103,11 @@ impl Layer {
         self.norm.gain.len()
     }
 
-    /// Attention to the first `lens` tokens of each input.
+    /// Attention to the first `lens` tokens of each input, with the same bits however short it is and whatever the batch pads it to.
     pub fn attention<'a>(&'a self, lens: &'a [usize]) -> Result<MultiHead<'a>, simd_attention::Error> {
         let [query, key, value, output] = &self.projections;
         let projections = [query.linear()?, key.linear()?, value.linear()?, output.linear()?];
-        Ok(MultiHead::new(self.heads, projections).kv_lens(lens))
+        Ok(MultiHead::new(self.heads, projections).kv_lens(lens).attention(Attention::new().batch_invariant()))
     }
 }
 
