@@ -6,6 +6,7 @@
 use core::{
     array::from_fn,
     hint::black_box,
+    num::NonZeroUsize,
     ops::Range,
     sync::atomic::{Ordering, compiler_fence},
 };
@@ -56,8 +57,9 @@ impl Products {
 
     /// Keys that are attended to at once.
     #[inline(always)]
-    pub(super) const fn keys_at_once<S: Simd>(self) -> usize {
-        if matches!(self, Self::Few) { FEW_TILES * S::KEY_TILE } else { S::KEY_TILE }
+    pub(super) const fn keys_at_once<S: Simd>(self) -> NonZeroUsize {
+        let keys = if matches!(self, Self::Few) { FEW_TILES * S::KEY_TILE } else { S::KEY_TILE };
+        NonZeroUsize::MIN.saturating_add(keys - 1)
     }
 
     /// Rows of scratch for queries of `key_dim` elements, and for what they gather of `value_dim`.
@@ -202,12 +204,10 @@ fn products<S: Simd, const COLS: usize>(
     scores: &mut FewScores<'_, S>,
 ) {
     let simd = scores.simd;
-    match (room::<S>(scores.count), S::LANES) {
-        (1, 16) => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
-        (4, 16) => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
-        (8, _) => simd.call(Dots::<_, 8, 4, COLS> { queries, keys, scores }),
-        (1, _) => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
-        _ => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
+    match room::<S>(scores.count) {
+        1 => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
+        4 => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
+        _ => simd.call(Dots::<_, 8, 4, COLS> { queries, keys, scores }),
     }
 }
 

@@ -61,15 +61,13 @@ impl<F: Score> Kernel for Unit<'_, F> {
         let Some(raw) = scratch.take(if self.head.projection().is_some() { self.rows.dim() } else { 0 }) else {
             return;
         };
+        let in_order = self.head.call.batch_invariant || self.scores.is_some();
+        let products = Products::new::<S, F, COLS>(self.queries.len, in_order);
+        let rows = products.rows::<S>(self.head.call.kv.keys.shape().dim, self.output.dim());
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);
-        let mut keys_at_once = S::KEY_TILE;
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
-            let in_order = self.head.call.batch_invariant || self.scores.is_some();
-            let products = Products::new::<S, F, COLS>(queries.len, in_order);
-            keys_at_once = products.keys_at_once::<S>();
-            let rows = products.rows::<S>(self.head.call.kv.keys.shape().dim, self.output.dim());
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
             load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, products, (&self.rows, first), raw, q);
             let new = Block::new(simd, &self.head, queries, products, q, o);
@@ -81,16 +79,17 @@ impl<F: Score> Kernel for Unit<'_, F> {
 
         if let Some((keys, values)) = self.head.kv() {
             // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
-            let start = start.min(end) / S::KEY_TILE * S::KEY_TILE;
-            let tiles = NonZeroUsize::MIN.saturating_add((end - start) / S::KEY_TILE);
-            let mut start = start;
+            let mut start = start.min(end) / S::KEY_TILE * S::KEY_TILE;
+            let keys_at_once = products.keys_at_once::<S>();
+            let steps = NonZeroUsize::MIN.saturating_add((end - start) / keys_at_once);
+            let mut step = 0;
             while start < end {
-                self.prefetch(start / S::KEY_TILE, tiles);
-                let mut tile = KeyTile::new(keys, values, start..end.min(start + keys_at_once));
+                self.prefetch(step, steps);
+                let mut tile = KeyTile::new(keys, values, start..end.min(start + keys_at_once.get()));
                 for block in blocks.iter_mut().flatten() {
                     block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, scores);
                 }
-                start += keys_at_once;
+                (start, step) = (start + keys_at_once.get(), step + 1);
             }
         }
 
@@ -114,12 +113,12 @@ impl<F: Score> Kernel for Unit<'_, F> {
 }
 
 impl<F> Unit<'_, F> {
-    /// Asks for the part of what lies at both ends of a unit that falls to one of its tiles: the rows that it will write, and
-    /// the queries of the next one.
+    /// Asks for the part of what lies at both ends of a unit that falls to one of its steps over the keys: the rows that it will write,
+    /// and the queries of the next one.
     #[inline(always)]
-    fn prefetch(&self, tile: usize, tiles: NonZeroUsize) {
-        let rows = self.output.len() / tiles + 1;
-        for i in tile * rows..(tile + 1) * rows {
+    fn prefetch(&self, step: usize, steps: NonZeroUsize) {
+        let rows = self.output.len() / steps + 1;
+        for i in step * rows..(step + 1) * rows {
             self.output.prefetch(i);
             if let Some(next) = &self.next_rows {
                 next.prefetch(i);

@@ -1,4 +1,4 @@
-//! Few queries with many keys, as in decoding and in the pieces of a long prompt: the same as ever, bit for bit.
+//! Few queries with many keys, as in decoding and in the pieces of a long prompt: bit for bit the same as ever, where that is asked for.
 
 use crate::common::{self, Band, BiasPlan, Content, Layout, Lens, Plan, assert_same_row};
 use simd_attention::Backend;

@@ -494,10 +494,10 @@ mod a_row_depends_on_itself_alone {
         }
     }
 
-    /// Queries alone and among some of their company, whatever masks their keys or changes their scores.
+    /// Queries alone and among some of their company, whatever masks their keys or changes their scores, which are asked for.
     #[test]
     fn not_on_its_company_whatever_the_masks_and_modifiers() {
-        let plain = Plan { q_heads: 4, kv_heads: 2, batch_invariant: true, ..Plan::new([70, 200], [9, 7]) };
+        let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([70, 200], [9, 7]) };
         for plan in kinds_of_masks(plain).chain(kinds_of_modifiers(plain)) {
             let whole = Plan { scores: Some((Stage::Masked, Layout::HeadsFirst)), ..plan }.case();
             for backend in Backend::available() {
