@@ -1,7 +1,7 @@
 //! Configuration and entry points: validate, then dispatch.
 
 use crate::{
-    Backend, Error, Kv, Mask, Output, View, Work,
+    Backend, Element, Error, Kv, Mask, Output, View, Work,
     score::{
         custom::{MaskMod, Position, ScoreMod},
         function::{Dot, Form, Score},
@@ -454,18 +454,19 @@ impl<'a, F: Score> Attention<'a, F> {
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
-    /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, or [`Work::scratch_len`] where the score function projects queries, whose contents
-    /// don't matter before or after.
+    /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after;
+    /// [`cache_scratch_len`](crate::cache_scratch_len) of them where keys and values are not `f32`, or are paged; [`Work::scratch_len`] where the
+    /// score function projects queries.
     ///
     /// Time is `O(head_dim + value_dim)` for each query-key pair that the masks leave standing, in tiles.
     ///
     /// # Errors
     ///
     /// Before anything is written, as [`prepare`](Self::prepare), and [`Error::ScratchTooShort`].
-    pub fn forward<'b>(
+    pub fn forward<'b, T: Element>(
         &self,
         q: View<'b, f32>,
-        kv: Kv<'b, f32>,
+        kv: Kv<'b, T>,
         out: impl Into<Output<'b, f32>>,
         scratch: &mut [f32],
     ) -> Result<(), Error>
@@ -487,18 +488,20 @@ impl<'a, F: Score> Attention<'a, F> {
     /// - [`Error::ZeroBlock`]: the elements of a mask speak for blocks of no queries or no keys.
     /// - [`Error::LengthMismatch`]: as many log-sum-exps, slopes, sinks or lengths are needed as there are queries, heads or
     ///   sequences.
+    /// - [`Error::NoSuchPage`]: a page table names a page that there is not.
     /// - [`Error::TooManyKeys`], [`Error::CumulativeLensDecrease`], [`Error::CumulativeLensTooLong`]: lengths that cannot be.
     /// - [`Error::BackendUnavailable`]: this CPU cannot run the backend that was asked for.
-    pub fn prepare<'b>(
+    pub fn prepare<'b, T: Element>(
         &self,
         q: View<'b, f32>,
-        kv: Kv<'b, f32>,
+        kv: Kv<'b, T>,
         out: impl Into<Output<'b, f32>>,
     ) -> Result<Work<'b, F>, Error>
     where
         'a: 'b,
     {
-        let form = Form::new(&self.score, kv.keys.shape());
+        let kv = kv.cache();
+        let form = Form::new(&self.score, kv.shape());
         validate::problem(&self.config, form, q, kv, out.into()).map(|problem| Work::new(problem, self.score))
     }
 }

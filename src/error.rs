@@ -32,6 +32,10 @@ pub enum Operand {
     Sinks,
     /// The numbers of keys.
     KeyLens,
+    /// The numbers of a paged cache's pages.
+    PageTable,
+    /// The scales of quantised keys or values.
+    QuantizationScales,
     /// What a linear layer is given.
     Input,
     /// The matrix of a linear layer or of a score function; in [`MultiHead`](crate::MultiHead) that of the output.
@@ -105,6 +109,24 @@ pub enum Error {
         dim: usize,
         /// Heads that it is to be divided into.
         heads: usize,
+    },
+    /// The elements of a quantised row cannot be divided evenly into groups with a scale each.
+    GroupsNotDivisible {
+        /// Its elements.
+        dim: usize,
+        /// Its scales.
+        groups: usize,
+    },
+    /// A page table names a page that there is not.
+    NoSuchPage {
+        /// The row of the table: the sequence.
+        sequence: usize,
+        /// Which of its pages.
+        index: usize,
+        /// The number found there.
+        page: u32,
+        /// How many pages there are.
+        pages: usize,
     },
     /// The scale, or its product with `log2(e)`, is not a finite number.
     ScaleNotFinite {
@@ -192,6 +214,12 @@ impl fmt::Display for Error {
             }
             Self::DimNotDivisible { operand, dim, heads } => {
                 write!(f, "{operand:?} of {dim} elements cannot be divided evenly into {heads} heads")
+            }
+            Self::GroupsNotDivisible { dim, groups } => {
+                write!(f, "rows of {dim} elements cannot be divided evenly into {groups} groups")
+            }
+            Self::NoSuchPage { sequence, index, page, pages } => {
+                write!(f, "page {index} of sequence {sequence} is said to be {page}, there are {pages} pages")
             }
             Self::ScaleNotFinite { scale } => write!(f, "scale {scale} (or scale * log2(e)) is not finite"),
             Self::SoftcapNotPositive { softcap } => {

@@ -1,28 +1,51 @@
-//! Keys and values.
+//! Keys and values: what callers say of them, and what the kernels see.
+
+use core::ops::Range;
 
 use crate::{
-    Error, Shape, View,
+    Element, Error, Float, Shape, View,
     error::{Axis, Operand},
+    store::{Store, Strips},
 };
 
-/// Keys `[batch, kv_heads, kv_len, head_dim]` with their values `[batch, kv_heads, kv_len, value_dim]`.
+/// Keys `[batch, kv_heads, kv_len, head_dim]` with their values `[batch, kv_heads, kv_len, value_dim]`, of `f32`, `f16`, `bf16` or
+/// [quantised](Quantized) `i8`, contiguous or [in pages](Self::pages).
 #[derive(Clone, Copy, Debug)]
 pub struct Kv<'a, T> {
-    pub(crate) keys: View<'a, T>,
-    pub(crate) values: View<'a, T>,
-    pub(crate) lens: Option<&'a [usize]>,
+    keys: View<'a, T>,
+    values: View<'a, T>,
+    scales: Option<[View<'a, f32>; 2]>,
+    lens: Option<&'a [usize]>,
+    pages: Option<View<'a, u32>>,
 }
 
-impl<'a, T> Kv<'a, T> {
+impl<'a, T: Float> Kv<'a, T> {
     /// Pairs keys with values; `head_dim` and `value_dim` may differ.
     ///
     /// # Errors
     ///
     /// [`Error::ShapeMismatch`] where `batch`, `heads` or `len` differ.
     pub fn new(keys: View<'a, T>, values: View<'a, T>) -> Result<Self, Error> {
+        Self::pair([keys, values], None)
+    }
+}
+
+impl<'a> Kv<'a, i8> {
+    /// Pairs quantised keys with quantised values; `head_dim` and `value_dim` may differ, and so may the groups that have scales.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] where `batch`, `heads` or `len` differ.
+    pub fn quantized(keys: Quantized<'a>, values: Quantized<'a>) -> Result<Self, Error> {
+        Self::pair([keys.numbers, values.numbers], Some([keys.scales, values.scales]))
+    }
+}
+
+impl<'a, T> Kv<'a, T> {
+    fn pair([keys, values]: [View<'a, T>; 2], scales: Option<[View<'a, f32>; 2]>) -> Result<Self, Error> {
         let expected = Shape { dim: values.shape().dim, ..keys.shape() };
         expect_shape(Operand::Value, expected, values.shape())?;
-        Ok(Self { keys, values, lens: None })
+        Ok(Self { keys, values, scales, lens: None, pages: None })
     }
 
     /// How many keys each sequence of the batch has, where there is room for `kv_len`. What lies past them is never read
@@ -53,6 +76,39 @@ impl<'a, T> Kv<'a, T> {
         Self { lens: Some(lens), ..self }
     }
 
+    /// The keys and values are pages that all sequences share, `[pages, kv_heads, page_size, head_dim]` (paged attention: Kwon et al.,
+    /// 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention"): key `j` of sequence `b` is row
+    /// `j % page_size` of page `table[b][j / page_size]`.
+    ///
+    /// The table is a matrix `[batch, pages of a sequence]`. Pages may be of any size, come in any order, and belong to several sequences. There is
+    /// room for as many keys as a sequence's pages have; with [`lens`](Self::lens), numbers of pages past a sequence's length are not looked
+    /// at, and nothing past it is ever read: its [scores](crate::Output::scores) are those of masked keys at every stage. [`cache_scratch_len`](crate::cache_scratch_len) says how much scratch this takes.
+    ///
+    /// ```
+    /// use simd_attention::{Attention, Kv, View, ViewMut, cache_scratch_len};
+    ///
+    /// // Three pages of two tokens. The first sequence has three tokens; the second has four, the first two of which are shared.
+    /// let (k, v) = ([0.0; 6], [5.0, 6.0, 1.0, 2.0, 3.0, f32::NAN]);
+    /// let table = [1, 2, 1, 0];
+    /// let mut out = [0.0; 2];
+    /// let pool = |data| View::heads_first(data, [3, 1, 2, 1]);
+    /// Attention::new().forward(
+    ///     View::heads_first(&[0.0; 2], [2, 1, 1, 1])?,
+    ///     Kv::new(pool(&k)?, pool(&v)?)?.pages(View::matrix(&table, [2, 2])?).lens(&[3, 4]),
+    ///     ViewMut::heads_first(&mut out, [2, 1, 1, 1])?,
+    ///     &mut [0.0; cache_scratch_len(1, 1)],
+    /// )?;
+    /// assert_eq!(out, [2.0, 3.5]);
+    /// # Ok::<(), simd_attention::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn pages(self, table: View<'a, u32>) -> Self
+    where
+        T: Copy,
+    {
+        Self { pages: Some(table), ..self }
+    }
+
     /// The keys.
     #[must_use]
     pub const fn keys(&self) -> View<'a, T>
@@ -69,6 +125,142 @@ impl<'a, T> Kv<'a, T> {
         T: Copy,
     {
         self.values
+    }
+
+    /// Whatever the type of the elements.
+    pub(crate) fn cache(self) -> Cache<'a>
+    where
+        T: Element,
+    {
+        let Self { keys, values, scales, lens, pages } = self;
+        let [key_scales, value_scales] = scales.map_or([None; 2], |scales| scales.map(Some));
+        Cache { keys: T::store(keys, key_scales), values: T::store(values, value_scales), lens, pages }
+    }
+}
+
+/// Numbers of 8 bits `[batch, kv_heads, kv_len, dim]` with scales `[batch, kv_heads, kv_len, groups]`: the elements of a row are divided into as
+/// many groups as it has scales, each of `dim / groups` neighbours, and each element stands for its number times the scale of its group.
+///
+/// One scale for each token and head (`groups = 1`) is fastest. Rows are quantised by [`quantize`](crate::quantize).
+///
+/// ```
+/// use simd_attention::{Attention, Kv, Quantized, View, ViewMut, cache_scratch_len};
+///
+/// // Two tokens of two elements.
+/// let (numbers, scales) = ([100, -50, 127, 0], [0.01, 1.0]);
+/// let values = Quantized::new(View::matrix(&numbers, [2, 2])?, View::matrix(&scales, [2, 1])?)?;
+/// let keys = Quantized::new(View::matrix(&[0; 4], [2, 2])?, View::matrix(&scales, [2, 1])?)?;
+/// let mut out = [0.0; 2];
+/// Attention::new().forward(
+///     View::matrix(&[0.0; 2], [1, 2])?,
+///     Kv::quantized(keys, values)?,
+///     ViewMut::matrix(&mut out, [1, 2])?,
+///     &mut [0.0; cache_scratch_len(2, 2)],
+/// )?;
+/// assert_eq!(out, [64.0, -0.25]);
+/// # Ok::<(), simd_attention::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Quantized<'a> {
+    numbers: View<'a, i8>,
+    scales: View<'a, f32>,
+}
+
+impl<'a> Quantized<'a> {
+    /// Numbers with their scales.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ShapeMismatch`] where `batch`, `heads` or `len` differ, [`Error::GroupsNotDivisible`] where `dim` cannot be divided evenly into
+    /// groups.
+    pub fn new(numbers: View<'a, i8>, scales: View<'a, f32>) -> Result<Self, Error> {
+        expect_scales(numbers.shape(), scales.shape())?;
+        Ok(Self { numbers, scales })
+    }
+
+    /// The numbers.
+    #[must_use]
+    pub const fn numbers(&self) -> View<'a, i8> {
+        self.numbers
+    }
+
+    /// The scales.
+    #[must_use]
+    pub const fn scales(&self) -> View<'a, f32> {
+        self.scales
+    }
+}
+
+/// Whether scales can be those of numbers of this shape.
+pub(crate) fn expect_scales(numbers: Shape, scales: Shape) -> Result<(), Error> {
+    let (dim, groups) = (numbers.dim, scales.dim);
+    expect_shape(Operand::QuantizationScales, Shape { dim: groups, ..numbers }, scales)?;
+    if dim.checked_rem(groups) == Some(0) { Ok(()) } else { Err(Error::GroupsNotDivisible { dim, groups }) }
+}
+
+/// A [`Kv`], whatever the type of its elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Cache<'a> {
+    keys: Store<'a>,
+    values: Store<'a>,
+    pub(crate) lens: Option<&'a [usize]>,
+    pages: Option<View<'a, u32>>,
+}
+
+impl<'a> Cache<'a> {
+    /// `[batch, kv_heads, kv_len, head_dim]`, where `kv_len` is what there is room for.
+    pub(crate) fn shape(&self) -> Shape {
+        let keys = self.keys.shape();
+        self.pages.map_or(keys, |table| {
+            let Shape { len: batch, dim: pages, .. } = table.shape();
+            Shape { batch, len: pages.saturating_mul(keys.len), ..keys }
+        })
+    }
+
+    pub(crate) const fn value_dim(&self) -> usize {
+        self.values.shape().dim
+    }
+
+    pub(crate) const fn is_paged(&self) -> bool {
+        self.pages.is_some()
+    }
+
+    /// Whether keys and values are `f32` that lie evenly.
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!((&self.keys, &self.values), (Store::F32(_), Store::F32(_))) && !self.is_paged()
+    }
+
+    /// Whether the pages of all these keys of a sequence exist.
+    pub(crate) fn check_pages(&self, batch: usize, keys: &Range<usize>) -> Result<(), Error> {
+        let Some(table) = self.pages else { return Ok(()) };
+        let Shape { batch: pages, len: page_size, .. } = self.keys.shape();
+        expect_shape(Operand::PageTable, Shape { batch: 1, heads: 1, ..table.shape() }, table.shape())?;
+        let row = table.rows(0, 0).map_or(&[][..], |rows| rows.row(batch));
+        let table = table.shape();
+        if table.dim.checked_mul(page_size).is_none() {
+            return Err(Error::SizeOverflow { shape: table });
+        }
+        let used = keys.end.div_ceil(page_size.max(1));
+        let first = keys.start.checked_div(page_size).unwrap_or(0);
+        for (index, &page) in row.iter().enumerate().take(used).skip(first) {
+            if page as usize >= pages {
+                return Err(Error::NoSuchPage { sequence: batch, index, page, pages });
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys and values of one head of a sequence that has this many keys.
+    pub(crate) fn head(&self, batch: usize, head: usize, kv_len: usize) -> Option<[Strips<'a>; 2]> {
+        let pages = match self.pages {
+            None => None,
+            Some(table) => {
+                let row = table.rows(0, 0)?.row(batch);
+                let page_size = self.keys.shape().len;
+                Some(row.get(..kv_len.div_ceil(page_size.max(1))).unwrap_or(row))
+            }
+        };
+        Some([self.keys.head(batch, head, pages)?, self.values.head(batch, head, pages)?])
     }
 }
 

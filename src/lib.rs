@@ -5,6 +5,7 @@
 extern crate std;
 
 mod attention;
+mod element;
 mod error;
 mod kernel;
 mod kv;
@@ -18,14 +19,16 @@ mod score;
 mod scratch;
 mod simd;
 mod softmax;
+mod store;
 mod validate;
 mod view;
 mod weighted_sum;
 mod work;
 
 pub use attention::{Attention, Window};
+pub use element::{Element, Float};
 pub use error::{Axis, Error, Operand};
-pub use kv::Kv;
+pub use kv::{Kv, Quantized};
 pub use linear::Linear;
 pub use merge::merge;
 pub use multi_head::{MultiHead, multi_head_scratch_len};
@@ -39,7 +42,7 @@ pub use score::{
     mask::Mask,
     projection::Projection,
 };
-pub use scratch::scratch_len;
+pub use scratch::{cache_scratch_len, scratch_len};
 pub use simd::Backend;
 pub use view::{Shape, Strides, View, ViewMut};
 pub use work::Work;

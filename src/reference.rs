@@ -1,8 +1,9 @@
 //! The formula, naively, in f64: the oracle that the kernels are held to.
 
 use crate::{
-    Attention, Error, Kv, Output, Position, Score, Stage, View,
+    Attention, Element, Error, Kv, Output, Position, Score, Stage, View,
     score::{function::Form, projection::HeadProjection},
+    store::Strips,
     validate::{Call, Sequence},
 };
 
@@ -15,15 +16,16 @@ use crate::{
 /// # Errors
 ///
 /// Those of [`Attention::prepare`] but for the backend, which does not matter here.
-pub fn forward<'a, F: Score>(
+pub fn forward<'a, F: Score, T: Element>(
     attention: &Attention<'a, F>,
     q: View<'a, f32>,
-    kv: Kv<'a, f32>,
+    kv: Kv<'a, T>,
     out: impl Into<Output<'a, f64>>,
 ) -> Result<(), Error> {
     let mut out = out.into();
     let Attention { config, score } = attention;
-    let call = Call::new(config, Form::new(score, kv.keys.shape()), q, kv, &out)?;
+    let kv = kv.cache();
+    let call = Call::new(config, Form::new(score, kv.shape()), q, kv, &out)?;
     for index in 0..call.sequences() {
         let sequence = call.sequence(index);
         for head in 0..q.shape().heads {
@@ -44,21 +46,20 @@ struct Row<'r, 'a, F> {
     i: usize,
 }
 
-impl<F: Score> Row<'_, '_, F> {
+impl<'a, F: Score> Row<'_, 'a, F> {
     fn forward(&self, out: &mut Output<'_, f64>) {
         let Self { call, sequence, head, .. } = *self;
         let (batch, row, heads) = (sequence.batch, sequence.queries.start + self.i, call.queries.shape());
         let (max, sum) = self.max_and_sum();
 
-        let values = call.kv.values.rows(batch, head / call.group);
+        let values = self.kv().map(|[_, values]| values);
         let result = out.values.row_mut(batch, head, row);
         result.fill(0.0);
         let attended = if max == f64::NEG_INFINITY { 0 } else { sequence.kv_len };
         for j in (0..attended).filter(|j| self.sees(*j)) {
             let weight = weight(self.score(j), max, sum);
-            for (out, v) in result.iter_mut().zip(values.map_or(&[][..], |values| values.row(sequence.room.start + j)))
-            {
-                *out += weight * f64::from(*v);
+            for (c, out) in result.iter_mut().enumerate() {
+                *out += weight * values.map_or(0.0, |values| values.at(sequence.room.start + j, c));
             }
         }
 
@@ -71,6 +72,8 @@ impl<F: Score> Row<'_, '_, F> {
             result.fill(if *stage == Stage::Weights { 0.0 } else { f64::NEG_INFINITY });
             for (j, score) in result.iter_mut().skip(sequence.room.start).take(sequence.room.len()).enumerate() {
                 *score = match stage {
+                    // Pages past the length are of no use to anybody.
+                    _ if call.kv.is_paged() && j >= sequence.kv_len => *score,
                     Stage::Scaled => self.scaled(j),
                     Stage::Capped => self.capped(j),
                     _ if j >= sequence.kv_len || !self.sees(j) => *score,
@@ -123,18 +126,21 @@ impl<F: Score> Row<'_, '_, F> {
         let Self { call, function, sequence, head, i } = *self;
         let query =
             call.queries.rows(sequence.batch, head).map_or(&[][..], |rows| rows.row(sequence.queries.start + i));
-        let keys = call.kv.keys.rows(sequence.batch, head / call.group);
-        let key = keys.map_or(&[][..], |rows| rows.row(sequence.room.start + j));
-        let sum = key
-            .iter()
-            .enumerate()
-            .fold(0.0, |sum, (t, key)| function.add(sum, self.projected(query, t), f64::from(*key), t));
+        let sum = self.kv().map_or(0.0, |[keys, _]| {
+            let key = |t| keys.at(sequence.room.start + j, t);
+            (0..keys.dim()).fold(0.0, |sum, t| function.add(sum, self.projected(query, t), key(t), t))
+        });
         f64::from(call.scale) * sum
+    }
+
+    fn kv(&self) -> Option<[Strips<'a>; 2]> {
+        let Self { call, sequence, head, .. } = *self;
+        call.kv.head(sequence.batch, head / call.group, sequence.room.start.saturating_add(sequence.kv_len))
     }
 
     /// Element `t` of a query, after its projection.
     fn projected(&self, query: &[f32], t: usize) -> f64 {
-        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.keys.shape().dim);
+        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.shape().dim);
         let projection = self.function.projection();
         match projection.and_then(|projection| projection.head(q, key_dim, self.sequence.batch, self.head)) {
             None => query.get(t).copied().map_or(0.0, f64::from),

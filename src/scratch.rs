@@ -6,6 +6,21 @@ use crate::{
     softmax::FEW_TILES,
 };
 
+/// The largest of what backends need.
+macro_rules! largest {
+    ($of:ident($($argument:expr),*)) => {{
+        let most = $of::<Portable>($($argument),*);
+        #[cfg(target_arch = "x86_64")]
+        let most = {
+            let avx2 = $of::<crate::simd::Avx2>($($argument),*);
+            let avx512 = $of::<crate::simd::Avx512>($($argument),*);
+            let most = if avx2 > most { avx2 } else { most };
+            if avx512 > most { avx512 } else { most }
+        };
+        most
+    }};
+}
+
 /// Rows of so many vectors for the scores of a tile of keys. Where there is but one vector, it may be of few queries, which want more.
 const fn score_rows<S: Simd>(cols: usize) -> usize {
     if cols > 1 { S::KEY_TILE } else { S::KEY_TILE + FEW_TILES * S::FEW * (S::KEY_TILE / S::LANES) }
@@ -32,15 +47,29 @@ const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
 /// ```
 #[must_use]
 pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
-    let most = required::<Portable>(head_dim, value_dim);
-    #[cfg(target_arch = "x86_64")]
-    let most = {
-        let avx2 = required::<crate::simd::Avx2>(head_dim, value_dim);
-        let avx512 = required::<crate::simd::Avx512>(head_dim, value_dim);
-        let most = if avx2 > most { avx2 } else { most };
-        if avx512 > most { avx512 } else { most }
-    };
-    most
+    largest!(required(head_dim, value_dim))
+}
+
+/// Elements that a tile of keys and one of values take, as `f32` and in one piece, with whole rows of vectors for each.
+const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
+    let tiles = head_dim.saturating_add(value_dim).saturating_mul(S::KEY_TILE);
+    tiles.saturating_add(2 * S::MAX_COLS * S::LANES)
+}
+
+/// Elements of scratch that keys and values take, besides [`scratch_len`], where they must be converted or gathered.
+pub(crate) const fn staging_len(head_dim: usize, value_dim: usize) -> usize {
+    largest!(staging(head_dim, value_dim))
+}
+
+/// [`scratch_len`] where keys and values are not `f32`, or are [paged](crate::Kv::pages): a tile of them is made `f32` in scratch.
+///
+/// ```
+/// use simd_attention::{cache_scratch_len, scratch_len};
+/// assert!(cache_scratch_len(64, 64) > scratch_len(64, 64));
+/// ```
+#[must_use]
+pub const fn cache_scratch_len(head_dim: usize, value_dim: usize) -> usize {
+    scratch_len(head_dim, value_dim).saturating_add(staging_len(head_dim, value_dim))
 }
 
 /// The elements of vectors, lane after lane.
@@ -80,6 +109,14 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     #[inline(always)]
     pub(crate) fn score_tile(&mut self) -> Option<&'s mut [[S::Vector; COLS]]> {
         self.take(score_rows::<S>(COLS))
+    }
+
+    /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.
+    #[inline(always)]
+    pub(crate) fn staging(&mut self, dim: usize) -> Option<&'s mut [f32]> {
+        const { assert!(S::KEY_TILE.is_multiple_of(S::LANES)) };
+        let vectors = dim.saturating_mul(S::KEY_TILE / S::LANES);
+        Some(elements_mut::<S>(self.take(vectors.div_ceil(COLS))?.as_flattened_mut()))
     }
 
     /// The next rows; `None` only if the scratch was shorter than [`scratch_len`].

@@ -2,7 +2,7 @@
 
 use core::array::from_fn;
 
-use crate::{kernel::Columns, score::modify::Strided, scratch::elements_mut, simd::Simd};
+use crate::{kernel::Columns, score::modify::Strided, scratch::elements_mut, simd::Simd, view::Walk};
 
 /// For each query: the largest score so far, and the sum of `2^(score - max)`.
 pub(crate) struct Softmax<S: Simd, const COLS: usize> {
@@ -178,6 +178,27 @@ impl<'t, S: Simd> FewScores<'t, S> {
     pub(crate) fn set(&mut self, i: usize, group: usize, scores: S::Vector) {
         if let Some(to) = self.vectors.get_mut(i * Self::OF_QUERY + group) {
             *to = scores;
+        }
+    }
+
+    /// Multiplies those of each query with a number for each key.
+    ///
+    /// # Safety
+    ///
+    /// There are as many numbers as keys, each a row of its own.
+    #[inline(always)]
+    pub(crate) unsafe fn scale(&mut self, mut scales: Walk<'_, f32>) {
+        let simd = self.simd;
+        for group in 0..Self::OF_TILE {
+            let mut of_keys = [0.0; 16];
+            for (to, _) in of_keys.iter_mut().zip(group * S::LANES..self.len).take(S::LANES) {
+                // SAFETY: the caller's promise.
+                *to = unsafe { *scales.next() };
+            }
+            let of_keys = simd.load(&of_keys);
+            for i in 0..self.count {
+                self.set(i, group, simd.mul(self.get(i, group), of_keys));
+            }
         }
     }
 

@@ -3,12 +3,12 @@
 use core::{f64::consts::LOG2_E, num::NonZeroUsize, ops::Range};
 
 use crate::{
-    Backend, Error, Kv, Output, Shape, Stage, View, ViewMut, Window,
+    Backend, Error, Output, Shape, Stage, View, ViewMut, Window,
     attention::{Config, Packed},
     error::Operand,
-    kv::expect_shape,
+    kv::{Cache, expect_shape},
     score::{function::Form, mask::Fitted},
-    scratch::scratch_len,
+    scratch::{scratch_len, staging_len},
     simd::Token,
     view::SharedRows,
 };
@@ -29,13 +29,14 @@ pub(crate) fn problem<'a>(
     config: &Config<'a>,
     form: Form<'_>,
     queries: View<'a, f32>,
-    kv: Kv<'a, f32>,
+    kv: Cache<'a>,
     output: Output<'a, f32>,
 ) -> Result<Problem<'a>, Error> {
     let call = Call::new(config, form, queries, kv, &output)?;
     let backend = Backend::token_of(config.backend)?;
-    let (q, k, v) = (queries.shape(), kv.keys.shape(), kv.values.shape());
+    let (q, k, value_dim) = (queries.shape(), kv.shape(), kv.value_dim());
     let query_rows = if form.projection.is_some() { q.dim.saturating_add(k.dim) } else { q.dim };
+    let staging = if kv.is_plain() { 0 } else { staging_len(k.dim, value_dim) };
     let Output { values, lse, scores } = output;
     Ok(Problem {
         call,
@@ -46,7 +47,7 @@ pub(crate) fn problem<'a>(
             .map(ViewMut::into_shared),
         scores: scores.map(|(stage, scores)| (stage, scores.into_shared())),
         backend,
-        scratch_len: scratch_len(query_rows, v.dim),
+        scratch_len: scratch_len(query_rows, value_dim).saturating_add(staging),
     })
 }
 
@@ -54,7 +55,7 @@ pub(crate) fn problem<'a>(
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub(crate) queries: View<'a, f32>,
-    pub(crate) kv: Kv<'a, f32>,
+    pub(crate) kv: Cache<'a>,
     /// Query heads that share one key/value head.
     pub(crate) group: NonZeroUsize,
     pub(crate) scale: f32,
@@ -96,10 +97,10 @@ impl<'a> Call<'a> {
         config: &Config<'a>,
         form: Form<'_>,
         queries: View<'a, f32>,
-        kv: Kv<'a, f32>,
+        kv: Cache<'a>,
         output: &Output<'_, T>,
     ) -> Result<Self, Error> {
-        let (q, kv_len) = (queries.shape(), kv.keys.shape().len);
+        let (q, kv_len) = (queries.shape(), kv.shape().len);
         let key_dim = form.key_dim(q)?;
         let group = shapes(q, key_dim, &kv, output.values.shape())?;
         let matrix = Shape { dim: kv_len, ..q };
@@ -142,7 +143,7 @@ impl<'a> Call<'a> {
     }
 
     fn check_sequences(&self) -> Result<(), Error> {
-        let (q, kv_len) = (self.queries.shape(), self.kv.keys.shape().len);
+        let (q, kv_len) = (self.queries.shape(), self.kv.shape().len);
         if let Some(Packed { queries, keys }) = self.packed {
             expect_shape(Operand::Query, Shape { batch: 1, ..q }, q)?;
             expect_len(Operand::Key, queries.len(), Some(keys))?;
@@ -157,6 +158,10 @@ impl<'a> Call<'a> {
                     return Err(Error::TooManyKeys { sequence, room, actual });
                 }
             }
+        }
+        for index in 0..if self.kv.is_paged() { self.sequences() } else { 0 } {
+            let Sequence { batch, room, kv_len, .. } = self.sequence(index);
+            self.kv.check_pages(batch, &(room.start..room.start + kv_len))?;
         }
         Ok(())
     }
@@ -177,7 +182,7 @@ impl<'a> Call<'a> {
 
     /// Where a sequence's keys have room.
     fn room(&self, sequence: usize) -> Range<usize> {
-        self.packed.map_or(0..self.kv.keys.shape().len, |packed| between(packed.keys, sequence))
+        self.packed.map_or(0..self.kv.shape().len, |packed| between(packed.keys, sequence))
     }
 
     pub(crate) fn sequence(&self, index: usize) -> Sequence {
@@ -216,10 +221,10 @@ fn check_cumulative(operand: Operand, cumulative: &[usize], len: usize) -> Resul
 }
 
 /// How many query heads share one key/value head.
-fn shapes(q: Shape, key_dim: usize, kv: &Kv<'_, f32>, out: Shape) -> Result<NonZeroUsize, Error> {
-    let (k, v) = (kv.keys.shape(), kv.values.shape());
+fn shapes(q: Shape, key_dim: usize, kv: &Cache<'_>, out: Shape) -> Result<NonZeroUsize, Error> {
+    let k = kv.shape();
     expect_shape(Operand::Key, Shape { batch: q.batch, dim: key_dim, ..k }, k)?;
-    expect_shape(Operand::Output, Shape { dim: v.dim, ..q }, out)?;
+    expect_shape(Operand::Output, Shape { dim: kv.value_dim(), ..q }, out)?;
     match q.heads.checked_rem(k.heads) {
         Some(0) => Ok(NonZeroUsize::new(q.heads / k.heads).unwrap_or(NonZeroUsize::MIN)),
         None if q.heads == 0 => Ok(NonZeroUsize::MIN),

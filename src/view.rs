@@ -252,6 +252,17 @@ impl<'a, T> View<'a, T> {
         Some(GroupRows { rows, heads, per_head, head_stride: strides.heads })
     }
 
+    /// The rows of one head of one sequence, which are one page, or those in the pages of a table, whose numbers are within the batch;
+    /// `None` where there are none.
+    pub(crate) fn strip(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strip<'a, T>>
+    where
+        T: Copy,
+    {
+        let Some(table) = pages else { return Strip::one_page(self.rows(batch, head)?) };
+        debug_assert!(table.iter().all(|page| (*page as usize) < self.shape.batch));
+        Some(Strip { page_stride: self.strides.batch, table, ..Strip::one_page(self.rows(0, head)?)? })
+    }
+
     /// The rows of one head of one sequence, or `None` past the end.
     pub(crate) fn rows(&self, batch: usize, head: usize) -> Option<Rows<'a, T>> {
         let Self { data, shape, strides } = *self;
@@ -315,6 +326,13 @@ pub(crate) struct Rows<'a, T> {
 }
 
 impl<'a, T> Rows<'a, T> {
+    /// As many rows, one after the other, as a slice has; `None` if it has none.
+    #[inline(always)]
+    pub(crate) fn of(data: &'a [T], dim: NonZeroUsize) -> Option<Self> {
+        let len = data.len() / dim;
+        (len > 0).then_some(Self { first: data.as_ptr(), stride: dim.get(), len, dim: dim.get(), data: PhantomData })
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.len
     }
@@ -352,6 +370,101 @@ impl<'a, T> Rows<'a, T> {
         }
         // SAFETY: `i < len`, so by the type's invariant `dim` elements are readable there for `'a`.
         unsafe { core::slice::from_raw_parts(self.row_ptr(i), self.dim) }
+    }
+}
+
+/// Rows of one head of one sequence, in pages of as many each.
+///
+/// Invariant, from [`View`]: for each number in the table, row `i` of that page is readable for `'a`, as that of `page` is.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a, T> {
+    /// That of number 0.
+    page: Rows<'a, T>,
+    page_size: NonZeroUsize,
+    page_stride: usize,
+    /// Which pages, in order.
+    table: &'a [u32],
+}
+
+impl<'a, T: Copy> Strip<'a, T> {
+    pub(crate) const fn dim(&self) -> usize {
+        self.page.dim
+    }
+
+    /// Rows that lie evenly.
+    pub(crate) fn one_page(rows: Rows<'a, T>) -> Option<Self> {
+        let page_size = NonZeroUsize::new(rows.len)?;
+        Some(Self { page: rows, page_size, page_stride: 0, table: &[0] })
+    }
+
+    /// Rows of this range, of which there are some, if they lie in one page.
+    #[inline(always)]
+    pub(crate) fn rows(&self, range: &Range<usize>) -> Option<Rows<'a, T>> {
+        let [page, row] = split_index(range.start, self.page_size);
+        let rows = Rows { first: self.page_ptr(page)?, ..self.page }.range(row, range.len())?;
+        (rows.len == range.len()).then_some(rows)
+    }
+
+    /// Row `i`, or an empty slice where there is none.
+    pub(crate) fn row(&self, i: usize) -> &'a [T] {
+        self.rows(&(i..i.saturating_add(1))).map_or(&[], |rows| rows.row(0))
+    }
+
+    /// One row after the other, from this one on.
+    #[inline(always)]
+    pub(crate) fn walk(&self, row: usize) -> Walk<'a, T> {
+        let [page, row] = split_index(row, self.page_size);
+        let first = self.page_ptr(page).unwrap_or(self.page.first);
+        let next = first.wrapping_add(row * self.page.stride);
+        Walk { strip: *self, page, left: self.page_size.get() - row, next }
+    }
+
+    #[inline(always)]
+    fn page_ptr(&self, page: usize) -> Option<*const T> {
+        let number = *self.table.get(page)? as usize;
+        Some(self.page.first.wrapping_add(number * self.page_stride))
+    }
+}
+
+/// Goes from row to row of a [`Strip`].
+#[derive(Clone, Copy)]
+pub(crate) struct Walk<'a, T> {
+    strip: Strip<'a, T>,
+    page: usize,
+    /// Rows of the page that are still to come.
+    left: usize,
+    next: *const T,
+}
+
+impl<'a, T: Copy> Walk<'a, T> {
+    /// The next row.
+    ///
+    /// # Safety
+    ///
+    /// There is one.
+    #[inline(always)]
+    pub(crate) unsafe fn next_row(&mut self) -> &'a [T] {
+        let dim = self.strip.page.dim;
+        // SAFETY: the caller's promise, and the invariant of `Strip`.
+        unsafe { core::slice::from_raw_parts(self.next(), dim) }
+    }
+
+    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> *const T {
+        if self.left == 0 {
+            self.page += 1;
+            self.left = self.strip.page_size.get();
+            self.next = self.strip.page_ptr(self.page).unwrap_or(self.next);
+        }
+        let row = self.next;
+        self.next = row.wrapping_add(self.strip.page.stride);
+        self.left -= 1;
+        row
+    }
+
+    pub(crate) const fn dim(&self) -> usize {
+        self.strip.page.dim
     }
 }
 

@@ -298,8 +298,8 @@ pub(crate) struct Split {
 impl Split {
     /// A unit has several blocks where that saves fetching keys and values again for each of them.
     fn new<S: Simd>(simd: S, call: &Call<'_>) -> Self {
-        let (q, v) = (call.queries.shape(), call.kv.values.shape());
-        let bytes = v.len.saturating_mul(q.dim.saturating_add(v.dim)).saturating_mul(size_of::<f32>());
+        let (q, kv_len, value_dim) = (call.queries.shape(), call.kv.shape().len, call.kv.value_dim());
+        let bytes = kv_len.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
         let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
         let split = Self::with_blocks(simd, blocks_per_unit);

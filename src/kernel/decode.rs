@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Stage,
+    element::Load,
     score::{
         function::Score,
         head::Head,
@@ -30,7 +31,8 @@ use crate::{
     scratch::elements,
     simd::{CACHE_LINE, Simd, Task},
     softmax::{FEW_TILES, FewScores},
-    view::{Rows, RowsMut},
+    store::{Strips, with_elements},
+    view::{Rows, RowsMut, Walk},
 };
 
 /// How the products of a block are computed.
@@ -57,8 +59,8 @@ impl Products {
 
     /// Keys that are attended to at once.
     #[inline(always)]
-    pub(super) const fn keys_at_once<S: Simd>(self) -> NonZeroUsize {
-        let keys = if matches!(self, Self::Few) { FEW_TILES * S::KEY_TILE } else { S::KEY_TILE };
+    pub(super) const fn keys_at_once<S: Simd>(self, have_plain_rows: bool) -> NonZeroUsize {
+        let keys = if matches!(self, Self::Few) && have_plain_rows { FEW_TILES * S::KEY_TILE } else { S::KEY_TILE };
         NonZeroUsize::MIN.saturating_add(keys - 1)
     }
 
@@ -137,7 +139,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         &mut self,
         simd: S,
         head: &Head<'_, F>,
-        tiles: &mut KeyTile<'_>,
+        tiles: &mut KeyTile<'_, '_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
         let Some((turned, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
@@ -148,11 +150,12 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         for (i, part) in parts.iter().enumerate().take(scores.tiles) {
             let mut scores = scores.tile(i, part.keys.len());
-            if let Some((keys, _)) = tiles.rows(&part.keys) {
-                match self.products {
-                    Products::Few => products(self.queries, keys, &mut scores),
-                    _ => in_order_products(head.function(simd), self.queries, keys, &mut scores),
+            if self.products == Products::Few {
+                if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
+                    products(self.queries, keys, &mut scores);
                 }
+            } else if let Some(keys) = tiles.keys(simd, &part.keys) {
+                in_order_products(head.function(simd), self.queries, keys, &mut scores);
             }
             scores.mask_rest();
             if !part.words.all || head.modifies() {
@@ -162,17 +165,27 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 });
             }
         }
-        let mut rescale = self.softmax.update_few(self.products == Products::FewInOrder, &mut scores);
+        let in_order = self.products == Products::FewInOrder;
+        let mut rescale = self.softmax.update_few(in_order, &mut scores);
         for (i, part) in parts.iter().enumerate().take(scores.tiles) {
             let mut weights = scores.tile(i, part.keys.len());
-            let Some((_, values)) = tiles.rows(&part.keys) else { continue };
+            if part.keys.is_empty() {
+                continue;
+            }
             let is_marked = (!part.words.all || head.call.bias.is_some()) && !tiles.is_finite(simd);
+            let Some((values, first)) = tiles.raw_values(simd, &part.keys, in_order) else { continue };
+            if let Strips::I8(_, scales) = values {
+                // SAFETY: there are as many.
+                unsafe { weights.scale(scales.walk(first)) };
+            }
             if is_marked {
                 let column = self.column(simd, head, 0, part.keys.start, &part.words);
                 // Their values must not even be multiplied by zero.
                 weights.turned(turned, |weights, len| simd.call(Mark { column, weights, len, mark: -1.0 }));
             }
-            accumulate(&weights, values, is_marked, rescale, self.output);
+            with_elements!(Strips::values, strip => {
+                accumulate(&weights, strip.walk(first), is_marked, rescale, self.output);
+            });
             rescale = simd.splat(1.0);
         }
     }
@@ -196,46 +209,65 @@ struct Part<S: Simd> {
     words: Words<S>,
 }
 
-/// [`Dots`] of so many queries.
+/// The products with keys, as many as scores, from some row on.
 #[inline(always)]
 fn products<S: Simd, const COLS: usize>(
     queries: &[[S::Vector; COLS]],
-    keys: Rows<'_, f32>,
+    (keys, first): (Strips<'_>, usize),
+    scores: &mut FewScores<'_, S>,
+) {
+    with_elements!(Strips::keys, strip => dots(queries, strip.walk(first), scores));
+    if let Strips::I8(_, scales) = keys {
+        // SAFETY: there are as many.
+        unsafe { scores.scale(scales.walk(first)) };
+    }
+}
+
+/// [`Dots`] of so many queries.
+#[inline(always)]
+fn dots<S: Simd, T: Load, const COLS: usize>(
+    queries: &[[S::Vector; COLS]],
+    keys: Walk<'_, T>,
     scores: &mut FewScores<'_, S>,
 ) {
     let simd = scores.simd;
     match room::<S>(scores.count) {
-        1 => simd.call(Dots::<_, 1, 8, COLS> { queries, keys, scores }),
-        4 => simd.call(Dots::<_, 4, 8, COLS> { queries, keys, scores }),
-        _ => simd.call(Dots::<_, 8, 4, COLS> { queries, keys, scores }),
+        1 => simd.call(Dots::<_, _, 1, 8, COLS> { queries, keys, scores }),
+        4 => simd.call(Dots::<_, _, 4, 8, COLS> { queries, keys, scores }),
+        _ => simd.call(Dots::<_, _, 8, 4, COLS> { queries, keys, scores }),
     }
 }
 
 /// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes. Each key is read from its first element
 /// to its last, one after the other, `RUN` vectors in one go.
-struct Dots<'t, 's, S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize> {
+struct Dots<'t, 's, S: Simd, T, const QUERIES: usize, const RUN: usize, const COLS: usize> {
     /// `[vector of elements][query]`, scaled
     queries: &'t [[S::Vector; COLS]],
     /// As many as scores, or more.
-    keys: Rows<'t, f32>,
+    keys: Walk<'t, T>,
     scores: &'t mut FewScores<'s, S>,
 }
 
-impl<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize> Task for Dots<'_, '_, S, QUERIES, RUN, COLS> {
+impl<S: Simd, T: Load, const QUERIES: usize, const RUN: usize, const COLS: usize> Task
+    for Dots<'_, '_, S, T, QUERIES, RUN, COLS>
+{
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { queries, keys, scores } = self;
+        let Self { queries, mut keys, scores } = self;
         let (simd, len, dim) = (scores.simd, scores.len, keys.dim());
-        debug_assert!(len <= keys.len());
         let (queries, _) = queries.as_chunks::<QUERIES>();
         let Some((full, rest)) = queries.split_at_checked(dim / S::LANES) else { return };
         let (runs, single) = full.as_chunks::<RUN>();
         let tail = runs.len() * RUN * S::LANES;
         for first in (0..len).step_by(4) {
+            let a = keys.next();
             // Past the last key, it is repeated.
-            let rows @ [a, b, c, d]: [*const f32; 4] = from_fn(|i| keys.row_ptr((first + i).min(len - 1)));
+            let mut next = |i: usize, last| if first + i < len { keys.next() } else { last };
+            let b = next(1, a);
+            let c = next(2, b);
+            let d = next(3, c);
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
             // SAFETY: the rows exist, and have as many elements.
             unsafe {
@@ -245,11 +277,11 @@ impl<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize> Task fo
                 add_runs(simd, runs, d, &mut sums[3]);
             }
             if tail < dim {
-                for (row, sums) in rows.into_iter().zip(&mut sums) {
+                for (row, sums) in [a, b, c, d].into_iter().zip(&mut sums) {
                     for (queries, t) in single.iter().chain(rest.first()).zip((tail..dim).step_by(S::LANES)) {
                         // SAFETY: the row exists, and has these elements.
                         let key = unsafe { core::slice::from_raw_parts(row.add(t), S::LANES.min(dim - t)) };
-                        add_products(simd, queries, simd.load(key), sums);
+                        add_products(simd, queries, T::load(simd, key), sums);
                     }
                 }
             }
@@ -267,16 +299,16 @@ impl<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize> Task fo
 ///
 /// The row has as many elements.
 #[inline(always)]
-unsafe fn add_runs<S: Simd, const QUERIES: usize, const RUN: usize, const COLS: usize>(
+unsafe fn add_runs<S: Simd, T: Load, const QUERIES: usize, const RUN: usize, const COLS: usize>(
     simd: S,
     runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
-    mut row: *const f32,
+    mut row: *const T,
     sums: &mut [S::Vector; QUERIES],
 ) {
     for run in runs {
         // SAFETY: the caller's promise.
         let keys: [S::Vector; RUN] =
-            from_fn(|c| simd.load(unsafe { core::slice::from_raw_parts(row.add(c * S::LANES), S::LANES) }));
+            from_fn(|c| T::load(simd, unsafe { core::slice::from_raw_parts(row.add(c * S::LANES), S::LANES) }));
         // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
         compiler_fence(Ordering::SeqCst);
         row = black_box(row);
@@ -340,7 +372,7 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrde
             let mut sums = [simd.splat(0.0); QUERIES];
             for (queries, t) in queries.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
                 for row in ahead.by_ref().take(rows_at_once) {
-                    touch(keys, row, 0);
+                    touch(keys.row_ptr(row), 0..keys.dim());
                 }
                 // SAFETY: the rows exist, and have as many elements as there are rows in `queries`.
                 let square = unsafe {
@@ -366,28 +398,28 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrde
 
 /// [`Sums`] of so many queries.
 #[inline(always)]
-fn accumulate<S: Simd, const COLS: usize>(
+fn accumulate<S: Simd, T: Load, const COLS: usize>(
     weights: &FewScores<'_, S>,
-    values: Rows<'_, f32>,
+    values: Walk<'_, T>,
     is_marked: bool,
     rescale: S::Vector,
     output: &mut [[S::Vector; COLS]],
 ) {
     let simd = weights.simd;
     match (room::<S>(weights.count), S::FEW) {
-        (1, _) => simd.call(Sums::<_, 1, 8, COLS> { weights, values, is_marked, rescale, output }),
-        (4, 8) => simd.call(Sums::<_, 4, 4, COLS> { weights, values, is_marked, rescale, output }),
-        (4, _) => simd.call(Sums::<_, 4, 2, COLS> { weights, values, is_marked, rescale, output }),
-        _ => simd.call(Sums::<_, 8, 2, COLS> { weights, values, is_marked, rescale, output }),
+        (1, _) => simd.call(Sums::<_, _, 1, 8, COLS> { weights, values, is_marked, rescale, output }),
+        (4, 8) => simd.call(Sums::<_, _, 4, 4, COLS> { weights, values, is_marked, rescale, output }),
+        (4, _) => simd.call(Sums::<_, _, 4, 2, COLS> { weights, values, is_marked, rescale, output }),
+        _ => simd.call(Sums::<_, _, 8, 2, COLS> { weights, values, is_marked, rescale, output }),
     }
 }
 
 /// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over a tile of keys, for at most
 /// `QUERIES` queries; `WIDTH` vectors of columns at a time.
-struct Sums<'t, 's, S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> {
+struct Sums<'t, 's, S: Simd, T, const QUERIES: usize, const WIDTH: usize, const COLS: usize> {
     weights: &'t FewScores<'s, S>,
     /// As many rows as weights, or more.
-    values: Rows<'t, f32>,
+    values: Walk<'t, T>,
     /// Whether keys that are masked are marked by negative weights.
     is_marked: bool,
     rescale: S::Vector,
@@ -395,8 +427,8 @@ struct Sums<'t, 's, S: Simd, const QUERIES: usize, const WIDTH: usize, const COL
     output: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
-    for Sums<'_, '_, S, QUERIES, WIDTH, COLS>
+impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
+    for Sums<'_, '_, S, T, QUERIES, WIDTH, COLS>
 {
     type Output = ();
 
@@ -418,7 +450,9 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
     }
 }
 
-impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Sums<'_, '_, S, QUERIES, WIDTH, COLS> {
+impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
+    Sums<'_, '_, S, T, QUERIES, WIDTH, COLS>
+{
     #[inline(always)]
     fn one_column(&mut self, first: usize, len: usize) {
         if self.is_marked {
@@ -431,18 +465,19 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Sums<
     /// `N` vectors of columns from number `first` on, of `len` elements each.
     #[inline(always)]
     fn columns<const N: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
-        let Self { weights, values, .. } = *self;
+        let Self { weights, mut values, .. } = *self;
         let simd = weights.simd;
         let rows: [*const f32; QUERIES] = from_fn(|i| weights.row_ptr(i));
         let mut sums = [[simd.splat(0.0); N]; QUERIES];
         for j in 0..weights.len {
-            let row = values.row_ptr(j);
-            // SAFETY: there are as many rows as weights, and each has these columns.
-            let row: [S::Vector; N] =
-                from_fn(|c| simd.load(unsafe { core::slice::from_raw_parts(row.add((first + c) * S::LANES), len) }));
+            let start = values.next();
+            let row: [S::Vector; N] = from_fn(|c| {
+                // SAFETY: there are as many rows as weights, and each has these columns.
+                T::load(simd, unsafe { core::slice::from_raw_parts(start.add((first + c) * S::LANES), len) })
+            });
             if first == 0 {
                 // The rest of the row too, in the order of addresses; it comes back to it from the cache.
-                touch(values, j, N * S::LANES);
+                touch(start, N * S::LANES..values.dim());
             }
             for (sum, weights) in sums.iter_mut().zip(rows) {
                 // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
@@ -467,12 +502,11 @@ impl<S: Simd, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Sums<
     }
 }
 
-/// Fetches what row `i` has from element `first` on.
+/// Fetches some elements of a row.
 #[inline(always)]
-fn touch(rows: Rows<'_, f32>, i: usize, first: usize) {
-    let row = rows.row_ptr(i);
-    for t in (first..rows.dim()).step_by(CACHE_LINE / size_of::<f32>()) {
-        // SAFETY: callers ask for a row that exists; it has this element.
+fn touch<T>(row: *const T, elements: Range<usize>) {
+    for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
+        // SAFETY: callers ask for a row that exists, and elements that it has.
         unsafe { read(row.add(t)) };
     }
 }
@@ -483,7 +517,7 @@ fn touch(rows: Rows<'_, f32>, i: usize, first: usize) {
 ///
 /// There is such an element.
 #[inline(always)]
-unsafe fn read(element: *const f32) {
+unsafe fn read<T>(element: *const T) {
     // SAFETY: the caller's promise.
     let _ = unsafe { element.read_volatile() };
 }

@@ -1,27 +1,106 @@
 //! A tile of keys with their values.
 
-use core::ops::Range;
+use core::{num::NonZeroUsize, ops::Range};
 
 use crate::{
+    element::Load,
+    scratch::Scratch,
     simd::{Simd, Task},
-    view::Rows,
+    store::{Strips, with_elements},
+    view::{Rows, Strip, Walk},
 };
 
+/// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: `f32`, evenly spaced.
+pub(super) struct Tiles<'s> {
+    keys: Side<'s>,
+    values: Side<'s>,
+    /// Number of the first key in the strips.
+    origin: usize,
+}
+
+impl<'s> Tiles<'s> {
+    /// `None` only if the scratch is too short.
+    #[inline(always)]
+    pub(super) fn new<S: Simd, const COLS: usize>(
+        [keys, values]: [Strips<'s>; 2],
+        origin: usize,
+        is_plain: bool,
+        scratch: &mut Scratch<'s, S, COLS>,
+    ) -> Option<Self> {
+        let mut side = |strips: Strips<'s>| {
+            let dim = NonZeroUsize::new(strips.dim())?;
+            let room = scratch.staging(if is_plain { 0 } else { dim.get() })?;
+            Some(Side { strips, dim, room, staged: 0..0 })
+        };
+        Some(Self { keys: side(keys)?, values: side(values)?, origin })
+    }
+
+    /// Whether few queries can attend to keys and values as they are.
+    #[inline(always)]
+    pub(super) fn have_plain_rows(&self) -> bool {
+        self.keys.strips.has_plain_rows() && self.values.strips.has_plain_rows()
+    }
+
+    /// The tile of these keys. What comes before `first` nobody sees.
+    #[inline(always)]
+    pub(super) fn tile(&mut self, range: Range<usize>, first: usize) -> KeyTile<'_, 's> {
+        let seen = range.start.max(first)..range.end;
+        KeyTile { tiles: self, range, seen, is_finite: None }
+    }
+}
+
+/// Keys or values.
+struct Side<'s> {
+    strips: Strips<'s>,
+    dim: NonZeroUsize,
+    room: &'s mut [f32],
+    /// Which rows are in the room.
+    staged: Range<usize>,
+}
+
+impl Side<'_> {
+    /// Those of a range within the tile, which is at most as long as there is room for.
+    #[inline(always)]
+    fn rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, f32>> {
+        if let Strips::F32(strip) = &self.strips
+            && let Some(rows) = strip.rows(range)
+        {
+            return Some(rows);
+        }
+        if self.staged != *tile {
+            simd.call(Stage { simd, from: &self.strips, rows: tile, to: self.room });
+            self.staged = tile.clone();
+        }
+        Rows::of(self.room, self.dim)?.range(range.start - tile.start, range.len())
+    }
+
+    /// Those of a range within the tile, and the row at which they begin: as they are, or multiplied with their scales.
+    #[inline(always)]
+    fn strips<S: Simd>(
+        &mut self,
+        simd: S,
+        (tile, range): (&Range<usize>, &Range<usize>),
+        are_raw: bool,
+    ) -> Option<(Strips<'_>, usize)> {
+        match range {
+            range if range.is_empty() => None,
+            range if are_raw => Some((self.strips, range.start)),
+            range => Some((Strips::F32(Strip::one_page(self.rows(simd, tile, range)?)?), 0)),
+        }
+    }
+}
+
 /// Consecutive keys, with their values.
-pub(super) struct KeyTile<'a> {
-    pub(super) keys: Rows<'a, f32>,
-    pub(super) values: Rows<'a, f32>,
+pub(super) struct KeyTile<'t, 's> {
+    tiles: &'t mut Tiles<'s>,
     pub(super) range: Range<usize>,
+    /// Those of them that anybody may see.
+    seen: Range<usize>,
     /// Whether every value is, once that is known.
     is_finite: Option<bool>,
 }
 
-impl<'a> KeyTile<'a> {
-    #[inline(always)]
-    pub(super) fn new(keys: Rows<'a, f32>, values: Rows<'a, f32>, range: Range<usize>) -> Self {
-        Self { keys, values, range, is_finite: None }
-    }
-
+impl KeyTile<'_, '_> {
     /// Which keys are its own from number `first` on, at most `len`.
     #[inline(always)]
     pub(super) fn part(&self, first: usize, len: usize) -> Range<usize> {
@@ -29,10 +108,40 @@ impl<'a> KeyTile<'a> {
         start..self.range.end.min(start + len)
     }
 
-    /// Keys of this range of the call's, and their values.
+    /// Keys of this range, which somebody sees; `None` where there are none.
     #[inline(always)]
-    pub(super) fn rows(&self, range: &Range<usize>) -> Option<(Rows<'a, f32>, Rows<'a, f32>)> {
-        self.keys.range(range.start, range.len()).zip(self.values.range(range.start, range.len()))
+    pub(super) fn keys<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, f32>> {
+        let origin = self.tiles.origin;
+        self.tiles.keys.rows(simd, &moved(&self.seen, origin), &moved(range, origin))
+    }
+
+    /// Values of this range, which somebody sees; `None` where there are none.
+    #[inline(always)]
+    pub(super) fn values<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, f32>> {
+        let origin = self.tiles.origin;
+        self.tiles.values.rows(simd, &moved(&self.seen, origin), &moved(range, origin))
+    }
+
+    /// Keys of this range, which somebody sees, and where among the rows they begin; with the scales that belong to them only where no row
+    /// has several.
+    #[inline(always)]
+    pub(super) fn raw_keys<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<(Strips<'_>, usize)> {
+        let (origin, keys) = (self.tiles.origin, &mut self.tiles.keys);
+        let are_raw = keys.strips.has_plain_rows();
+        keys.strips(simd, (&moved(&self.seen, origin), &moved(range, origin)), are_raw)
+    }
+
+    /// Values of this range, likewise; if they are to be the same numbers whatever keeps them, without scales.
+    #[inline(always)]
+    pub(super) fn raw_values<S: Simd>(
+        &mut self,
+        simd: S,
+        range: &Range<usize>,
+        without_scales: bool,
+    ) -> Option<(Strips<'_>, usize)> {
+        let (origin, values) = (self.tiles.origin, &mut self.tiles.values);
+        let are_raw = values.strips.has_plain_rows() && !(without_scales && values.strips.have_scales());
+        values.strips(simd, (&moved(&self.seen, origin), &moved(range, origin)), are_raw)
     }
 
     /// Whether no value is infinite or NaN.
@@ -40,52 +149,144 @@ impl<'a> KeyTile<'a> {
     pub(super) fn is_finite<S: Simd>(&mut self, simd: S) -> bool {
         let is_finite = match self.is_finite {
             Some(known) => known,
-            None => simd.call(AreFinite { simd, values: self.values, range: self.range.clone() }),
+            None => {
+                let (values, rows) = (&self.tiles.values.strips, moved(&self.seen, self.tiles.origin));
+                simd.call(AreFinite { simd, values, rows })
+            }
         };
         self.is_finite = Some(is_finite);
         is_finite
     }
 }
 
-/// Whether none of some values is infinite or NaN.
-struct AreFinite<'a, S> {
-    simd: S,
-    values: Rows<'a, f32>,
-    range: Range<usize>,
+#[inline(always)]
+fn moved(range: &Range<usize>, by: usize) -> Range<usize> {
+    range.start + by..range.end + by
 }
 
-impl<S: Simd> Task for AreFinite<'_, S> {
-    type Output = bool;
+/// Makes rows `f32`, one after the other.
+struct Stage<'t, 'a, S> {
+    simd: S,
+    from: &'t Strips<'a>,
+    rows: &'t Range<usize>,
+    to: &'t mut [f32],
+}
+
+impl<S: Simd> Task for Stage<'_, '_, S> {
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> bool {
-        let Self { simd, values, range } = self;
-        let zero = simd.splat(0.0);
-        // Several sums, so that one need not wait for the other. Times zero, what is not finite is NaN.
-        let [mut a, mut b, mut c, mut d] = [zero; 4];
-        for j in range {
-            let row = values.row(j);
-            let fours = row.chunks_exact(4 * S::LANES);
-            for x in fours.remainder().chunks(S::LANES) {
-                a = simd.mul_add(simd.load(x), zero, a);
-            }
-            for four in fours {
-                let (front, back) = four.split_at(2 * S::LANES);
-                let ([w, x], [y, z]) = (halves(front), halves(back));
-                a = simd.mul_add(simd.load(w), zero, a);
-                b = simd.mul_add(simd.load(x), zero, b);
-                c = simd.mul_add(simd.load(y), zero, c);
-                d = simd.mul_add(simd.load(z), zero, d);
-            }
+    fn run(self) {
+        let Self { simd, from, rows, to } = self;
+        with_elements!(Strips::*from, strip => {
+            let mut walk = strip.walk(rows.start);
+            // SAFETY: there are as many rows.
+            each(to, from.dim(), rows.len(), |to| convert(simd, unsafe { walk.next_row() }, to));
+        });
+        if let Strips::I8(_, scales) = from {
+            let (mut walk, groups) = (scales.walk(rows.start), NonZeroUsize::new(scales.dim()));
+            let per_group = groups.map_or(0, |groups| from.dim() / groups);
+            each(to, from.dim(), rows.len(), |row| {
+                // SAFETY: as above.
+                let mut scales = unsafe { walk.next_row() }.iter();
+                each(row, per_group, usize::MAX, |group| {
+                    let scale = simd.splat(scales.next().copied().unwrap_or_default());
+                    let mut t = 0;
+                    while let Some(chunk @ [_, ..]) = group.get_mut(t..) {
+                        simd.store(simd.mul(simd.load(chunk), scale), chunk);
+                        t += S::LANES;
+                    }
+                });
+            });
         }
-        let mut lanes = [0.0; 16];
-        simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
-        lanes == [0.0; 16]
+    }
+}
+
+/// Does something to at most so many pieces of a slice, each of this length.
+#[inline(always)]
+fn each(mut of: &mut [f32], len: usize, count: usize, mut f: impl FnMut(&mut [f32])) {
+    for _ in 0..count {
+        match core::mem::take(&mut of).split_at_mut_checked(len) {
+            Some((piece, rest)) if len > 0 => {
+                f(piece);
+                of = rest;
+            }
+            _ => return,
+        }
     }
 }
 
 #[inline(always)]
-fn halves(chunk: &[f32]) -> [&[f32]; 2] {
+fn convert<S: Simd, T: Load>(simd: S, from: &[T], to: &mut [f32]) {
+    let mut t = 0;
+    while let (Some(from @ [_, ..]), Some(to)) = (from.get(t..), to.get_mut(t..)) {
+        simd.store(T::load(simd, from), to);
+        t += S::LANES;
+    }
+}
+
+/// Whether none of some values is infinite or NaN.
+struct AreFinite<'t, 'a, S> {
+    simd: S,
+    values: &'t Strips<'a>,
+    rows: Range<usize>,
+}
+
+impl<S: Simd> Task for AreFinite<'_, '_, S> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let Self { simd, values, rows } = self;
+        // SAFETY: there are as many rows.
+        unsafe {
+            match *values {
+                // Nor what numbers may be multiplied with them.
+                Strips::I8(_, scales) => are_finite(simd, 128.0, scales.walk(rows.start), rows.len()),
+                Strips::F32(strip) => are_finite(simd, 1.0, strip.walk(rows.start), rows.len()),
+                #[cfg(feature = "half")]
+                Strips::F16(strip) => are_finite(simd, 1.0, strip.walk(rows.start), rows.len()),
+                #[cfg(feature = "half")]
+                Strips::Bf16(strip) => are_finite(simd, 1.0, strip.walk(rows.start), rows.len()),
+            }
+        }
+    }
+}
+
+/// Whether all elements of the next rows are, times `factor`.
+///
+/// # Safety
+///
+/// There are as many.
+#[inline(always)]
+unsafe fn are_finite<S: Simd, T: Load>(simd: S, factor: f32, mut walk: Walk<'_, T>, rows: usize) -> bool {
+    let (zero, factor) = (simd.splat(0.0), simd.splat(factor));
+    let load = |from| simd.mul(T::load(simd, from), factor);
+    // Several sums, so that one need not wait for the other. Times zero, what is not finite is NaN.
+    let [mut a, mut b, mut c, mut d] = [zero; 4];
+    for _ in 0..rows {
+        // SAFETY: the caller's promise.
+        let row = unsafe { walk.next_row() };
+        let fours = row.chunks_exact(4 * S::LANES);
+        for x in fours.remainder().chunks(S::LANES) {
+            a = simd.mul_add(load(x), zero, a);
+        }
+        for four in fours {
+            let (front, back) = four.split_at(2 * S::LANES);
+            let ([w, x], [y, z]) = (halves(front), halves(back));
+            a = simd.mul_add(load(w), zero, a);
+            b = simd.mul_add(load(x), zero, b);
+            c = simd.mul_add(load(y), zero, c);
+            d = simd.mul_add(load(z), zero, d);
+        }
+    }
+    let mut lanes = [0.0; 16];
+    simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
+    lanes == [0.0; 16]
+}
+
+#[inline(always)]
+fn halves<T>(chunk: &[T]) -> [&[T]; 2] {
     let (front, back) = chunk.split_at(chunk.len() / 2);
     [front, back]
 }

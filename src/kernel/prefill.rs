@@ -9,7 +9,7 @@ use core::{num::NonZeroUsize, ops::Range};
 use super::{
     Columns,
     decode::{self, Products},
-    key_tile::KeyTile,
+    key_tile::{KeyTile, Tiles},
     score_matrix::{StoreScores, Tiled},
     transpose::{load, store},
 };
@@ -63,7 +63,11 @@ impl<F: Score> Kernel for Unit<'_, F> {
         };
         let in_order = self.head.call.batch_invariant || self.scores.is_some();
         let products = Products::new::<S, F, COLS>(self.queries.len, in_order);
-        let rows = products.rows::<S>(self.head.call.kv.keys.shape().dim, self.output.dim());
+        let cache = &self.head.call.kv;
+        let rows = products.rows::<S>(cache.shape().dim, self.output.dim());
+        let [_, first_key] = self.head.origin();
+        let tiles = |strips| Tiles::new(strips, first_key, cache.is_plain(), &mut scratch);
+        let mut tiles = self.head.kv().and_then(tiles);
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
@@ -77,15 +81,16 @@ impl<F: Score> Kernel for Unit<'_, F> {
             *block = Some(new);
         }
 
-        if let Some((keys, values)) = self.head.kv() {
+        if let Some(tiles) = &mut tiles {
             // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
-            let mut start = start.min(end) / S::KEY_TILE * S::KEY_TILE;
-            let keys_at_once = products.keys_at_once::<S>();
+            let first = start.min(end);
+            let mut start = first / S::KEY_TILE * S::KEY_TILE;
+            let keys_at_once = products.keys_at_once::<S>(tiles.have_plain_rows());
             let steps = NonZeroUsize::MIN.saturating_add((end - start) / keys_at_once);
             let mut step = 0;
             while start < end {
                 self.prefetch(step, steps);
-                let mut tile = KeyTile::new(keys, values, start..end.min(start + keys_at_once.get()));
+                let mut tile = tiles.tile(start..end.min(start + keys_at_once.get()), first);
                 for block in blocks.iter_mut().flatten() {
                     block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, scores);
                 }
@@ -104,8 +109,8 @@ impl<F: Score> Kernel for Unit<'_, F> {
                 store_lse(simd, &block.softmax, lse, first);
             }
             if let Some((stage, to)) = &mut self.scores {
-                let (head, stage) = (&self.head, *stage);
-                let task = StoreScores { simd, block, head, stage, scores, to, first_row: first };
+                let (head, stage, tiles) = (&self.head, *stage, tiles.as_mut());
+                let task = StoreScores { simd, block, head, tiles, stage, scores, to, first_row: first };
                 if COLS == 1 { simd.call(Tiled::<_, ROWS>(task)) } else { simd.call(Tiled::<_, SINGLE>(task)) }
             }
         }
@@ -197,11 +202,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
     #[inline(always)]
-    fn attend<'a, F: Score, const ROWS: usize, const NARROW: usize>(
+    fn attend<F: Score, const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
-        head: &Head<'a, F>,
-        tile: &mut KeyTile<'a>,
+        head: &Head<'_, F>,
+        tile: &mut KeyTile<'_, '_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
         if COLS == 1 && self.products != Products::Many {
@@ -232,10 +237,9 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         head: &Head<'_, F>,
         columns: Columns<N>,
         (range, is_full): (Range<usize>, bool),
-        tile: &mut KeyTile<'_>,
+        tile: &mut KeyTile<'_, '_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
-        let Some((keys, values)) = tile.rows(&range) else { return };
         let Some(scores) = scores.get_mut(..range.len()) else { return };
         let masked = match self.seen(simd, head, columns, &range, is_full) {
             Seen::Nothing => return,
@@ -243,6 +247,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             Seen::Some(words) => Some(words),
         };
 
+        let Some(keys) = tile.keys(simd, &range) else { return };
         let (function, queries) = (head.function(simd), &*self.queries);
         let mut max = simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores });
         if masked.is_some() || head.modifies() {
@@ -265,6 +270,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 simd.call(Mark { column, weights: strided(scores, c), len: range.len(), mark: -1.0 });
             }
         }
+        let Some(values) = tile.values(simd, &range) else { return };
         let tile = Tile { simd, columns, weights: scores, values, is_marked, rescale };
         simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
     }
@@ -321,16 +327,16 @@ pub(super) enum Seen<S: Simd, const N: usize> {
 }
 
 /// [`Block::attend`] for one vector of queries.
-struct AttendColumn<'t, 's, 'a, S: Simd, F, const COLS: usize> {
+struct AttendColumn<'t, 's, 'r, 'q, 'a, S: Simd, F, const COLS: usize> {
     simd: S,
     block: &'t mut Block<'s, S, COLS>,
     head: &'t Head<'a, F>,
     column: Columns<1>,
-    tile: &'t mut KeyTile<'a>,
+    tile: &'t mut KeyTile<'r, 'q>,
     scores: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, S, F, COLS> {
+impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, '_, '_, S, F, COLS> {
     type Output = ();
 
     #[inline(always)]

@@ -1,9 +1,10 @@
 //! The scores themselves, for those who want to see them: a second pass over the keys, one vector of queries at a time.
 
-use core::{f32::consts::LN_2, ops::Range};
+use core::f32::consts::LN_2;
 
 use super::{
     Columns,
+    key_tile::{KeyTile, Tiles},
     prefill::{Block, strided},
     transpose::store,
 };
@@ -17,6 +18,7 @@ use crate::{
         tile::Scores,
     },
     simd::{Simd, Task},
+    validate::Sequence,
     view::RowsMut,
 };
 
@@ -25,6 +27,7 @@ pub(super) struct StoreScores<'t, 's, 'a, S: Simd, F, const COLS: usize> {
     pub(super) simd: S,
     pub(super) block: &'t Block<'s, S, COLS>,
     pub(super) head: &'t Head<'a, F>,
+    pub(super) tiles: Option<&'t mut Tiles<'s>>,
     pub(super) stage: Stage,
     /// Room for a tile.
     pub(super) scores: &'t mut [[S::Vector; COLS]],
@@ -54,23 +57,26 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
         for i in 0..self.block.of.len {
             self.to.row_mut(self.first_row + i).fill(nothing);
         }
-        let Some((keys, _)) = self.head.kv() else { return };
+        let Some(tiles) = self.tiles.take() else { return };
+        let Sequence { room, kv_len, .. } = self.head.sequence;
+        // Pages past the length are of no use to anybody.
+        let len = if self.head.call.kv.is_paged() { *kv_len } else { room.len() };
         for c in 0..COLS {
-            for start in (0..keys.len()).step_by(S::KEY_TILE) {
-                let tile = start..keys.len().min(start + S::KEY_TILE);
-                self.store_tile::<ROWS>(Columns::new(c), &tile);
+            for start in (0..len).step_by(S::KEY_TILE) {
+                let mut tile = tiles.tile(start..len.min(start + S::KEY_TILE), 0);
+                self.store_tile::<ROWS>(Columns::new(c), &mut tile);
             }
         }
     }
 
     /// Those of one vector of queries with the keys of a tile.
     #[inline(always)]
-    fn store_tile<const ROWS: usize>(&mut self, column: Columns<1>, tile: &Range<usize>) -> Option<()> {
+    fn store_tile<const ROWS: usize>(&mut self, column: Columns<1>, tile: &mut KeyTile<'_, '_>) -> Option<()> {
         let Self { simd, block, head, stage, .. } = *self;
         let is_masked = stage >= Stage::Masked;
         let [span] = column.of(&block.spans);
-        let (range, is_full) = if is_masked { span.within(tile) } else { (tile.clone(), true) };
-        let keys = head.kv()?.0.range(range.start, range.len())?;
+        let (range, is_full) = if is_masked { span.within(&tile.range) } else { (tile.range.clone(), true) };
+        let keys = tile.keys(simd, &range)?;
         let scores = self.scores.get_mut(..range.len())?;
 
         let is_partial = is_masked && !(is_full && head.is_band());

@@ -4,6 +4,7 @@ use core::{f32::consts::LOG2_E, num::NonZeroUsize};
 
 use super::{band::Band, function::Score, mask::MaskRows, projection::HeadProjection, tile::Function};
 use crate::{
+    store::Strips,
     validate::{Call, Sequence},
     view::{Rows, split_index},
 };
@@ -59,19 +60,17 @@ impl<'a, F: Score> Head<'a, F> {
         Self { call, score, sequence, index, band }
     }
 
-    /// The keys, and the values that belong to them; `None` where there are none. There may be more than the queries see.
+    /// The keys, and the values that belong to them, those of the sequence from its [origin](Self::origin) on; `None` where there are none.
     #[inline(always)]
-    pub(crate) fn kv(&self) -> Option<(Rows<'a, f32>, Rows<'a, f32>)> {
-        let Sequence { batch, room, .. } = self.sequence;
-        let head = self.index / self.call.group;
-        let rows = self.call.kv.keys.rows(*batch, head)?.range(room.start, room.len());
-        rows.zip(self.call.kv.values.rows(*batch, head)?.range(room.start, room.len()))
+    pub(crate) fn kv(&self) -> Option<[Strips<'a>; 2]> {
+        let Sequence { batch, room, kv_len, .. } = self.sequence;
+        self.call.kv.head(*batch, self.index / self.call.group, room.start.saturating_add(*kv_len))
     }
 
     /// What queries are multiplied with before they meet the keys.
     #[inline(always)]
     pub(crate) fn projection(&self) -> Option<HeadProjection<'a>> {
-        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.keys.shape().dim);
+        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.shape().dim);
         self.score.projection()?.head(q, key_dim, self.sequence.batch, self.index)
     }
 

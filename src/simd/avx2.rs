@@ -1,6 +1,9 @@
-//! 8 lanes and 16 registers: AVX2 and FMA.
+//! 8 lanes and 16 registers: AVX2, FMA and F16C.
 
-use core::arch::x86_64::*;
+use core::{
+    arch::x86_64::*,
+    sync::atomic::{AtomicU8, Ordering},
+};
 
 use super::{Kernel, Simd, Task};
 use crate::math::exp::polynomial;
@@ -13,11 +16,11 @@ pub(crate) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn new() -> Option<Self> {
-        cpu::get().then_some(Self(()))
+        (cpu::get() && has_f16c()).then_some(Self(()))
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
             1 => kernel.run::<Self, 8, 8, 1>(self),
@@ -25,10 +28,22 @@ impl Avx2 {
         }
     }
 
-    #[target_feature(enable = "avx2,fma")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     fn outlined<T: Task>(self, task: T) -> T::Output {
         task.run()
     }
+}
+
+/// Whether the CPU converts half-precision numbers, as all known ones with AVX2 do; `cpufeatures` does not know of it.
+fn has_f16c() -> bool {
+    /// 0: not known yet; 1: no; 2: yes.
+    static KNOWN: AtomicU8 = AtomicU8::new(0);
+    let mut known = KNOWN.load(Ordering::Relaxed);
+    if known == 0 {
+        known = 1 + (__cpuid(1).ecx >> 29 & 1) as u8;
+        KNOWN.store(known, Ordering::Relaxed);
+    }
+    known == 2
 }
 
 /// All ones in the lanes that the first `len` elements fill.
@@ -36,6 +51,17 @@ impl Avx2 {
 #[target_feature(enable = "avx2")]
 fn lanes(len: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(len.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+}
+
+/// Loads eight elements, or as many as there are and zeros.
+#[inline(always)]
+fn whole_or_padded<T: Copy + Default>(from: &[T], load: impl Fn(*const T) -> __m256) -> __m256 {
+    if from.len() >= 8 {
+        return load(from.as_ptr());
+    }
+    let mut padded = [T::default(); 8];
+    padded.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+    load(padded.as_ptr())
 }
 
 /// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
@@ -93,6 +119,28 @@ impl Simd for Avx2 {
                 _mm256_maskload_ps(from.as_ptr(), lanes(from.len()))
             }
         }
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2; the eight elements that are read exist.
+        whole_or_padded(from, |from| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(from.cast()))) })
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn load_f16(self, from: &[half::f16]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has F16C; the eight elements that are read exist.
+        whole_or_padded(from, |from| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn load_bf16(self, from: &[half::bf16]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2; the eight elements that are read exist.
+        whole_or_padded(from, |from| unsafe {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))))
+        })
     }
 
     #[inline(always)]

@@ -90,6 +90,29 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_i8(self, from: &[i8]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of the slice are masked off.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes(from.len()), from.as_ptr()))) }
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn load_f16(self, from: &[half::f16]) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes(from.len()), from.as_ptr().cast())) }
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn load_bf16(self, from: &[half::bf16]) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            let upper_halves = _mm256_maskz_loadu_epi16(lanes(from.len()), from.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(upper_halves)))
+        }
+    }
+
+    #[inline(always)]
     fn store(self, x: __m512, to: &mut [f32]) {
         // SAFETY: `self` exists, so the CPU has AVX-512F; lanes past the end of the slice are masked off.
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes(to.len()), x) }

@@ -16,7 +16,7 @@ use crate::Error;
 pub enum Backend {
     /// What the build's own target features offer, through `wide`: SSE2, NEON, wasm simd128 or scalar code. Everywhere.
     Portable,
-    /// AVX2 and FMA, on x86-64.
+    /// AVX2, FMA and F16C, on x86-64.
     Avx2,
     /// AVX-512 F, DQ, BW and VL, on x86-64.
     Avx512,

@@ -87,6 +87,17 @@ pub(crate) trait Simd: Copy {
     /// The first `LANES` elements; zero where there are fewer.
     fn load(self, from: &[f32]) -> Self::Vector;
 
+    /// [`load`](Self::load) of integers.
+    fn load_i8(self, from: &[i8]) -> Self::Vector;
+
+    /// [`load`](Self::load) of half-precision numbers.
+    #[cfg(feature = "half")]
+    fn load_f16(self, from: &[half::f16]) -> Self::Vector;
+
+    /// [`load`](Self::load) of numbers that are the upper half of an `f32`.
+    #[cfg(feature = "half")]
+    fn load_bf16(self, from: &[half::bf16]) -> Self::Vector;
+
     /// Writes as many of the lanes as fit.
     fn store(self, x: Self::Vector, to: &mut [f32]);
 

@@ -68,12 +68,30 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load(self, from: &[f32]) -> Floats {
-        let mut lanes = [0.0; LANES];
-        match from.first_chunk::<LANES>() {
-            Some(full) => lanes = *full,
-            None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = *x),
-        }
-        Floats::new(lanes)
+        padded(from, |x| x)
+    }
+
+    #[inline(always)]
+    fn load_i8(self, from: &[i8]) -> Floats {
+        padded(from, f32::from)
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn load_f16(self, from: &[half::f16]) -> Floats {
+        padded(from, |x| {
+            let [sign, magnitude] = [x.to_bits() & 0x8000, x.to_bits() & 0x7fff].map(u32::from);
+            // With the bits where `f32` has them, the number is this much too small; infinities and NaN get their exponent back.
+            let magnitude = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
+            let infinite = if magnitude >= 65536.0 { 0x7f80_0000 } else { 0 };
+            f32::from_bits(magnitude.to_bits() | infinite | sign << 16)
+        })
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn load_bf16(self, from: &[half::bf16]) -> Floats {
+        padded(from, |x| f32::from_bits(u32::from(x.to_bits()) << 16))
     }
 
     #[inline(always)]
@@ -172,6 +190,17 @@ impl Simd for Portable {
             lanes.to_array().into_iter().fold(f32::NEG_INFINITY, |max, lane| if lane > max { lane } else { max })
         })
     }
+}
+
+/// Whole vectors, or as many elements as there are and zeros.
+#[inline(always)]
+fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f32) -> Floats {
+    let mut lanes = [0.0; LANES];
+    match from.first_chunk::<LANES>() {
+        Some(full) => lanes = full.map(convert),
+        None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = convert(*x)),
+    }
+    Floats::new(lanes)
 }
 
 /// The bits of each lane.

@@ -1,6 +1,7 @@
 //! A call of the crate with all that it needs, owned.
 
 use super::{
+    cache::{Cache, with_kv},
     functions::{Distance, Function, Sizes},
     modifiers::Modifiers,
     pattern::{Pattern, Sequence},
@@ -23,6 +24,8 @@ pub struct Case {
     pub q: Tensor<f32>,
     pub k: Tensor<f32>,
     pub v: Tensor<f32>,
+    /// What keys and values are kept in, of which they are numbers.
+    pub cache: Cache,
     /// The output before the call, full of [`MARKER`].
     pub out: Tensor<f32>,
     /// That of scores, likewise, if they are asked for.
@@ -176,6 +179,7 @@ impl Case {
             q: row(&self.q),
             k: whole(&self.k),
             v: whole(&self.v),
+            cache: self.cache,
             out: row(&self.out),
             scores: self.scores.as_ref().map(|(stage, scores)| (*stage, row(scores))),
         }
@@ -221,18 +225,9 @@ impl Case {
         }
     }
 
-    fn prepare_with<'a, F: Score>(
-        &'a self,
-        attention: Attention<'a, F>,
-        backend: Backend,
-        answer: &'a mut Answer<f32>,
-    ) -> Result<Work<'a, F>, Error> {
-        attention.backend(backend).prepare(self.q.view()?, self.kv()?, answer.output(self.stage())?)
-    }
-
-    /// The prepared call, to be run by the caller; without closures.
+    /// The prepared call, to be run by the caller; without closures, and with keys and values as they are.
     pub fn prepare<'a>(&'a self, backend: Backend, answer: &'a mut Answer<f32>) -> Result<Work<'a>, Error> {
-        self.prepare_with(self.attention()?, backend, answer)
+        self.attention()?.backend(backend).prepare(self.q.view()?, self.kv()?, answer.output(self.stage())?)
     }
 
     /// Gives the answer, the work shared out over threads, each with so much less scratch than is needed.
@@ -243,15 +238,18 @@ impl Case {
         threads: usize,
         shortage: usize,
     ) -> Result<(), Error> {
-        with_attention!(self, attention => run(&self.prepare_with(attention, backend, answer)?, threads, shortage))
+        with_attention!(self, attention => with_kv!(self, kv => {
+            let output = answer.output(self.stage())?;
+            run(&attention.backend(backend).prepare(self.q.view()?, kv, output)?, threads, shortage)
+        }))
     }
 
     /// [`Attention::forward`].
     pub fn forward(&self, backend: Backend, answer: &mut Answer<f32>, scratch: &mut [f32]) -> Result<(), Error> {
-        with_attention!(self, attention => {
+        with_attention!(self, attention => with_kv!(self, kv => {
             let output = answer.output(self.stage())?;
-            attention.backend(backend).forward(self.q.view()?, self.kv()?, output, scratch)
-        })
+            attention.backend(backend).forward(self.q.view()?, kv, output, scratch)
+        }))
     }
 
     /// The answer of a backend. Elements between the output's rows must stay as they are.
@@ -286,10 +284,9 @@ impl Case {
     }
 
     pub fn reference_into(&self, answer: &mut Answer<f64>) -> Result<(), Error> {
-        with_attention!(self, attention => {
-            let (q, kv) = (self.q.view()?, self.kv()?);
-            reference::forward(&attention, q, kv, answer.output(self.stage())?)
-        })
+        with_attention!(self, attention => with_kv!(self, kv => {
+            reference::forward(&attention, self.q.view()?, kv, answer.output(self.stage())?)
+        }))
     }
 }
 

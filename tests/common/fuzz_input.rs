@@ -2,6 +2,7 @@
 
 use super::{
     bits::assert_same,
+    cache::{Cache, Kind},
     case::{Answer, Case, MARKER},
     functions::Function,
     modifiers::Modifiers,
@@ -303,11 +304,33 @@ impl Call {
             q,
             k,
             v,
+            cache: Cache::PLAIN,
             out,
         };
         let batch_invariant = bytes.below(2) == 1;
         let case = case.without_idle_closures().with(|case| case.modifiers.batch_invariant = batch_invariant);
-        Self { case, backend, lse_excess, scratch_shortage }
+        let cache = Cache {
+            kind: [Kind::F32, Kind::F16, Kind::Bf16, Kind::I8(1), Kind::I8(4)][bytes.below(5)],
+            page_size: bytes.some(|bytes| 1 + bytes.below(64)),
+        };
+        Self { case, backend, lse_excess, scratch_shortage }.with_cache(cache)
+    }
+
+    /// With keys and values kept in a cache, if there can be one.
+    fn with_cache(mut self, cache: Cache) -> Self {
+        let Case { k, v, .. } = &self.case;
+        let is_small = |tensor: &Tensor<f32>| {
+            let Shape { batch, heads, len, dim } = tensor.shape;
+            let elements = [heads, len, dim].iter().try_fold(batch, |n, extent| n.checked_mul(*extent));
+            tensor.view().is_ok() && elements.is_some_and(|n| n as u128 <= STORAGE)
+        };
+        let is_pair = Shape { dim: v.shape.dim, ..k.shape } == v.shape;
+        if is_pair && is_small(k) && is_small(v) && !self.is_heavy() {
+            let Case { k, v, .. } = &mut self.case;
+            [k, v].into_iter().for_each(|tensor| cache.kind.round(tensor));
+            self.case.cache = cache;
+        }
+        self
     }
 
     /// Whether it takes too long: broadcast operands, and such without elements, can be endless.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod bits;
+mod cache;
 mod case;
 mod functions;
 pub mod fuzz_input;
@@ -16,6 +17,7 @@ mod rules;
 mod tensor;
 
 pub use bits::{GARBAGE, assert_same, assert_same_row, nans, same};
+pub use cache::{Cache, Kind};
 pub use case::{Answer, Case, MARKER};
 pub use functions::{Function, FunctionKind};
 pub use modifiers::{BiasPlan, Modifiers};

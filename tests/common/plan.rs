@@ -1,6 +1,7 @@
 //! A case in numbers.
 
 use super::{
+    cache::Cache,
     case::{Case, MARKER},
     functions::FunctionKind,
     modifiers::{BiasPlan, Modifiers},
@@ -41,6 +42,7 @@ pub struct Plan {
     pub q: (Layout, Content),
     pub k: (Layout, Content),
     pub v: (Layout, Content),
+    pub cache: Cache,
     pub out: Layout,
     /// Whether scores are asked for.
     pub scores: Option<(Stage, Layout)>,
@@ -76,6 +78,7 @@ impl Plan {
             q: plain,
             k: plain,
             v: plain,
+            cache: Cache::PLAIN,
             out: Layout::HeadsFirst,
             scores: None,
             seed: 1,
@@ -89,8 +92,9 @@ impl Plan {
             Tensor::random(Shape { batch, heads, len, dim }, layout, content, &mut random)
         };
         let q = tensor(q_heads, q_len, function.query_dim(head_dim), self.q);
-        let k = tensor(kv_heads, kv_len, head_dim, self.k);
-        let v = tensor(kv_heads, kv_len, value_dim, self.v);
+        let mut k = tensor(kv_heads, kv_len, head_dim, self.k);
+        let mut v = tensor(kv_heads, kv_len, value_dim, self.v);
+        [&mut k, &mut v].into_iter().for_each(|tensor| self.cache.kind.round(tensor));
         let case = Case {
             name: format!("{self:?}"),
             pattern: self.pattern(&mut random),
@@ -99,6 +103,7 @@ impl Plan {
             q,
             k,
             v,
+            cache: self.cache,
             out: Tensor::filled(Shape { dim: value_dim, ..self.matrix() }, self.out, MARKER),
             scores: self
                 .of_scores(self.scores)

@@ -1,8 +1,8 @@
 //! Random calls on every backend: shapes, layouts, all kinds of masks and modifiers in any combination, ranges of values.
 
 use crate::common::{
-    Band, BiasPlan, Case, Content, Extent, FunctionKind, GARBAGE, GridPlan, Layout, Lens, MaskKind, Plan, Row,
-    ScoreKind, Sequence, assert_same, assert_same_row, check, same,
+    Band, BiasPlan, Cache, Case, Content, Extent, FunctionKind, GARBAGE, GridPlan, Kind, Layout, Lens, MaskKind, Plan,
+    Row, ScoreKind, Sequence, assert_same, assert_same_row, check, same,
 };
 use proptest::{option, prelude::*};
 use simd_attention::{Backend, Stage, Window};
@@ -118,6 +118,17 @@ fn function() -> impl Strategy<Value = FunctionKind> {
     ]
 }
 
+fn cache() -> impl Strategy<Value = Cache> {
+    let kind = prop_oneof![
+        4 => Just(Kind::F32),
+        1 => Just(Kind::F16),
+        1 => Just(Kind::Bf16),
+        1 => Just(Kind::I8(1)),
+        1 => (1usize..20).prop_map(Kind::I8),
+    ];
+    (kind, seldom(1usize..100)).prop_map(|(kind, page_size)| Cache { kind, page_size })
+}
+
 prop_compose! {
     /// All but masks and modifiers.
     fn plain()(
@@ -161,8 +172,9 @@ prop_compose! {
         scores in seldom((stage(), layout())),
         function in function(),
         batch_invariant in any::<bool>(),
+        cache in cache(),
     ) -> Plan {
-        Plan { function, batch_invariant, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
+        Plan { function, batch_invariant, cache, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
     }
 }
 

@@ -10,9 +10,10 @@
 
 #![no_std]
 
+use half::{bf16, f16};
 use simd_attention::{
-    Additive, Attention, Backend, Bilinear, Error, Kv, Linear, Mask, MultiHead, Output, Shape, Strides, View, ViewMut,
-    Work, merge, multi_head_scratch_len, reference, scratch_len,
+    Additive, Attention, Backend, Bilinear, Error, Kv, Linear, Mask, MultiHead, Output, Quantized, Shape, Strides,
+    View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, reference, scratch_len,
 };
 
 #[panic_handler]
@@ -71,6 +72,21 @@ entry_points! {
         Kv::new(keys, values)
     }
 
+    fn kv_new_f16<'a>(keys: View<'a, f16>, values: View<'a, f16>) -> Result<Kv<'a, f16>, Error> {
+        Kv::new(keys, values)
+    }
+    fn kv_new_bf16<'a>(keys: View<'a, bf16>, values: View<'a, bf16>) -> Result<Kv<'a, bf16>, Error> {
+        Kv::new(keys, values)
+    }
+    fn quantized_new<'a>(numbers: View<'a, i8>, scales: View<'a, f32>) -> Result<Quantized<'a>, Error> {
+        Quantized::new(numbers, scales)
+    }
+    fn kv_quantized<'a>(keys: Quantized<'a>, values: Quantized<'a>) -> Result<Kv<'a, i8>, Error> {
+        Kv::quantized(keys, values)
+    }
+    fn kv_pages<'a>(kv: Kv<'a, f32>, table: View<'a, u32>) -> Kv<'a, f32> {
+        kv.pages(table)
+    }
     fn kv_lens<'a>(kv: Kv<'a, f32>, lens: &'a [usize]) -> Kv<'a, f32> {
         kv.lens(lens)
     }
@@ -93,6 +109,33 @@ entry_points! {
         attention: &Attention<'a>,
         q: View<'a, f32>,
         kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        attention.forward(q, kv, out, scratch)
+    }
+    fn attention_forward_f16<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f16>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        attention.forward(q, kv, out, scratch)
+    }
+    fn attention_forward_bf16<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, bf16>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        attention.forward(q, kv, out, scratch)
+    }
+    fn attention_forward_i8<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, i8>,
         out: Output<'a, f32>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
@@ -176,6 +219,9 @@ entry_points! {
         work.run(scratch)
     }
 
+    fn cache_scratch_length(head_dim: usize, value_dim: usize) -> usize {
+        cache_scratch_len(head_dim, value_dim)
+    }
     fn scratch_length(head_dim: usize, value_dim: usize) -> usize {
         scratch_len(head_dim, value_dim)
     }
@@ -190,6 +236,14 @@ entry_points! {
         attention: &Attention<'a>,
         q: View<'a, f32>,
         kv: Kv<'a, f32>,
+        out: Output<'a, f64>,
+    ) -> Result<(), Error> {
+        reference::forward(attention, q, kv, out)
+    }
+    fn reference_forward_i8<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, i8>,
         out: Output<'a, f64>,
     ) -> Result<(), Error> {
         reference::forward(attention, q, kv, out)

@@ -1,0 +1,111 @@
+//! The types of numbers that keys and values may be kept in.
+
+#[cfg(feature = "half")]
+use half::{bf16, f16};
+
+use crate::{simd::Simd, store::Store, view::View};
+
+/// What keys and values may be kept in: a [`Float`], or `i8` with scales ([`Quantized`](crate::Quantized)).
+///
+/// Whatever it is, products and sums are of `f32`. Nobody else implements it.
+pub trait Element: Copy + Sealed {}
+
+/// Numbers that need no scales: `f32`, and with the feature `half` its `f16` and `bf16`.
+pub trait Float: Element {
+    /// The nearest one, of two the even one.
+    #[must_use]
+    fn from_f32(x: f32) -> Self;
+
+    /// The same number: `f32` has all of them.
+    #[must_use]
+    fn to_f32(self) -> f32;
+}
+
+/// Keeps [`Element`] for this crate.
+pub trait Sealed: Sized {
+    #[doc(hidden)]
+    fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a>;
+}
+
+/// What the kernels do with elements.
+pub(crate) trait Load: Copy {
+    /// The first `LANES`; zero where there are fewer.
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector;
+}
+
+impl Element for f32 {}
+impl Element for i8 {}
+
+impl Float for f32 {
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+impl Sealed for f32 {
+    fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> Store<'a> {
+        Store::F32(numbers)
+    }
+}
+
+impl Sealed for i8 {
+    fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a> {
+        Store::I8(numbers, scales)
+    }
+}
+
+impl Load for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
+        simd.load(from)
+    }
+}
+
+impl Load for i8 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
+        simd.load_i8(from)
+    }
+}
+
+#[cfg(feature = "half")]
+macro_rules! half {
+    ($type:ident, $variant:ident, $load:ident) => {
+        impl Element for $type {}
+
+        impl Float for $type {
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                $type::from_f32(x)
+            }
+
+            #[inline(always)]
+            fn to_f32(self) -> f32 {
+                $type::to_f32(self)
+            }
+        }
+
+        impl Sealed for $type {
+            fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> Store<'a> {
+                Store::$variant(numbers)
+            }
+        }
+
+        impl Load for $type {
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
+                simd.$load(from)
+            }
+        }
+    };
+}
+#[cfg(feature = "half")]
+half!(f16, F16, load_f16);
+#[cfg(feature = "half")]
+half!(bf16, Bf16, load_bf16);
