@@ -3,7 +3,7 @@
 #[cfg(feature = "half")]
 use half::{bf16, f16};
 
-use crate::{simd::Simd, store::Store, view::View};
+use crate::{append::quantize_row, simd::Simd, store::Store, view::View};
 
 /// What keys and values may be kept in: a [`Float`], or `i8` with scales ([`Quantized`](crate::Quantized)).
 ///
@@ -25,6 +25,10 @@ pub trait Float: Element {
 pub trait Sealed: Sized {
     #[doc(hidden)]
     fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a>;
+
+    /// Of elements of its own, those of a row, with as many scales as there are, if it has any.
+    #[doc(hidden)]
+    fn convert(row: &[f32], to: &mut [Self], scales: &mut [f32]);
 }
 
 /// What the kernels do with elements.
@@ -52,11 +56,19 @@ impl Sealed for f32 {
     fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> Store<'a> {
         Store::F32(numbers)
     }
+
+    fn convert(row: &[f32], to: &mut [Self], _: &mut [f32]) {
+        to.iter_mut().zip(row).for_each(|(to, x)| *to = *x);
+    }
 }
 
 impl Sealed for i8 {
     fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a> {
         Store::I8(numbers, scales)
+    }
+
+    fn convert(row: &[f32], to: &mut [Self], scales: &mut [f32]) {
+        quantize_row(row, to, scales);
     }
 }
 
@@ -94,6 +106,10 @@ macro_rules! half {
         impl Sealed for $type {
             fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> Store<'a> {
                 Store::$variant(numbers)
+            }
+
+            fn convert(row: &[f32], to: &mut [Self], _: &mut [f32]) {
+                to.iter_mut().zip(row).for_each(|(to, x)| *to = Self::from_f32(*x));
             }
         }
 

@@ -211,10 +211,7 @@ impl<'a> Cache<'a> {
     /// `[batch, kv_heads, kv_len, head_dim]`, where `kv_len` is what there is room for.
     pub(crate) fn shape(&self) -> Shape {
         let keys = self.keys.shape();
-        self.pages.map_or(keys, |table| {
-            let Shape { len: batch, dim: pages, .. } = table.shape();
-            Shape { batch, len: pages.saturating_mul(keys.len), ..keys }
-        })
+        self.pages.map_or(keys, |table| in_pages(table, keys))
     }
 
     pub(crate) const fn value_dim(&self) -> usize {
@@ -232,22 +229,7 @@ impl<'a> Cache<'a> {
 
     /// Whether the pages of all these keys of a sequence exist.
     pub(crate) fn check_pages(&self, batch: usize, keys: &Range<usize>) -> Result<(), Error> {
-        let Some(table) = self.pages else { return Ok(()) };
-        let Shape { batch: pages, len: page_size, .. } = self.keys.shape();
-        expect_shape(Operand::PageTable, Shape { batch: 1, heads: 1, ..table.shape() }, table.shape())?;
-        let row = table.rows(0, 0).map_or(&[][..], |rows| rows.row(batch));
-        let table = table.shape();
-        if table.dim.checked_mul(page_size).is_none() {
-            return Err(Error::SizeOverflow { shape: table });
-        }
-        let used = keys.end.div_ceil(page_size.max(1));
-        let first = keys.start.checked_div(page_size).unwrap_or(0);
-        for (index, &page) in row.iter().enumerate().take(used).skip(first) {
-            if page as usize >= pages {
-                return Err(Error::NoSuchPage { sequence: batch, index, page, pages });
-            }
-        }
-        Ok(())
+        self.pages.map_or(Ok(()), |table| check_pages(table, self.keys.shape(), batch, keys))
     }
 
     /// Keys and values of one head of a sequence that has this many keys.
@@ -262,6 +244,35 @@ impl<'a> Cache<'a> {
         };
         Some([self.keys.head(batch, head, pages)?, self.values.head(batch, head, pages)?])
     }
+}
+
+/// `[batch, heads, room, dim]` of what is in pages of this shape.
+pub(crate) fn in_pages(table: View<'_, u32>, pages: Shape) -> Shape {
+    let Shape { len: batch, dim: of_sequence, .. } = table.shape();
+    Shape { batch, len: of_sequence.saturating_mul(pages.len), ..pages }
+}
+
+/// Whether there are pages, of this shape, for all these rows of a sequence.
+pub(crate) fn check_pages(
+    table: View<'_, u32>,
+    pages: Shape,
+    sequence: usize,
+    rows: &Range<usize>,
+) -> Result<(), Error> {
+    let shape = table.shape();
+    expect_shape(Operand::PageTable, Shape { batch: 1, heads: 1, ..shape }, shape)?;
+    if shape.dim.checked_mul(pages.len).is_none() {
+        return Err(Error::SizeOverflow { shape });
+    }
+    let row = table.rows(0, 0).map_or(&[][..], |table| table.row(sequence));
+    let used = rows.end.div_ceil(pages.len.max(1));
+    let first = rows.start.checked_div(pages.len).unwrap_or(used);
+    for (index, &page) in row.iter().enumerate().take(used).skip(first) {
+        if page as usize >= pages.batch {
+            return Err(Error::NoSuchPage { sequence, index, page, pages: pages.batch });
+        }
+    }
+    Ok(())
 }
 
 /// Names the first axis in which two shapes differ.

@@ -4,6 +4,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod append;
 mod attention;
 mod element;
 mod error;
@@ -25,6 +26,7 @@ mod view;
 mod weighted_sum;
 mod work;
 
+pub use append::{CacheMut, quantize};
 pub use attention::{Attention, Window};
 pub use element::{Element, Float};
 pub use error::{Axis, Error, Operand};

@@ -12,8 +12,8 @@
 
 use half::{bf16, f16};
 use simd_attention::{
-    Additive, Attention, Backend, Bilinear, Error, Kv, Linear, Mask, MultiHead, Output, Quantized, Shape, Strides,
-    View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, reference, scratch_len,
+    Additive, Attention, Backend, Bilinear, CacheMut, Error, Kv, Linear, Mask, MultiHead, Output, Quantized, Shape,
+    Strides, View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, quantize, reference, scratch_len,
 };
 
 #[panic_handler]
@@ -86,6 +86,24 @@ entry_points! {
     }
     fn kv_pages<'a>(kv: Kv<'a, f32>, table: View<'a, u32>) -> Kv<'a, f32> {
         kv.pages(table)
+    }
+    fn cache_mut_append(cache: &mut CacheMut<'_, f32>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+        cache.append(rows, at)
+    }
+    fn cache_mut_append_f16(cache: &mut CacheMut<'_, f16>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+        cache.append(rows, at)
+    }
+    fn cache_mut_append_bf16(cache: &mut CacheMut<'_, bf16>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+        cache.append(rows, at)
+    }
+    fn cache_mut_append_i8(cache: &mut CacheMut<'_, i8>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+        cache.append(rows, at)
+    }
+    fn cache_mut_pages<'a>(cache: CacheMut<'a, f32>, table: View<'a, u32>) -> CacheMut<'a, f32> {
+        cache.pages(table)
+    }
+    fn quantize_row(row: &[f32], numbers: &mut [i8], scales: &mut [f32]) -> Result<(), Error> {
+        quantize(row, numbers, scales)
     }
     fn kv_lens<'a>(kv: Kv<'a, f32>, lens: &'a [usize]) -> Kv<'a, f32> {
         kv.lens(lens)
