@@ -15,6 +15,8 @@ mod math;
 mod merge;
 mod multi_head;
 mod output;
+mod partition;
+mod ranges;
 pub mod reference;
 mod score;
 mod scratch;

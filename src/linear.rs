@@ -5,12 +5,12 @@ use crate::{
     error::Operand,
     kernel::{Columns, Groups, multiply, prefetch_next_group, transpose},
     kv::expect_shape,
+    partition::{Partition, Split},
     score::function::Dot,
     scratch::{self, Scratch, scratch_len},
     simd::{Kernel, MAX_BLOCKS, Simd, Task, with_simd},
     validate::expect_len,
     view::{Rows, RowsMut},
-    work::{Partition, Split},
 };
 
 /// A linear layer: `y = x W' + b`, with `W` `[out_dim, in_dim]`, as PyTorch's `Linear` and ONNX's `Gemm` (`transB`) have it.
@@ -93,7 +93,7 @@ impl<'a> Linear<'a> {
         let partition = Partition::new(shape.len, &split);
         for (batch, head) in (0..shape.batch).flat_map(|batch| (0..shape.heads).map(move |head| (batch, head))) {
             let (Some(x), Some(weights)) = (x.rows(batch, head), weights.rows(batch, head)) else { break };
-            for part in (0..partition.units()).map(|unit| partition.part(unit)) {
+            for part in (0..partition.units).map(|unit| partition.part(unit)) {
                 let rows = x.range(part.first, part.len);
                 // SAFETY: nobody else has any of these rows.
                 let y = rows.and_then(|rows| unsafe { y.rows_mut(batch, &(head..head + 1), part.first, rows.len()) });

@@ -2,6 +2,7 @@
 
 use crate::{
     Error,
+    ranges::Partial,
     simd::{Portable, Simd},
     softmax::FEW_TILES,
 };
@@ -26,7 +27,7 @@ const fn score_rows<S: Simd>(cols: usize) -> usize {
     if cols > 1 { S::KEY_TILE } else { S::KEY_TILE + FEW_TILES * S::FEW * (S::KEY_TILE / S::LANES) }
 }
 
-/// Elements that a unit takes, with room to align the first vector.
+/// Elements that a unit takes, with room to align the first vector, and for the results over two ranges of keys.
 const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let dims = head_dim.saturating_add(value_dim);
     // Few queries have whole vectors of elements each: for queries and output at most one more of them than the dimensions take.
@@ -34,7 +35,8 @@ const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let many = dims.saturating_mul(S::BLOCKS).saturating_add(score_rows::<S>(S::MAX_COLS));
     let many = many.saturating_mul(S::MAX_COLS);
     let vectors = if few > many { few } else { many };
-    vectors.saturating_mul(S::LANES).saturating_add(S::LANES - 1)
+    let partials = Partial::len(2 * S::FEW, value_dim);
+    vectors.saturating_mul(S::LANES).saturating_add(S::LANES - 1).saturating_add(partials)
 }
 
 /// Elements of scratch that one thread needs, whatever the backend, `q_len`, `kv_len` and number of heads.

@@ -2,7 +2,13 @@
 
 use core::array::from_fn;
 
-use crate::{kernel::Columns, score::modify::Strided, scratch::elements_mut, simd::Simd, view::Walk};
+use crate::{
+    kernel::Columns,
+    score::modify::Strided,
+    scratch::elements_mut,
+    simd::Simd,
+    view::{RowsMut, Walk},
+};
 
 /// For each query: the largest score so far, and the sum of `2^(score - max)`.
 pub(crate) struct Softmax<S: Simd, const COLS: usize> {
@@ -122,10 +128,24 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         factor
     }
 
-    /// Each query's maximum, a logarithm to base 2, and its sum.
+    /// Writes what is made of each query's maximum, a logarithm to base 2, and its sum, to rows of as many elements, from row `first` on.
     #[inline(always)]
-    pub(crate) fn state(&self) -> ([S::Vector; COLS], [S::Vector; COLS]) {
-        (self.max, self.sum)
+    pub(crate) fn store_state<const N: usize>(
+        &self,
+        to: &mut RowsMut<'_, f32>,
+        first: usize,
+        f: impl Fn(f32, f32) -> [f32; N],
+    ) {
+        for c in 0..COLS {
+            let (mut maxima, mut sums) = ([0.0; 16], [0.0; 16]);
+            self.simd.store(self.max[c], &mut maxima);
+            self.simd.store(self.sum[c], &mut sums);
+            for (i, (max, sum)) in maxima.into_iter().zip(sums).take(S::LANES).enumerate() {
+                if let Some(state) = to.row_mut(first + c * S::LANES + i).first_chunk_mut() {
+                    *state = f(max, sum);
+                }
+            }
+        }
     }
 }
 

@@ -529,6 +529,10 @@ unsafe impl<T: Send> Send for SharedRows<'_, T> {}
 unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
 
 impl<T> SharedRows<'_, T> {
+    pub(crate) const fn shape(&self) -> Shape {
+        self.shape
+    }
+
     /// The rows `first .. first + len` of some heads to write, those of one head after those of another; `None` unless there are all of
     /// them, and some.
     ///
@@ -575,7 +579,14 @@ pub(crate) struct RowsMut<'a, T> {
     data: PhantomData<&'a mut [T]>,
 }
 
-impl<T> RowsMut<'_, T> {
+impl<'a, T> RowsMut<'a, T> {
+    /// As many rows, one after the other, as a slice has; `None` if it has none.
+    pub(crate) fn of(data: &'a mut [T], dim: usize) -> Option<Self> {
+        let len = data.len().checked_div(dim)?;
+        let per_head = NonZeroUsize::new(len)?;
+        Some(Self { first: data.as_mut_ptr(), stride: dim, per_head, head_stride: 0, len, dim, data: PhantomData })
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.len
     }

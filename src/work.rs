@@ -1,10 +1,18 @@
 //! A computation split into independent units, to be run from any number of threads.
 
+#[cfg(feature = "rayon")]
+mod shares;
+
 use core::{num::NonZeroUsize, ops::Range};
 
 use crate::{
     Error,
-    kernel::prefill::Unit,
+    kernel::{
+        Products,
+        prefill::{KeyRange, Unit},
+    },
+    partition::{Part, Partition, Split},
+    ranges::{Partial, RANGE},
     score::{
         function::{Dot, Score},
         head::{Head, Queries},
@@ -12,7 +20,7 @@ use crate::{
     scratch,
     simd::{Simd, with_simd},
     validate::{Call, Problem, Sequence},
-    view::GroupRows,
+    view::{GroupRows, RowsMut, SharedRows},
 };
 
 /// A checked computation, split into units: each a block of queries of one head of one sequence.
@@ -70,8 +78,19 @@ impl<'a, F: Score> Work<'a, F> {
         Ok(())
     }
 
+    /// Elements of scratch with which [`run_parallel`](Self::run_parallel) keeps so many threads busy: [`scratch_len`](Self::scratch_len) for
+    /// each; and where a handful of queries attend to many keys, and there are too few units for all threads, room for results over
+    /// ranges of keys, which are shared out then.
+    #[cfg(feature = "rayon")]
+    #[must_use]
+    pub fn parallel_scratch_len(&self, threads: usize) -> usize {
+        let of_threads = self.scratch_len().saturating_mul(threads);
+        of_threads.saturating_add(self.plan.shares::<F>(threads).map_or(0, |shares| shares.scratch_len()))
+    }
+
     /// [`run`](Self::run) on the threads of the current rayon pool, as many at a time as `scratch` has room for (a multiple of
-    /// [`scratch_len`](Self::scratch_len), or more) and the pool has threads. The bits are those of one thread.
+    /// [`scratch_len`](Self::scratch_len), or more) and the pool has threads; with [`parallel_scratch_len`](Self::parallel_scratch_len), those share single
+    /// heads of long caches too. The bits are those of one thread.
     ///
     /// # Errors
     ///
@@ -82,7 +101,15 @@ impl<'a, F: Score> Work<'a, F> {
         F: Sync,
     {
         self.plan.check(scratch)?;
-        let threads = rayon::current_num_threads().min(self.units());
+        let threads = rayon::current_num_threads();
+        if let Some(shares) = self.plan.shares::<F>(threads)
+            && let Some((slots, scratch)) = scratch.split_at_mut_checked(shares.scratch_len())
+            && scratch.len() / threads >= self.scratch_len()
+        {
+            self.plan.run_shares(&self.score, &shares, slots, scratch);
+            return Ok(());
+        }
+        let threads = threads.min(self.units());
         rayon::scope(|scope| {
             for scratch in scratch.chunks_exact_mut(self.scratch_len()).take(threads) {
                 scope.spawn(move |_| self.score.run(&self.plan, scratch));
@@ -126,33 +153,118 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Computes a unit, which nobody else has taken.
     fn run_unit<F: Score>(&self, score: &F, at: &Place, unit: usize, scratch: &mut [f32]) {
-        let Problem { call, output, lse, scores, backend, .. } = &self.problem;
-        let Some((heads, part)) = at.locate(call, unit) else { return };
-        let Some(rows) = at.rows(call, &heads, &part) else { return };
-        let Some(per_head) = NonZeroUsize::new(part.len) else { return };
+        let Some(unit) = self.locate(score, at, unit) else { return };
+        let ranges = unit.ranges();
+        if ranges.len() <= 1 {
+            return self.run_whole(unit, scratch);
+        }
+        let (queries, dim) = (unit.queries.len, self.problem.output.shape().dim);
+        let Some((own, rest)) = scratch.split_at_mut_checked(Partial::len(queries, dim)) else { return };
+        let Some((other, scratch)) = rest.split_at_mut_checked(Partial::len(queries, dim)) else { return };
+        let [Some(mut joined), Some(mut other)] = [own, other].map(|room| Partial::new(room, queries, dim)) else {
+            return;
+        };
+        self.run_range(&unit, ranges.start, &mut joined, scratch);
+        for range in ranges.start + 1..ranges.end {
+            self.run_range(&unit, range, &mut other, scratch);
+            joined.join(&other);
+        }
+        self.store(&unit, &joined);
+    }
+
+    /// Computes a unit in one go.
+    fn run_whole<F: Score>(&self, at: Located<'_, F>, scratch: &mut [f32]) {
+        let Problem { output, lse, scores, .. } = &self.problem;
+        let (Some(output), lse) = (at.rows_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else { return };
+        let scores = scores.as_ref().and_then(|(stage, scores)| Some((*stage, at.rows_of(scores)?)));
+        self.launch(at.cols, Unit { lse, scores, ..at.unit(output, scratch) });
+    }
+
+    /// Computes the results over one of the ranges of keys.
+    fn run_range<F: Score>(&self, at: &Located<'_, F>, range: usize, to: &mut Partial<'_>, scratch: &mut [f32]) {
+        let Some([output, states]) = to.rows_mut() else { return };
+        let (start, is_first) = (range.saturating_mul(RANGE), range == at.ranges().start);
+        let range = KeyRange { keys: start..start.saturating_add(RANGE), is_first, states };
+        self.launch(at.cols, Unit { range: Some(range), ..at.unit(output, scratch) });
+    }
+
+    /// Writes the results of a unit over all ranges.
+    fn store<F: Score>(&self, at: &Located<'_, F>, joined: &Partial<'_>) {
+        let Problem { output, lse, .. } = &self.problem;
+        let (Some(mut output), mut lse) = (at.rows_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else {
+            return;
+        };
+        joined.store(&mut output, lse.as_mut());
+    }
+
+    fn launch<F: Score>(&self, cols: usize, unit: Unit<'_, F>) {
+        with_simd!(self.problem.backend, simd => simd.run(cols, unit));
+    }
+
+    fn locate<'p, F: Score>(&'p self, score: &'p F, at: &'p Place, unit: usize) -> Option<Located<'p, F>> {
+        let call = &self.problem.call;
+        let (heads, part) = at.locate(call, unit)?;
+        let rows = at.rows(call, &heads, &part)?;
+        let per_head = NonZeroUsize::new(part.len)?;
         let next = at.locate(call, unit + 1);
-        let (batch, first) = (at.sequence.batch, at.sequence.queries.start + part.first);
-        // SAFETY: each unit is taken once, and no two units have a row in common.
-        let Some(output) = (unsafe { output.rows_mut(batch, &heads, first, part.len) }) else { return };
-        // SAFETY: as above.
-        let lse = lse.as_ref().and_then(|lse| unsafe { lse.rows_mut(batch, &heads, first, part.len) });
-        let scores = scores.as_ref().and_then(|(stage, scores)| {
-            // SAFETY: as above.
-            let rows = unsafe { scores.rows_mut(batch, &heads, first, part.len) };
-            Some((*stage, rows?))
-        });
-        let unit = Unit {
+        let queries = Queries { head: heads.start, first: part.first, per_head, len: rows.len() };
+        Some(Located {
             head: Head::new(call, score, &at.sequence, heads.start),
-            queries: Queries { head: heads.start, first: part.first, per_head, len: rows.len() },
+            queries,
             rows,
             next_rows: next.and_then(|(heads, part)| at.rows(call, &heads, &part)),
-            output,
-            lse,
-            scores,
-            scratch,
-        };
-        with_simd!(*backend, simd => simd.run(part.cols, unit));
+            heads,
+            cols: part.cols,
+            products: self.products::<F>(part.cols, queries.len),
+        })
+    }
+
+    /// How the products of so many queries, in blocks of so many vectors, are computed.
+    fn products<F: Score>(&self, cols: usize, queries: usize) -> Products {
+        let in_order = self.problem.call.batch_invariant || self.problem.scores.is_some();
+        Products::new::<F>(cols, queries <= self.split.few, in_order)
+    }
+}
+
+/// The queries of a unit, and where its results go.
+struct Located<'p, F> {
+    head: Head<'p, F>,
+    queries: Queries,
+    rows: GroupRows<'p, f32>,
+    next_rows: Option<GroupRows<'p, f32>>,
+    heads: Range<usize>,
+    cols: usize,
+    products: Products,
+}
+
+impl<'p, F: Score> Located<'p, F> {
+    /// Which [ranges](crate::ranges) of keys its queries see; of no meaning if there is but one.
+    fn ranges(&self) -> Range<usize> {
+        if self.products != Products::Few {
+            return 0..1;
+        }
+        let [first, last] = self.queries.ends(0, self.queries.len);
+        let keys = self.head.band.span(first, last).some;
+        keys.start / RANGE..keys.end.div_ceil(RANGE)
+    }
+
+    /// The rows of an output that are this unit's.
+    fn rows_of<'s>(&self, output: &'s SharedRows<'_, f32>) -> Option<RowsMut<'s, f32>> {
+        let (sequence, Queries { first, per_head, .. }) = (self.head.sequence, self.queries);
+        let first = sequence.queries.start + first;
+        // SAFETY: each unit is taken once, no two units have a row in common, and each asks for its rows of an output once.
+        unsafe { output.rows_mut(sequence.batch, &self.heads, first, per_head.get()) }
+    }
+
+    /// The unit that gives nothing but outputs.
+    fn unit<'s>(&self, output: RowsMut<'s, f32>, scratch: &'s mut [f32]) -> Unit<'s, F>
+    where
+        'p: 's,
+    {
+        let Self { head, queries, rows, next_rows, products, .. } = *self;
+        Unit { head, queries, products, rows, next_rows, output, lse: None, scores: None, range: None, scratch }
     }
 }
 
@@ -200,124 +312,6 @@ impl Place {
     }
 }
 
-/// How the queries of a head are divided into units: runs of blocks, each of `COLS` vectors of queries.
-///
-/// A block has `narrow` vectors or one more, so that none is much smaller than the others; those with one more come first.
-pub(crate) struct Partition {
-    /// How many a unit has; several only where one unit has all their queries.
-    heads: NonZeroUsize,
-    q_len: usize,
-    lanes: usize,
-    blocks: usize,
-    narrow: usize,
-    wide_blocks: usize,
-    /// Units of wide blocks; those of narrow ones come after.
-    wide_units: usize,
-    units: usize,
-    blocks_per_unit: NonZeroUsize,
-}
-
-/// The queries of one unit.
-pub(crate) struct Part {
-    pub(crate) first: usize,
-    pub(crate) len: usize,
-    pub(crate) cols: usize,
-}
-
-impl Partition {
-    pub(crate) fn new(q_len: usize, split: &Split) -> Self {
-        let &Split { lanes, max_cols, blocks_per_unit, .. } = split;
-        let vectors = div_ceil(q_len, lanes);
-        let blocks = div_ceil(vectors, max_cols);
-        let (narrow, wide_blocks) =
-            NonZeroUsize::new(blocks).map_or((0, 0), |blocks| (vectors / blocks, vectors % blocks));
-        let units = |blocks: usize| div_ceil(blocks, blocks_per_unit);
-        let wide_units = units(wide_blocks);
-        let all_units = wide_units + units(blocks - wide_blocks);
-        Self {
-            heads: NonZeroUsize::MIN,
-            q_len,
-            lanes: lanes.get(),
-            blocks,
-            narrow,
-            wide_blocks,
-            wide_units,
-            units: all_units,
-            blocks_per_unit,
-        }
-    }
-
-    /// Heads that share keys and values share vectors too, where all their queries fit into one.
-    fn grouped(self, split: &Split) -> Self {
-        let fits = split.group.get().checked_mul(self.q_len).is_some_and(|rows| rows <= self.lanes);
-        if fits { Self { heads: split.group, ..self } } else { self }
-    }
-
-    /// The units of all heads, so many.
-    fn all_units(&self, heads: usize) -> usize {
-        heads / self.heads * self.units
-    }
-
-    pub(crate) const fn units(&self) -> usize {
-        self.units
-    }
-
-    pub(crate) fn part(&self, unit: usize) -> Part {
-        let per_unit = self.blocks_per_unit.get();
-        let (block, end, cols) = match unit.checked_sub(self.wide_units) {
-            None => (unit * per_unit, self.wide_blocks, self.narrow + 1),
-            Some(unit) => (self.wide_blocks + unit * per_unit, self.blocks, self.narrow),
-        };
-        let blocks = per_unit.min(end - block);
-        let first = block * self.narrow + block.min(self.wide_blocks);
-        let first = first * self.lanes;
-        Part { first, len: (blocks * cols * self.lanes).min(self.q_len - first), cols }
-    }
-}
-
-/// Without the panic that `usize` keeps for a divisor of zero.
-fn div_ceil(number: usize, by: NonZeroUsize) -> usize {
-    number / by + usize::from(number % by != 0)
-}
-
-/// Bytes of keys and values that stay in a core's cache from one unit to the next.
-const CACHED: usize = 1 << 18;
-
-/// Units that leave the threads of a large machine enough to share out.
-const ENOUGH_UNITS: usize = 32;
-
-/// How sequences are divided, whatever their length.
-pub(crate) struct Split {
-    pub(crate) lanes: NonZeroUsize,
-    pub(crate) max_cols: NonZeroUsize,
-    pub(crate) blocks_per_unit: NonZeroUsize,
-    /// Heads that may share a unit.
-    pub(crate) group: NonZeroUsize,
-}
-
-impl Split {
-    /// A unit has several blocks where that saves fetching keys and values again for each of them.
-    fn new<S: Simd>(simd: S, call: &Call<'_>) -> Self {
-        let (q, kv_len, value_dim) = (call.queries.shape(), call.kv.shape().len, call.kv.value_dim());
-        let bytes = kv_len.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
-        let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
-        let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
-        let split = Self::with_blocks(simd, blocks_per_unit);
-        if call.is_projected { split } else { Self { group: call.group, ..split } }
-    }
-
-    /// With so many blocks in a unit, at least one, and heads by themselves.
-    pub(crate) fn with_blocks<S: Simd>(_: S, blocks_per_unit: usize) -> Self {
-        let [lanes, max_cols, blocks_per_unit] = [S::LANES, S::MAX_COLS, blocks_per_unit]
-            .map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN));
-        Self { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN }
-    }
-
-    fn sequence(&self, call: &Call<'_>, sequence: usize) -> Partition {
-        Partition::new(call.queries_of(sequence).len(), self).grouped(self)
-    }
-}
-
 /// Hands out `0, 1, 2, ...`, each once.
 struct Counter {
     #[cfg(target_has_atomic = "ptr")]
@@ -330,6 +324,13 @@ struct Counter {
 impl Counter {
     fn new() -> Self {
         Self { next: Default::default() }
+    }
+
+    /// All numbers below `end` that are left.
+    #[cfg(feature = "rayon")]
+    fn take_rest(&self, end: usize) -> Range<usize> {
+        use core::sync::atomic::Ordering::Relaxed;
+        self.next.fetch_max(end, Relaxed).min(end)..end
     }
 
     /// The next number, if it is below `end`.

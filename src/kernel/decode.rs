@@ -12,7 +12,7 @@ use core::{
 };
 
 use super::{
-    Columns,
+    Columns, Products,
     key_tile::KeyTile,
     prefill::{Block, Seen},
     transpose::load_square,
@@ -35,28 +35,7 @@ use crate::{
     view::{Rows, RowsMut, Walk},
 };
 
-/// How the products of a block are computed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Products {
-    /// With queries in lanes.
-    Many,
-    /// With keys and columns of values in lanes; sums have the order that they have for many queries.
-    FewInOrder,
-    /// With elements of keys and columns of values in lanes, as memory is read fastest.
-    Few,
-}
-
 impl Products {
-    /// For so many queries in a block of `COLS` vectors: those for few where they do not fill a vector's lanes by far.
-    #[inline(always)]
-    pub(super) fn new<S: Simd, F: Score, const COLS: usize>(count: usize, in_order: bool) -> Self {
-        match () {
-            () if COLS > 1 || count > S::FEW => Self::Many,
-            () if in_order || !(F::IS_DOT && F::LINEAR) => Self::FewInOrder,
-            () => Self::Few,
-        }
-    }
-
     /// Keys that are attended to at once.
     #[inline(always)]
     pub(super) const fn keys_at_once<S: Simd>(self, have_plain_rows: bool) -> NonZeroUsize {

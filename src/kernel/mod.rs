@@ -11,6 +11,28 @@ use crate::{
     simd::{CACHE_LINE, Simd, prefetch},
 };
 
+/// How the products of a block are computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Products {
+    /// With queries in lanes.
+    Many,
+    /// With keys and columns of values in lanes; sums have the order that they have for many queries.
+    FewInOrder,
+    /// With elements of keys and columns of values in lanes, as memory is read fastest.
+    Few,
+}
+
+impl Products {
+    /// For queries in a block of `cols` vectors: those for few where they do not fill a vector's lanes by far.
+    pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool) -> Self {
+        match () {
+            () if cols > 1 || !are_few => Self::Many,
+            () if in_order || !(F::IS_DOT && F::LINEAR) => Self::FewInOrder,
+            () => Self::Few,
+        }
+    }
+}
+
 /// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<const N: usize>(usize);

@@ -7,14 +7,13 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns,
-    decode::{self, Products},
+    Columns, Products, decode,
     key_tile::{KeyTile, Tiles},
     score_matrix::{StoreScores, Tiled},
     transpose::{load, store},
 };
 use crate::{
-    Stage,
+    Stage, ranges,
     score::{
         band::Span,
         function::{Dot, Score},
@@ -39,6 +38,7 @@ pub(crate) struct Unit<'a, F> {
     pub(crate) head: Head<'a, F>,
     /// Those of one head at most as many as `BLOCKS` blocks have lanes; those of several heads as one vector has.
     pub(crate) queries: Queries,
+    pub(crate) products: Products,
     pub(crate) rows: GroupRows<'a, f32>,
     /// What will probably be asked for next.
     pub(crate) next_rows: Option<GroupRows<'a, f32>>,
@@ -48,7 +48,18 @@ pub(crate) struct Unit<'a, F> {
     pub(crate) lse: Option<RowsMut<'a, f32>>,
     /// Rows of the whole call's keys.
     pub(crate) scores: Option<(Stage, RowsMut<'a, f32>)>,
+    /// If not all keys are meant.
+    pub(crate) range: Option<KeyRange<'a>>,
     pub(crate) scratch: &'a mut [f32],
+}
+
+/// Some of the keys, beginning with a tile.
+pub(crate) struct KeyRange<'a> {
+    pub(crate) keys: Range<usize>,
+    /// Whether sinks count: in one of the ranges only.
+    pub(crate) is_first: bool,
+    /// Rows of two elements: of each query, the largest score in base 2, and the sum of the exponentials with respect to it.
+    pub(crate) states: RowsMut<'a, f32>,
 }
 
 impl<F: Score> Kernel for Unit<'_, F> {
@@ -61,8 +72,7 @@ impl<F: Score> Kernel for Unit<'_, F> {
         let Some(raw) = scratch.take(if self.head.projection().is_some() { self.rows.dim() } else { 0 }) else {
             return;
         };
-        let in_order = self.head.call.batch_invariant || self.scores.is_some();
-        let products = Products::new::<S, F, COLS>(self.queries.len, in_order);
+        let products = self.products;
         let cache = &self.head.call.kv;
         let rows = products.rows::<S>(cache.shape().dim, self.output.dim());
         let [_, first_key] = self.head.origin();
@@ -74,13 +84,17 @@ impl<F: Score> Kernel for Unit<'_, F> {
             let queries = self.queries.part(first, COLS * S::LANES);
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
             load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, products, (&self.rows, first), raw, q);
-            let new = Block::new(simd, &self.head, queries, products, q, o);
+            let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
+            let new = Block::new(simd, &self.head, (queries, has_sinks), products, [q, o]);
             for span in &new.spans {
                 (start, end) = (start.min(span.some.start), end.max(span.some.end));
             }
             *block = Some(new);
         }
 
+        if let Some(range) = &self.range {
+            (start, end) = (start.max(range.keys.start), end.min(range.keys.end));
+        }
         if let Some(tiles) = &mut tiles {
             // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
             let first = start.min(end);
@@ -106,7 +120,10 @@ impl<F: Score> Kernel for Unit<'_, F> {
                 decode::store(simd, block.output, factor[0], &mut self.output);
             }
             if let Some(lse) = &mut self.lse {
-                store_lse(simd, &block.softmax, lse, first);
+                block.softmax.store_state(lse, first, |max, sum| [ranges::log_sum_exp(max, sum)]);
+            }
+            if let Some(range) = &mut self.range {
+                block.softmax.store_state(&mut range.states, first, |max, sum| [max, sum]);
             }
             if let Some((stage, to)) = &mut self.scores {
                 let (head, stage, tiles) = (&self.head, *stage, tiles.as_mut());
@@ -186,17 +203,17 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     fn new<F: Score>(
         simd: S,
         head: &Head<'_, F>,
-        of: Queries,
+        (of, has_sinks): (Queries, bool),
         products: Products,
-        queries: &'s mut [[S::Vector; COLS]],
-        output: &'s mut [[S::Vector; COLS]],
+        [queries, output]: [&'s mut [[S::Vector; COLS]]; 2],
     ) -> Self {
         output.fill([simd.splat(0.0); COLS]);
         let spans = core::array::from_fn(|c| {
             let [first, last] = of.ends(c * S::LANES, S::LANES);
             head.band.span(first, last)
         });
-        let sinks: [f32; 16] = core::array::from_fn(|lane| head.sink(of.at(lane)[0]));
+        let sinks: [f32; 16] =
+            core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { f32::NEG_INFINITY });
         Self { of, spans, products, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
     }
 
@@ -352,20 +369,4 @@ impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, '_,
 #[inline(always)]
 pub(super) fn strided<V: Copy, const COLS: usize>(scores: &mut [[V; COLS]], c: usize) -> Strided<'_, V> {
     Strided { vectors: scores.as_flattened_mut().get_mut(c..).unwrap_or_default(), stride: COLS }
-}
-
-/// `to[first + query] = ln(sum_j e^score_j)`
-#[inline(always)]
-fn store_lse<S: Simd, const COLS: usize>(simd: S, softmax: &Softmax<S, COLS>, to: &mut RowsMut<'_, f32>, first: usize) {
-    let (max, sum) = softmax.state();
-    for c in 0..COLS {
-        let (mut maxima, mut sums) = ([0.0; 16], [0.0; 16]);
-        simd.store(max[c], &mut maxima);
-        simd.store(sum[c], &mut sums);
-        for (i, (max, sum)) in maxima.iter().zip(&sums).take(S::LANES).enumerate() {
-            if let [lse] = to.row_mut(first + c * S::LANES + i) {
-                *lse = max * core::f32::consts::LN_2 + libm::logf(*sum);
-            }
-        }
-    }
 }

@@ -18,4 +18,5 @@ mod multi_head;
 mod no_alloc;
 mod promises;
 mod proptests;
+mod ranges;
 mod reference;

@@ -1,0 +1,93 @@
+//! Few queries with many keys, range by range: the way to share one head out over threads.
+//!
+//! Ranges have a fixed size and are joined in order, so that nobody can tell from the result how many threads there were.
+
+use core::f32::consts::LN_2;
+
+use crate::view::RowsMut;
+
+/// Keys of a range: whole tiles on every backend.
+pub(crate) const RANGE: usize = 1920;
+
+/// Of each query the outputs, then the largest score in base 2 and the sum of the exponentials with respect to it.
+const STATE: usize = 2;
+
+/// Results over some of the keys.
+pub(crate) struct Partial<'s> {
+    outputs: &'s mut [f32],
+    states: &'s mut [f32],
+    dim: usize,
+}
+
+impl<'s> Partial<'s> {
+    /// Elements that those of so many queries take.
+    pub(crate) const fn len(queries: usize, dim: usize) -> usize {
+        dim.saturating_add(STATE).saturating_mul(queries)
+    }
+
+    /// Of as many queries as there is room for.
+    pub(crate) fn new(room: &'s mut [f32], queries: usize, dim: usize) -> Option<Self> {
+        let (outputs, rest) = room.split_at_mut_checked(queries.checked_mul(dim)?)?;
+        let states = rest.get_mut(..queries * STATE)?;
+        Some(Self { outputs, states, dim })
+    }
+
+    /// Rows of outputs, and rows of states.
+    pub(crate) fn rows_mut(&mut self) -> Option<[RowsMut<'_, f32>; 2]> {
+        Some([RowsMut::of(self.outputs, self.dim)?, RowsMut::of(self.states, STATE)?])
+    }
+
+    /// Adds the result over other keys.
+    pub(crate) fn join(&mut self, other: &Partial<'_>) {
+        let mut outputs = &mut *self.outputs;
+        let mut others = &*other.outputs;
+        for (state, other) in self.states.as_chunks_mut().0.iter_mut().zip(other.states.as_chunks().0) {
+            let (Some((to, left)), Some((from, others_left))) =
+                (core::mem::take(&mut outputs).split_at_mut_checked(self.dim), others.split_at_checked(self.dim))
+            else {
+                return;
+            };
+            join_row((to, state), (from, other));
+            (outputs, others) = (left, others_left);
+        }
+    }
+
+    /// Writes the outputs, and the log-sum-exps, if they are asked for.
+    pub(crate) fn store(&self, to: &mut RowsMut<'_, f32>, mut lse: Option<&mut RowsMut<'_, f32>>) {
+        let mut outputs = &*self.outputs;
+        for (i, [max, sum]) in self.states.as_chunks().0.iter().enumerate() {
+            let Some((row, left)) = outputs.split_at_checked(self.dim) else { return };
+            to.row_mut(i).iter_mut().zip(row).for_each(|(to, x)| *to = *x);
+            if let Some([lse]) = lse.as_mut().map(|lse| lse.row_mut(i)) {
+                *lse = log_sum_exp(*max, *sum);
+            }
+            outputs = left;
+        }
+    }
+}
+
+/// Of a softmax in base 2, a natural logarithm.
+pub(crate) fn log_sum_exp(max: f32, sum: f32) -> f32 {
+    max * LN_2 + libm::logf(sum)
+}
+
+fn join_row((out, state): (&mut [f32], &mut [f32; STATE]), (other, &[other_max, other_sum]): (&[f32], &[f32; STATE])) {
+    let [max, sum] = *state;
+    if other_sum == 0.0 {
+        return;
+    }
+    if sum == 0.0 {
+        out.iter_mut().zip(other).for_each(|(out, x)| *out = *x);
+        *state = [other_max, other_sum];
+        return;
+    }
+    let larger = if max < other_max { other_max } else { max };
+    let weight = |max: f32, sum: f32| libm::exp2f(max - larger) * sum;
+    let [own, others] = [weight(max, sum), weight(other_max, other_sum)];
+    let total = own + others;
+    let [own, others] = [own / total, others / total];
+    for (out, x) in out.iter_mut().zip(other) {
+        *out = *out * own + x * others;
+    }
+    *state = [larger, total];
+}

@@ -1,0 +1,118 @@
+//! Ranges of keys shared out over the threads of a pool.
+
+use super::{Located, Place, Plan};
+use crate::{
+    kernel::Products,
+    ranges::{Partial, RANGE},
+    score::function::Score,
+};
+
+/// Units whose ranges of keys are shared out over threads.
+pub(super) struct Shares {
+    /// The most ranges that a unit has.
+    ranges: usize,
+    units: usize,
+    /// Elements of a result over one range.
+    slot: usize,
+    per_thread: usize,
+}
+
+impl Shares {
+    pub(super) const fn scratch_len(&self) -> usize {
+        self.units.saturating_mul(self.ranges).saturating_mul(self.slot)
+    }
+}
+
+/// Fewer units than this for each thread leave some idle at the end.
+const UNITS_PER_THREAD: usize = 4;
+
+impl Plan<'_> {
+    /// How ranges of keys are shared out, if that is what takes all threads.
+    pub(super) fn shares<F: Score>(&self, threads: usize) -> Option<Shares> {
+        let call = &self.problem.call;
+        let queries = call.queries.shape().len.saturating_mul(call.group.get());
+        let ranges = call.kv.shape().len.div_ceil(RANGE);
+        let is_worthwhile = threads > 1 && ranges > 1 && self.units < threads.saturating_mul(UNITS_PER_THREAD);
+        (is_worthwhile && self.products::<F>(1, queries) == Products::Few).then(|| Shares {
+            ranges,
+            units: self.units,
+            slot: Partial::len(queries, self.problem.output.shape().dim),
+            per_thread: self.units.saturating_mul(ranges).div_ceil(threads),
+        })
+    }
+
+    /// Computes the units that are left, range by range. Each thread has a share of the slots, where the results over single ranges are kept until
+    /// all are there.
+    pub(super) fn run_shares<F: Score + Sync>(
+        &self,
+        score: &F,
+        shares: &Shares,
+        slots: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let left = &self.next.take_rest(self.units);
+        rayon::scope(|scope| {
+            let slots = slots.chunks_mut(shares.per_thread * shares.slot);
+            let scratch = scratch.chunks_exact_mut(self.problem.scratch_len);
+            for ((thread, slots), scratch) in slots.enumerate().zip(scratch) {
+                let first = thread * shares.per_thread;
+                scope.spawn(move |_| {
+                    let mut at = Place::start(&self.problem.call, &self.split);
+                    for (i, slot) in (first..).zip(slots.chunks_exact_mut(shares.slot)) {
+                        let (unit, range) = (i / shares.ranges, i % shares.ranges);
+                        if left.contains(&unit) {
+                            at.advance(&self.problem.call, &self.split, unit);
+                            self.run_share(score, &at, (unit, range), slot, scratch);
+                        }
+                    }
+                });
+            }
+        });
+        let mut at = Place::start(&self.problem.call, &self.split);
+        for unit in left.clone() {
+            at.advance(&self.problem.call, &self.split, unit);
+            if let Some(located) = self.locate(score, &at, unit) {
+                self.join_shares(&located, unit, shares, slots);
+            }
+        }
+    }
+
+    /// Computes a range of a unit, if it has that many; all of a unit that is not divided.
+    fn run_share<F: Score>(
+        &self,
+        score: &F,
+        at: &Place,
+        (unit, range): (usize, usize),
+        slot: &mut [f32],
+        scratch: &mut [f32],
+    ) {
+        let Some(located) = self.locate(score, at, unit) else { return };
+        let ranges = located.ranges();
+        if ranges.len() <= 1 && range == 0 {
+            self.run_whole(located, scratch);
+        } else if ranges.len() > 1
+            && ranges.contains(&range)
+            && let Some(mut partial) = self.partial(&located, slot)
+        {
+            self.run_range(&located, range, &mut partial, scratch);
+        }
+    }
+
+    /// Joins the results over the ranges of a unit, in order.
+    fn join_shares<F: Score>(&self, at: &Located<'_, F>, unit: usize, shares: &Shares, slots: &mut [f32]) {
+        let ranges = at.ranges();
+        if ranges.len() <= 1 {
+            return;
+        }
+        let slots = slots.chunks_exact_mut(shares.slot).skip(unit * shares.ranges + ranges.start).take(ranges.len());
+        let mut partials = slots.filter_map(|slot| self.partial(at, slot));
+        if let Some(mut joined) = partials.next() {
+            partials.for_each(|partial| joined.join(&partial));
+            self.store(at, &joined);
+        }
+    }
+
+    fn partial<'s, F>(&self, at: &Located<'_, F>, slot: &'s mut [f32]) -> Option<Partial<'s>> {
+        Partial::new(slot, at.queries.len, self.problem.output.shape().dim)
+    }
+}
