@@ -47,8 +47,8 @@ impl<'a> CacheMut<'a, i8> {
 }
 
 impl<'a, T: Element> CacheMut<'a, T> {
-    /// Rows go to pages, as those of [`Kv::pages`](crate::Kv::pages) are found there. A page that several sequences share gets what is
-    /// written to it last.
+    /// Rows go to pages, as those of [`Kv::pages`](crate::Kv::pages) are found there. Numbers of pages where no row goes are not looked at. A page
+    /// that several sequences share gets what is written to it last.
     #[must_use]
     pub fn pages(self, table: View<'a, u32>) -> Self {
         Self { pages: Some(table), ..self }
@@ -84,8 +84,8 @@ impl<'a, T: Element> CacheMut<'a, T> {
     fn check(&self, new: Shape, at: &[usize]) -> Result<(), Error> {
         let rows = self.rows.shape();
         let Shape { batch, len: room, .. } = self.pages.map_or(rows, |table| in_pages(table, rows));
-        expect_shape(Operand::Input, Shape { batch, len: new.len, ..rows }, new)?;
-        expect_len(Operand::KeyLens, batch, Some(at))?;
+        expect_shape(Operand::NewRows, Shape { batch, len: new.len, ..rows }, new)?;
+        expect_len(Operand::Places, batch, Some(at))?;
         for (sequence, &at) in at.iter().enumerate() {
             let end = at.saturating_add(new.len);
             if end > room {

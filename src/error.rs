@@ -36,6 +36,10 @@ pub enum Operand {
     PageTable,
     /// The scales of quantised keys or values.
     QuantizationScales,
+    /// Rows for a cache.
+    NewRows,
+    /// Where in a cache new rows go.
+    Places,
     /// What a linear layer is given.
     Input,
     /// The matrix of a linear layer or of a score function; in [`MultiHead`](crate::MultiHead) that of the output.
@@ -145,7 +149,7 @@ pub enum Error {
         /// What the slice is.
         operand: Operand,
         /// One for each query ([`Operand::LogSumExp`]), query head ([`Operand::AlibiSlopes`], [`Operand::Sinks`]) or
-        /// sequence ([`Operand::KeyLens`]); as many as the elements of a linear layer's output ([`Operand::Bias`]); for the cumulative lengths of packed keys, as many as there are for queries ([`Operand::Key`]).
+        /// sequence ([`Operand::KeyLens`], [`Operand::Places`]); as many as the elements of a linear layer's output ([`Operand::Bias`]); for the cumulative lengths of packed keys, as many as there are for queries ([`Operand::Key`]).
         expected: usize,
         /// Elements in the slice.
         actual: usize,

@@ -82,7 +82,8 @@ impl<'a, T> Kv<'a, T> {
     ///
     /// The table is a matrix `[batch, pages of a sequence]`. Pages may be of any size, come in any order, and belong to several sequences. There is
     /// room for as many keys as a sequence's pages have; with [`lens`](Self::lens), numbers of pages past a sequence's length are not looked
-    /// at, and nothing past it is ever read: its [scores](crate::Output::scores) are those of masked keys at every stage. [`cache_scratch_len`](crate::cache_scratch_len) says how much scratch this takes.
+    /// at, and nothing past it is ever read: its [scores](crate::Output::scores) are those of masked keys at every stage. Pages of 64 tokens or
+    /// more are read faster than small ones. [`cache_scratch_len`](crate::cache_scratch_len) says how much scratch this takes.
     ///
     /// ```
     /// use simd_attention::{Attention, Kv, View, ViewMut, cache_scratch_len};

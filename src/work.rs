@@ -61,7 +61,8 @@ impl<'a, F: Score> Work<'a, F> {
         self.plan.units
     }
 
-    /// Elements of scratch that each call of [`run`](Self::run) needs: [`scratch_len`](crate::scratch_len) of the dimensions.
+    /// Elements of scratch that each call of [`run`](Self::run) needs: [`scratch_len`](crate::scratch_len) of the dimensions, or
+    /// [`cache_scratch_len`](crate::cache_scratch_len).
     #[must_use]
     pub const fn scratch_len(&self) -> usize {
         self.plan.problem.scratch_len

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use simd_attention::{Attention, Backend, Error, Kv, Mask, View, ViewMut, Window, Work, reference, scratch_len};
+use half::{bf16, f16};
+use simd_attention::{Attention, Backend, Element, Error, Kv, Mask, View, ViewMut, Window, Work, reference};
 
 use crate::{
+    cache::{Dtype, Format, Kept, Memory},
     measure::{backend, in_turn, number, random, text},
     peak,
 };
@@ -17,6 +19,7 @@ pub struct Shape {
     pub q: usize,
     pub kv: usize,
     pub dim: usize,
+    pub format: Format,
     pub causal: bool,
     /// How many keys a query sees, its own being the last.
     pub window: Option<usize>,
@@ -39,6 +42,7 @@ impl Default for Shape {
             q: 2048,
             kv: 2048,
             dim: 64,
+            format: Format::default(),
             causal: false,
             window: None,
             mask: false,
@@ -56,33 +60,40 @@ pub struct Line {
     shape: Shape,
     pub gflops: f64,
     pub peak: f64,
-    /// What is read of keys and values a second, and as how much a streaming read of as much memory does it; in GB/s, for one query.
-    reading: Option<[f64; 2]>,
+    /// What is read of keys and values a second, in GB, for one query; then `peak` is a streaming read of as much memory.
+    gbs: Option<f64>,
 }
 
 impl Line {
+    /// What `peak` is compared with.
+    pub fn rate(&self) -> f64 {
+        self.gbs.unwrap_or(self.gflops)
+    }
+
+    pub fn unit(&self) -> &'static str {
+        if self.gbs.is_some() { "GB/s" } else { "GFLOP/s" }
+    }
+
     pub fn percent(&self) -> f64 {
-        match self.reading {
-            Some([rate, peak]) => 100.0 * rate / peak,
-            None => 100.0 * self.gflops / self.peak,
-        }
+        100.0 * self.rate() / self.peak
     }
 }
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { heads, kv_heads, q, kv, dim, causal, threads, backend, .. } = self.shape;
-        let kernel = if self.reading.is_some() { "decode" } else { "prefill" };
+        let Shape { heads, kv_heads, q, kv, dim, format, causal, threads, backend, .. } = self.shape;
+        let kernel = if self.gbs.is_some() { "decode" } else { "prefill" };
         write!(
             f,
-            "roofline {kernel} backend={backend} dtype=f32 heads={heads} kv_heads={kv_heads} q={q} kv={kv} dim={dim} causal={} \
+            "roofline {kernel} backend={backend} dtype={} heads={heads} kv_heads={kv_heads} q={q} kv={kv} dim={dim} causal={} \
              {}threads={threads} gflops={:.1} ",
+            format.dtype,
             u8::from(causal),
             self.shape.extras(),
             self.gflops,
         )?;
-        match self.reading {
-            Some([rate, peak]) => write!(f, "gbs={rate:.2} peak={peak:.2} percent={:.1}", self.percent()),
+        match self.gbs {
+            Some(gbs) => write!(f, "gbs={gbs:.2} peak={:.2} percent={:.1}", self.peak, self.percent()),
             None => write!(f, "peak={:.1} percent={:.1}", self.peak, self.percent()),
         }
     }
@@ -105,14 +116,16 @@ impl Shape {
                 }
             }
         }
+        shape.format.check()?;
         Ok(shape)
     }
 
     fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
         let number = || number(option, value);
         match option {
-            "--dtype" if value == "f32" => {}
-            "--dtype" => return Err(format!("element type {value} is not supported; there is: f32")),
+            "--dtype" => self.format.dtype = Dtype::parse(value)?,
+            "--groups" => self.format.groups = Some(number()?),
+            "--page-size" => self.format.page_size = Some(number()?),
             "--heads" => self.heads = number()?,
             "--kv-heads" => self.kv_heads = number()?,
             "--q" => self.q = number()?,
@@ -129,11 +142,12 @@ impl Shape {
 
     /// Those options that are seldom given, as fields of a line.
     fn extras(&self) -> String {
-        let window = self.window.map(|window| format!("window={window} "));
+        let counts = [("groups", self.format.groups), ("page_size", self.format.page_size), ("window", self.window)];
+        let counts = counts.into_iter().filter_map(|(name, count)| Some(format!("{name}={} ", count?)));
         let softcap = self.softcap.map(|softcap| format!("softcap={softcap} "));
         let flags = [(self.mask, "mask=1 "), (self.bias, "bias=1 "), (self.batch_invariant, "batch_invariant=1 ")];
         let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, field)| field.to_string());
-        window.into_iter().chain(flags).chain(softcap).collect()
+        counts.chain(flags).chain(softcap).collect()
     }
 
     fn attention<'a>(&self, extra: &'a Extra) -> Result<Attention<'a>, Error> {
@@ -167,39 +181,49 @@ impl Shape {
         self.heads * (0..self.q).map(seen).sum::<usize>()
     }
 
+    /// Bytes of the cache that one query reads.
+    fn bytes<T>(&self) -> usize {
+        let keys = self.window.map_or(self.kv, |window| window.min(self.kv));
+        2 * self.kv_heads * keys * self.format.row_bytes::<T>(self.dim)
+    }
+
     /// Times the kernel and the peak in turn for about `seconds`; medians.
     pub fn measure(&self, seconds: f64) -> Result<Line, String> {
+        match self.format.dtype {
+            Dtype::F32 => self.measure_as::<f32>(seconds),
+            Dtype::F16 => self.measure_as::<f16>(seconds),
+            Dtype::Bf16 => self.measure_as::<bf16>(seconds),
+            Dtype::Int8 => self.measure_as::<i8>(seconds),
+        }
+    }
+
+    fn measure_as<T: Kept>(&self, seconds: f64) -> Result<Line, String> {
         let Self { heads, kv_heads, q: q_len, kv: kv_len, dim, threads, .. } = *self;
         let q = random(heads * q_len * dim, 1);
-        let k = random(kv_heads * kv_len * dim, 2);
-        let v = random(kv_heads * kv_len * dim, 3);
-        let mut out = vec![0.0; q.len()];
-        let mut scratch = vec![0.0; threads * scratch_len(dim, dim)];
-
         let queries = View::heads_first(&q, [1, heads, q_len, dim]).map_err(text)?;
-        let kv = Kv::new(
-            View::heads_first(&k, [1, kv_heads, kv_len, dim]).map_err(text)?,
-            View::heads_first(&v, [1, kv_heads, kv_len, dim]).map_err(text)?,
-        )
-        .map_err(text)?;
+        let (memory, lens) = (Memory::<T>::new(self.format, [kv_heads, kv_len, dim]).map_err(text)?, [kv_len]);
+        let kv = memory.kv(&lens).map_err(text)?;
         let extra = Extra::new(self);
         let attention = self.attention(&extra).map_err(text)?;
+        let (mut out, mut scratch) = (vec![0.0; q.len()], Vec::new());
         let mut call = || {
             let out = ViewMut::heads_first(&mut out, [1, heads, q_len, dim])?;
-            run(&attention.prepare(queries, kv, out)?, &mut scratch)
+            let work = attention.prepare(queries, kv, out)?;
+            scratch.resize(scratch_len(&work, threads), 0.0);
+            run(&work, &mut scratch)
         };
 
-        let flops = (4 * self.pairs(&extra) * dim) as f64 / 1e9;
-        let bytes = (2 * size_of_val(&k[..])) as f64 / 1e9;
-        let memory = if q_len == 1 { random(2 * k.len(), 6) } else { Vec::new() };
-        let peak = |time| match q_len {
-            1 => peak::read_gbs(self.backend, &memory, time) * threads as f64,
-            _ => peak::gflops(self.backend, time) * threads as f64,
+        let (flops, bytes) = (4 * self.pairs(&extra) * dim, self.bytes::<T>());
+        let decodes = q_len == 1;
+        let stream = if decodes { random(bytes.div_ceil(size_of::<f32>()), 6) } else { Vec::new() };
+        let peak = |time| {
+            let of_one =
+                if decodes { peak::read_gbs(self.backend, &stream, time) } else { peak::gflops(self.backend, time) };
+            of_one * threads as f64
         };
-        let [rate, peak] = in_turn(seconds, 1.0, || call().map_err(text), peak)?;
-        check(&attention, queries, kv, &out)?;
-        let reading = (q_len == 1).then_some([rate * bytes, peak]);
-        Ok(Line { shape: *self, gflops: rate * flops, peak, reading })
+        let [rate, peak] = in_turn(seconds, 1e-9, || call().map_err(text), peak)?;
+        check(&attention, queries, (kv, kv_len), &out)?;
+        Ok(Line { shape: *self, gflops: rate * flops as f64, peak, gbs: decodes.then_some(rate * bytes as f64) })
     }
 }
 
@@ -218,11 +242,16 @@ impl Extra {
     }
 }
 
-/// Compares queries spread over the sequence with the reference.
-fn check(attention: &Attention<'_>, q: View<'_, f32>, kv: Kv<'_, f32>, out: &[f32]) -> Result<(), String> {
+/// Compares queries spread over the sequence with the reference. Keys and values come with how many there are.
+fn check<T: Element>(
+    attention: &Attention<'_>,
+    q: View<'_, f32>,
+    kv: (Kv<'_, T>, usize),
+    out: &[f32],
+) -> Result<(), String> {
     let simd_attention::Shape { heads, len, dim, .. } = q.shape();
     let mut expected = vec![0.0; out.len()];
-    for sample in 0..16 {
+    for sample in 0..len.min(16) {
         let i = (sample * 131 + sample / 15 * (len - 1)) % len;
         one_query(attention, q, kv, &mut expected, i).map_err(text)?;
         for head in 0..heads {
@@ -237,18 +266,24 @@ fn check(attention: &Attention<'_>, q: View<'_, f32>, kv: Kv<'_, f32>, out: &[f3
 }
 
 /// Query `i` of each head by the reference, as if it were the only one of a sequence with all keys.
-fn one_query(
+fn one_query<T: Element>(
     attention: &Attention<'_>,
     q: View<'_, f32>,
-    kv: Kv<'_, f32>,
+    (kv, kv_len): (Kv<'_, T>, usize),
     out: &mut [f64],
     i: usize,
 ) -> Result<(), Error> {
     let simd_attention::Shape { heads, len, dim, .. } = q.shape();
-    let kv_len = kv.keys().shape().len;
     let (queries, keys) = ([i, i + 1], [0, kv_len]);
     let alone = attention.packed(&queries, &keys).offset(i as i64 + kv_len as i64 - len as i64);
     reference::forward(&alone, q, kv, ViewMut::heads_first(out, [1, heads, len, dim])?)
+}
+
+fn scratch_len(work: &Work<'_>, threads: usize) -> usize {
+    #[cfg(feature = "rayon")]
+    return work.parallel_scratch_len(threads);
+    #[cfg(not(feature = "rayon"))]
+    return threads * work.scratch_len();
 }
 
 /// On as many threads as there is scratch for.

@@ -182,12 +182,12 @@ fn errors_come_before_anything_is_written() {
         result
     };
     let mismatch =
-        |axis, expected, actual| Err(Error::ShapeMismatch { operand: Operand::Input, axis, expected, actual });
+        |axis, expected, actual| Err(Error::ShapeMismatch { operand: Operand::NewRows, axis, expected, actual });
     assert_eq!(append([4, 1, 3, 2], &[0; 4], None), Ok(()));
     assert_eq!(append([2, 1, 3, 2], &[0; 2], None), mismatch(Axis::Batch, 4, 2));
     assert_eq!(append([4, 2, 3, 2], &[0; 4], None), mismatch(Axis::Heads, 1, 2));
     assert_eq!(append([4, 1, 3, 1], &[0; 4], None), mismatch(Axis::Dim, 2, 1));
-    let places = Error::LengthMismatch { operand: Operand::KeyLens, expected: 4, actual: 3 };
+    let places = Error::LengthMismatch { operand: Operand::Places, expected: 4, actual: 3 };
     assert_eq!(append([4, 1, 3, 2], &[0; 3], None), Err(places));
     let full = |sequence, room, actual| Err(Error::TooManyKeys { sequence, room, actual });
     assert_eq!(append([4, 1, 2, 2], &[0, 1, 1, 2], None), full(3, 3, 4));

@@ -1,6 +1,6 @@
 //! Few queries with more keys than one range has: as ever, and on any number of threads.
 
-use crate::common::{Band, BiasPlan, Cache, Content, Kind, Lens, Plan, assert_same, assert_same_row, check};
+use crate::common::{Band, BiasPlan, Cache, Content, Kind, Lens, Plan, assert_same_row, check};
 use simd_attention::Backend;
 
 /// Keys of a range.
@@ -65,7 +65,7 @@ fn garbage_in_one_range() {
 #[cfg(feature = "rayon")]
 #[test]
 fn threads_that_share_ranges() {
-    use crate::common::MARKER;
+    use crate::common::{MARKER, assert_same};
     for plan in plans().filter(|plan| plan.cache.kind == Kind::F32 && plan.cache.page_size.is_none()) {
         let case = plan.case();
         for backend in Backend::available() {
