@@ -473,9 +473,13 @@ impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usi
         let per_query = values.dim().div_ceil(S::LANES);
         let mut rescale = [0.0; 16];
         simd.store(self.rescale, &mut rescale);
-        for (i, (sum, rescale)) in sums.iter().zip(rescale).enumerate() {
-            for (output, sum) in self.output.get_mut(i * per_query + first..).unwrap_or_default().iter_mut().zip(sum) {
-                output[0] = simd.mul_add(output[0], simd.splat(rescale), *sum);
+        for (i, (sums, rescale)) in sums.iter().zip(rescale).enumerate() {
+            let rescale = simd.splat(rescale);
+            // Each by itself: along with a slice of the output, the sums would be kept in memory.
+            for (c, sum) in sums.iter().enumerate() {
+                if let Some(output) = self.output.get_mut(i * per_query + first + c) {
+                    output[0] = simd.mul_add(output[0], rescale, *sum);
+                }
             }
         }
     }

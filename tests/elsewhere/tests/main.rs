@@ -4,6 +4,8 @@
 
 #[path = "../../common/mod.rs"]
 mod common;
+#[path = "../../suite/cache.rs"]
+mod cache;
 #[path = "../../suite/decode.rs"]
 mod decode;
 #[path = "../../suite/dispatch.rs"]
