@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../../common/mod.rs"]
-mod common;
 #[path = "../../suite/cache.rs"]
 mod cache;
+#[path = "../../common/mod.rs"]
+mod common;
 #[path = "../../suite/decode.rs"]
 mod decode;
 #[path = "../../suite/dispatch.rs"]
