@@ -12,5 +12,3 @@ mod decode;
 mod dispatch;
 #[path = "../../suite/edges.rs"]
 mod edges;
-#[path = "../../suite/promises.rs"]
-mod promises;
