@@ -3,7 +3,8 @@
 use crate::{
     Element, Error, Float, Shape, View, ViewMut,
     error::Operand,
-    kv::{check_pages, expect_scales, expect_shape, in_pages},
+    kv::{expect_scales, expect_shape},
+    pages::PageTable,
     validate::expect_len,
 };
 
@@ -70,11 +71,12 @@ impl<'a, T: Element> CacheMut<'a, T> {
         let Shape { batch, heads, len, .. } = rows.shape();
         for (b, at) in (0..batch).zip(at) {
             for head in 0..heads {
+                let Some(from) = rows.rows(b, head) else { continue };
                 for i in 0..len {
-                    let row = rows.rows(b, head).map_or(&[][..], |rows| rows.row(i));
-                    let Some([b, i]) = self.place(b, at + i) else { continue };
-                    let scales = self.scales.as_mut().map(|scales| scales.row_mut(b, head, i));
-                    T::convert(row, self.rows.row_mut(b, head, i), scales.unwrap_or_default());
+                    let place = self.table().map_or(Some([b, at + i]), |table| table.place(b, at + i));
+                    let Some([b, to]) = place else { continue };
+                    let scales = self.scales.as_mut().map(|scales| scales.row_mut(b, head, to));
+                    T::convert(from.row(i), self.rows.row_mut(b, head, to), scales.unwrap_or_default());
                 }
             }
         }
@@ -83,7 +85,7 @@ impl<'a, T: Element> CacheMut<'a, T> {
 
     fn check(&self, new: Shape, at: &[usize]) -> Result<(), Error> {
         let rows = self.rows.shape();
-        let Shape { batch, len: room, .. } = self.pages.map_or(rows, |table| in_pages(table, rows));
+        let Shape { batch, len: room, .. } = self.table().map_or(rows, |table| table.shape());
         expect_shape(Operand::NewRows, Shape { batch, len: new.len, ..rows }, new)?;
         expect_len(Operand::Places, batch, Some(at))?;
         for (sequence, &at) in at.iter().enumerate() {
@@ -91,19 +93,15 @@ impl<'a, T: Element> CacheMut<'a, T> {
             if end > room {
                 return Err(Error::TooManyKeys { sequence, room, actual: end });
             }
-            if let Some(table) = self.pages.filter(|_| new.len > 0) {
-                check_pages(table, rows, sequence, &(at..end))?;
+            if let Some(table) = self.table().filter(|_| new.len > 0) {
+                table.check(sequence, &(at..end))?;
             }
         }
         Ok(())
     }
 
-    /// Where row `i` of a sequence lies: which batch or page, and which of its rows.
-    fn place(&self, sequence: usize, i: usize) -> Option<[usize; 2]> {
-        let Some(table) = self.pages else { return Some([sequence, i]) };
-        let page_size = self.rows.shape().len;
-        let page = *table.rows(0, 0)?.row(sequence).get(i.checked_div(page_size)?)?;
-        Some([page as usize, i.checked_rem(page_size)?])
+    fn table(&self) -> Option<PageTable<'a>> {
+        self.pages.map(|numbers| PageTable { numbers, pages: self.rows.shape() })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The types of numbers that keys and values may be kept in.
 
+use core::convert::identity;
+
 #[cfg(feature = "half")]
 use half::{bf16, f16};
 
@@ -37,30 +39,7 @@ pub(crate) trait Load: Copy {
     fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector;
 }
 
-impl Element for f32 {}
 impl Element for i8 {}
-
-impl Float for f32 {
-    #[inline(always)]
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-}
-
-impl Sealed for f32 {
-    fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> Store<'a> {
-        Store::F32(numbers)
-    }
-
-    fn convert(row: &[f32], to: &mut [Self], _: &mut [f32]) {
-        to.iter_mut().zip(row).for_each(|(to, x)| *to = *x);
-    }
-}
 
 impl Sealed for i8 {
     fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a> {
@@ -72,13 +51,6 @@ impl Sealed for i8 {
     }
 }
 
-impl Load for f32 {
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
-        simd.load(from)
-    }
-}
-
 impl Load for i8 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
@@ -86,20 +58,19 @@ impl Load for i8 {
     }
 }
 
-#[cfg(feature = "half")]
-macro_rules! half {
-    ($type:ident, $variant:ident, $load:ident) => {
+macro_rules! float {
+    ($type:ident, $variant:ident, $load:ident, $from_f32:expr, $to_f32:expr) => {
         impl Element for $type {}
 
         impl Float for $type {
             #[inline(always)]
             fn from_f32(x: f32) -> Self {
-                $type::from_f32(x)
+                $from_f32(x)
             }
 
             #[inline(always)]
             fn to_f32(self) -> f32 {
-                $type::to_f32(self)
+                $to_f32(self)
             }
         }
 
@@ -121,7 +92,8 @@ macro_rules! half {
         }
     };
 }
+float!(f32, F32, load, identity, identity);
 #[cfg(feature = "half")]
-half!(f16, F16, load_f16);
+float!(f16, F16, load_f16, f16::from_f32, f16::to_f32);
 #[cfg(feature = "half")]
-half!(bf16, Bf16, load_bf16);
+float!(bf16, Bf16, load_bf16, bf16::from_f32, bf16::to_f32);

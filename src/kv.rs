@@ -5,6 +5,7 @@ use core::ops::Range;
 use crate::{
     Element, Error, Float, Shape, View,
     error::{Axis, Operand},
+    pages::PageTable,
     store::{Store, Strips},
 };
 
@@ -211,8 +212,7 @@ pub(crate) struct Cache<'a> {
 impl<'a> Cache<'a> {
     /// `[batch, kv_heads, kv_len, head_dim]`, where `kv_len` is what there is room for.
     pub(crate) fn shape(&self) -> Shape {
-        let keys = self.keys.shape();
-        self.pages.map_or(keys, |table| in_pages(table, keys))
+        self.table().map_or(self.keys.shape(), |table| table.shape())
     }
 
     pub(crate) const fn value_dim(&self) -> usize {
@@ -229,51 +229,22 @@ impl<'a> Cache<'a> {
     }
 
     /// Whether the pages of all these keys of a sequence exist.
-    pub(crate) fn check_pages(&self, batch: usize, keys: &Range<usize>) -> Result<(), Error> {
-        self.pages.map_or(Ok(()), |table| check_pages(table, self.keys.shape(), batch, keys))
+    pub(crate) fn check_pages(&self, sequence: usize, keys: &Range<usize>) -> Result<(), Error> {
+        self.table().map_or(Ok(()), |table| table.check(sequence, keys))
     }
 
     /// Keys and values of one head of a sequence that has this many keys.
     pub(crate) fn head(&self, batch: usize, head: usize, kv_len: usize) -> Option<[Strips<'a>; 2]> {
-        let pages = match self.pages {
-            None => None,
-            Some(table) => {
-                let row = table.rows(0, 0)?.row(batch);
-                let page_size = self.keys.shape().len;
-                Some(row.get(..kv_len.div_ceil(page_size.max(1))).unwrap_or(row))
-            }
-        };
+        let pages = self.table().map(|table| {
+            let all = table.of_sequence(batch);
+            all.get(..kv_len.div_ceil(table.pages.len.max(1))).unwrap_or(all)
+        });
         Some([self.keys.head(batch, head, pages)?, self.values.head(batch, head, pages)?])
     }
-}
 
-/// `[batch, heads, room, dim]` of what is in pages of this shape.
-pub(crate) fn in_pages(table: View<'_, u32>, pages: Shape) -> Shape {
-    let Shape { len: batch, dim: of_sequence, .. } = table.shape();
-    Shape { batch, len: of_sequence.saturating_mul(pages.len), ..pages }
-}
-
-/// Whether there are pages, of this shape, for all these rows of a sequence.
-pub(crate) fn check_pages(
-    table: View<'_, u32>,
-    pages: Shape,
-    sequence: usize,
-    rows: &Range<usize>,
-) -> Result<(), Error> {
-    let shape = table.shape();
-    expect_shape(Operand::PageTable, Shape { batch: 1, heads: 1, ..shape }, shape)?;
-    if shape.dim.checked_mul(pages.len).is_none() {
-        return Err(Error::SizeOverflow { shape });
+    fn table(&self) -> Option<PageTable<'a>> {
+        self.pages.map(|numbers| PageTable { numbers, pages: self.keys.shape() })
     }
-    let row = table.rows(0, 0).map_or(&[][..], |table| table.row(sequence));
-    let used = rows.end.div_ceil(pages.len.max(1));
-    let first = rows.start.checked_div(pages.len).unwrap_or(used);
-    for (index, &page) in row.iter().enumerate().take(used).skip(first) {
-        if page as usize >= pages.batch {
-            return Err(Error::NoSuchPage { sequence, index, page, pages: pages.batch });
-        }
-    }
-    Ok(())
 }
 
 /// Names the first axis in which two shapes differ.

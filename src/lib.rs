@@ -15,6 +15,7 @@ mod math;
 mod merge;
 mod multi_head;
 mod output;
+mod pages;
 mod partition;
 mod ranges;
 pub mod reference;

@@ -12,11 +12,10 @@ pub(crate) const RANGE: usize = 1920;
 /// Of each query the outputs, then the largest score in base 2 and the sum of the exponentials with respect to it.
 const STATE: usize = 2;
 
-/// Results over some of the keys.
+/// Results over some of the keys, a row for each query.
 pub(crate) struct Partial<'s> {
-    outputs: &'s mut [f32],
-    states: &'s mut [f32],
-    dim: usize,
+    outputs: RowsMut<'s, f32>,
+    states: RowsMut<'s, f32>,
 }
 
 impl<'s> Partial<'s> {
@@ -25,43 +24,36 @@ impl<'s> Partial<'s> {
         dim.saturating_add(STATE).saturating_mul(queries)
     }
 
-    /// Of as many queries as there is room for.
+    /// Of so many queries, of which there are some; `None` if there is not room for all.
     pub(crate) fn new(room: &'s mut [f32], queries: usize, dim: usize) -> Option<Self> {
         let (outputs, rest) = room.split_at_mut_checked(queries.checked_mul(dim)?)?;
         let states = rest.get_mut(..queries * STATE)?;
-        Some(Self { outputs, states, dim })
+        Some(Self { outputs: RowsMut::of(outputs, dim)?, states: RowsMut::of(states, STATE)? })
     }
 
-    /// Rows of outputs, and rows of states.
-    pub(crate) fn rows_mut(&mut self) -> Option<[RowsMut<'_, f32>; 2]> {
-        Some([RowsMut::of(self.outputs, self.dim)?, RowsMut::of(self.states, STATE)?])
+    /// Outputs and states.
+    pub(crate) const fn rows_mut(&mut self) -> [RowsMut<'_, f32>; 2] {
+        [self.outputs.reborrow(), self.states.reborrow()]
     }
 
     /// Adds the result over other keys.
     pub(crate) fn join(&mut self, other: &Partial<'_>) {
-        let mut outputs = &mut *self.outputs;
-        let mut others = &*other.outputs;
-        for (state, other) in self.states.as_chunks_mut().0.iter_mut().zip(other.states.as_chunks().0) {
-            let (Some((to, left)), Some((from, others_left))) =
-                (core::mem::take(&mut outputs).split_at_mut_checked(self.dim), others.split_at_checked(self.dim))
-            else {
-                return;
-            };
-            join_row((to, state), (from, other));
-            (outputs, others) = (left, others_left);
+        for i in 0..self.outputs.len() {
+            if let (Some(state), Some(other_state)) =
+                (self.states.row_mut(i).first_chunk_mut(), other.states.row(i).first_chunk())
+            {
+                join_row((self.outputs.row_mut(i), state), (other.outputs.row(i), other_state));
+            }
         }
     }
 
     /// Writes the outputs, and the log-sum-exps, if they are asked for.
-    pub(crate) fn store(&self, to: &mut RowsMut<'_, f32>, mut lse: Option<&mut RowsMut<'_, f32>>) {
-        let mut outputs = &*self.outputs;
-        for (i, [max, sum]) in self.states.as_chunks().0.iter().enumerate() {
-            let Some((row, left)) = outputs.split_at_checked(self.dim) else { return };
-            to.row_mut(i).iter_mut().zip(row).for_each(|(to, x)| *to = *x);
-            if let Some([lse]) = lse.as_mut().map(|lse| lse.row_mut(i)) {
+    pub(crate) fn store(&self, to: &mut RowsMut<'_, f32>, mut lse: Option<RowsMut<'_, f32>>) {
+        for i in 0..self.outputs.len() {
+            to.row_mut(i).iter_mut().zip(self.outputs.row(i)).for_each(|(to, x)| *to = *x);
+            if let (Some([lse]), [max, sum]) = (lse.as_mut().map(|lse| lse.row_mut(i)), self.states.row(i)) {
                 *lse = log_sum_exp(*max, *sum);
             }
-            outputs = left;
         }
     }
 }

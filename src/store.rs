@@ -82,18 +82,10 @@ impl Strips<'_> {
 
     /// What element `c` of a row stands for, or zero where there is none.
     pub(crate) fn at(&self, row: usize, c: usize) -> f64 {
-        match self {
-            Self::F32(strip) => f64::from(strip.row(row).get(c).copied().unwrap_or_default()),
-            #[cfg(feature = "half")]
-            Self::F16(strip) => f64::from(strip.row(row).get(c).copied().unwrap_or_default()),
-            #[cfg(feature = "half")]
-            Self::Bf16(strip) => f64::from(strip.row(row).get(c).copied().unwrap_or_default()),
-            Self::I8(strip, scales) => {
-                let (row, scales) = (strip.row(row), scales.row(row));
-                let of_group = row.len().checked_div(scales.len()).and_then(|group| c.checked_div(group));
-                let scale = of_group.and_then(|group| scales.get(group)).copied().unwrap_or_default();
-                f64::from(row.get(c).copied().unwrap_or_default()) * f64::from(scale)
-            }
-        }
+        let number = with_elements!(Strips::self, strip => strip.row(row).get(c).map_or(0.0, |x| f64::from(*x)));
+        let Self::I8(_, scales) = self else { return number };
+        let scales = scales.row(row);
+        let of_group = self.dim().checked_div(scales.len()).and_then(|group| c.checked_div(group));
+        number * of_group.and_then(|group| scales.get(group)).copied().map_or(0.0, f64::from)
     }
 }

@@ -159,7 +159,7 @@ impl<'a> Call<'a> {
                 }
             }
         }
-        for index in 0..if self.kv.is_paged() { self.sequences() } else { 0 } {
+        for index in 0..self.sequences() {
             let Sequence { batch, room, kv_len, .. } = self.sequence(index);
             self.kv.check_pages(batch, &(room.start..room.start + kv_len))?;
         }

@@ -595,6 +595,11 @@ impl<'a, T> RowsMut<'a, T> {
         self.dim
     }
 
+    /// The same rows, to be given back.
+    pub(crate) const fn reborrow(&mut self) -> RowsMut<'_, T> {
+        RowsMut { ..*self }
+    }
+
     #[inline(always)]
     fn row_ptr(&self, i: usize) -> *mut T {
         let [head, i] = split_index(i, self.per_head);
@@ -619,6 +624,16 @@ impl<'a, T> RowsMut<'a, T> {
         debug_assert!(i < self.len && t + len <= self.dim);
         // SAFETY: the caller promises that these elements exist; by the type's invariant they are this value's alone.
         unsafe { core::slice::from_raw_parts_mut(self.row_ptr(i).add(t), len) }
+    }
+
+    /// Row `i`, or an empty slice where there is none.
+    #[inline(always)]
+    pub(crate) fn row(&self, i: usize) -> &[T] {
+        if i >= self.len {
+            return &[];
+        }
+        // SAFETY: `i < len`, so by the type's invariant `dim` elements are this value's there, and it is borrowed.
+        unsafe { core::slice::from_raw_parts(self.row_ptr(i), self.dim) }
     }
 
     /// Row `i`, or an empty slice where there is none.

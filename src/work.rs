@@ -157,18 +157,15 @@ impl<'a> Plan<'a> {
     /// Computes a unit, which nobody else has taken.
     fn run_unit<F: Score>(&self, score: &F, at: &Place, unit: usize, scratch: &mut [f32]) {
         let Some(unit) = self.locate(score, at, unit) else { return };
-        let ranges = unit.ranges();
-        if ranges.len() <= 1 {
+        if !unit.has_ranges() {
             return self.run_whole(unit, scratch);
         }
-        let (queries, dim) = (unit.queries.len, self.problem.output.shape().dim);
-        let Some((own, rest)) = scratch.split_at_mut_checked(Partial::len(queries, dim)) else { return };
-        let Some((other, scratch)) = rest.split_at_mut_checked(Partial::len(queries, dim)) else { return };
-        let [Some(mut joined), Some(mut other)] = [own, other].map(|room| Partial::new(room, queries, dim)) else {
-            return;
-        };
-        self.run_range(&unit, ranges.start, &mut joined, scratch);
-        for range in ranges.start + 1..ranges.end {
+        let len = Partial::len(unit.queries.len, self.problem.output.shape().dim);
+        let Some((own, rest)) = scratch.split_at_mut_checked(len) else { return };
+        let Some((other, scratch)) = rest.split_at_mut_checked(len) else { return };
+        let [Some(mut joined), Some(mut other)] = [own, other].map(|room| self.partial(&unit, room)) else { return };
+        self.run_range(&unit, unit.ranges.start, &mut joined, scratch);
+        for range in unit.ranges.start + 1..unit.ranges.end {
             self.run_range(&unit, range, &mut other, scratch);
             joined.join(&other);
         }
@@ -185,8 +182,8 @@ impl<'a> Plan<'a> {
 
     /// Computes the results over one of the ranges of keys.
     fn run_range<F: Score>(&self, at: &Located<'_, F>, range: usize, to: &mut Partial<'_>, scratch: &mut [f32]) {
-        let Some([output, states]) = to.rows_mut() else { return };
-        let (start, is_first) = (range.saturating_mul(RANGE), range == at.ranges().start);
+        let [output, states] = to.rows_mut();
+        let (start, is_first) = (range.saturating_mul(RANGE), range == at.ranges.start);
         let range = KeyRange { keys: start..start.saturating_add(RANGE), is_first, states };
         self.launch(at.cols, Unit { range: Some(range), ..at.unit(output, scratch) });
     }
@@ -194,10 +191,15 @@ impl<'a> Plan<'a> {
     /// Writes the results of a unit over all ranges.
     fn store<F: Score>(&self, at: &Located<'_, F>, joined: &Partial<'_>) {
         let Problem { output, lse, .. } = &self.problem;
-        let (Some(mut output), mut lse) = (at.rows_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else {
+        let (Some(mut output), lse) = (at.rows_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else {
             return;
         };
-        joined.store(&mut output, lse.as_mut());
+        joined.store(&mut output, lse);
+    }
+
+    /// Room for the results of a unit over one of the ranges.
+    fn partial<'s, F>(&self, at: &Located<'_, F>, room: &'s mut [f32]) -> Option<Partial<'s>> {
+        Partial::new(room, at.queries.len, self.problem.output.shape().dim)
     }
 
     fn launch<F: Score>(&self, cols: usize, unit: Unit<'_, F>) {
@@ -210,15 +212,18 @@ impl<'a> Plan<'a> {
         let rows = at.rows(call, &heads, &part)?;
         let per_head = NonZeroUsize::new(part.len)?;
         let next = at.locate(call, unit + 1);
+        let head = Head::new(call, score, &at.sequence, heads.start);
         let queries = Queries { head: heads.start, first: part.first, per_head, len: rows.len() };
+        let products = self.products::<F>(part.cols, queries.len);
         Some(Located {
-            head: Head::new(call, score, &at.sequence, heads.start),
+            head,
             queries,
             rows,
             next_rows: next.and_then(|(heads, part)| at.rows(call, &heads, &part)),
             heads,
             cols: part.cols,
-            products: self.products::<F>(part.cols, queries.len),
+            products,
+            ranges: if products == Products::Few { ranges(&head, &queries) } else { 0..1 },
         })
     }
 
@@ -238,17 +243,13 @@ struct Located<'p, F> {
     heads: Range<usize>,
     cols: usize,
     products: Products,
+    /// Which [ranges](crate::ranges) of keys its queries see; of no meaning if there is but one.
+    ranges: Range<usize>,
 }
 
 impl<'p, F: Score> Located<'p, F> {
-    /// Which [ranges](crate::ranges) of keys its queries see; of no meaning if there is but one.
-    fn ranges(&self) -> Range<usize> {
-        if self.products != Products::Few {
-            return 0..1;
-        }
-        let [first, last] = self.queries.ends(0, self.queries.len);
-        let keys = self.head.band.span(first, last).some;
-        keys.start / RANGE..keys.end.div_ceil(RANGE)
+    fn has_ranges(&self) -> bool {
+        self.ranges.len() > 1
     }
 
     /// The rows of an output that are this unit's.
@@ -267,6 +268,13 @@ impl<'p, F: Score> Located<'p, F> {
         let Self { head, queries, rows, next_rows, products, .. } = *self;
         Unit { head, queries, products, rows, next_rows, output, lse: None, scores: None, range: None, scratch }
     }
+}
+
+/// Which ranges of keys some queries see.
+fn ranges<F: Score>(head: &Head<'_, F>, queries: &Queries) -> Range<usize> {
+    let [first, last] = queries.ends(0, queries.len);
+    let keys = head.band.span(first, last).some;
+    keys.start / RANGE..keys.end.div_ceil(RANGE)
 }
 
 /// A sequence, and which unit is its first. It moves on with the units, of which a thread takes ever later ones.

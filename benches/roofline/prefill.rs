@@ -209,7 +209,7 @@ impl Shape {
         let mut call = || {
             let out = ViewMut::heads_first(&mut out, [1, heads, q_len, dim])?;
             let work = attention.prepare(queries, kv, out)?;
-            scratch.resize(scratch_len(&work, threads), 0.0);
+            scratch.resize(work.parallel_scratch_len(threads), 0.0);
             run(&work, &mut scratch)
         };
 
@@ -279,24 +279,7 @@ fn one_query<T: Element>(
     reference::forward(&alone, q, kv, ViewMut::heads_first(out, [1, heads, len, dim])?)
 }
 
-fn scratch_len(work: &Work<'_>, threads: usize) -> usize {
-    #[cfg(feature = "rayon")]
-    return work.parallel_scratch_len(threads);
-    #[cfg(not(feature = "rayon"))]
-    return threads * work.scratch_len();
-}
-
 /// On as many threads as there is scratch for.
 fn run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), Error> {
-    if scratch.len() == work.scratch_len() {
-        return work.run(scratch);
-    }
-    #[cfg(feature = "rayon")]
-    return work.run_parallel(scratch);
-    #[cfg(not(feature = "rayon"))]
-    std::thread::scope(|threads| {
-        let running: Vec<_> =
-            scratch.chunks_mut(work.scratch_len()).map(|scratch| threads.spawn(|| work.run(scratch))).collect();
-        running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Ok(())))
-    })
+    if scratch.len() == work.scratch_len() { work.run(scratch) } else { work.run_parallel(scratch) }
 }

@@ -152,7 +152,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 continue;
             }
             let is_marked = (!part.words.all || head.call.bias.is_some()) && !tiles.is_finite(simd);
-            let Some((values, first)) = tiles.raw_values(simd, &part.keys, in_order) else { continue };
+            let Some((values, first)) = tiles.raw_values(simd, &part.keys, !in_order) else { continue };
             if let Strips::I8(_, scales) = values {
                 // SAFETY: there are as many.
                 unsafe { weights.scale(scales.walk(first)) };

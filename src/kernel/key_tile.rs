@@ -14,12 +14,10 @@ use crate::{
 pub(super) struct Tiles<'s> {
     keys: Side<'s>,
     values: Side<'s>,
-    /// Number of the first key in the strips.
-    origin: usize,
 }
 
 impl<'s> Tiles<'s> {
-    /// `None` only if the scratch is too short.
+    /// Those from row `origin` of the strips on. `None` only if the scratch is too short.
     #[inline(always)]
     pub(super) fn new<S: Simd, const COLS: usize>(
         [keys, values]: [Strips<'s>; 2],
@@ -30,9 +28,9 @@ impl<'s> Tiles<'s> {
         let mut side = |strips: Strips<'s>| {
             let dim = NonZeroUsize::new(strips.dim())?;
             let room = scratch.staging(if is_plain { 0 } else { dim.get() })?;
-            Some(Side { strips, dim, room, staged: 0..0 })
+            Some(Side { strips, dim, origin, room, staged: 0..0 })
         };
-        Some(Self { keys: side(keys)?, values: side(values)?, origin })
+        Some(Self { keys: side(keys)?, values: side(values)? })
     }
 
     /// Whether few queries can attend to keys and values as they are.
@@ -49,42 +47,54 @@ impl<'s> Tiles<'s> {
     }
 }
 
-/// Keys or values.
+/// Keys or values. Ranges are of keys.
 struct Side<'s> {
     strips: Strips<'s>,
     dim: NonZeroUsize,
+    /// Row of the first key.
+    origin: usize,
     room: &'s mut [f32],
-    /// Which rows are in the room.
+    /// What is in the room.
     staged: Range<usize>,
 }
 
 impl Side<'_> {
+    #[inline(always)]
+    fn row_numbers(&self, range: &Range<usize>) -> Range<usize> {
+        range.start + self.origin..range.end + self.origin
+    }
+
     /// Those of a range within the tile, which is at most as long as there is room for.
     #[inline(always)]
     fn rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, f32>> {
         if let Strips::F32(strip) = &self.strips
-            && let Some(rows) = strip.rows(range)
+            && let Some(rows) = strip.rows(&self.row_numbers(range))
         {
             return Some(rows);
         }
         if self.staged != *tile {
-            simd.call(Stage { simd, from: &self.strips, rows: tile, to: self.room });
+            let rows = self.row_numbers(tile);
+            simd.call(Stage { simd, from: &self.strips, rows, to: self.room });
             self.staged = tile.clone();
         }
         Rows::of(self.room, self.dim)?.range(range.start - tile.start, range.len())
     }
 
-    /// Those of a range within the tile, and the row at which they begin: as they are, or multiplied with their scales.
+    /// Those of a range within the tile, and the row at which they begin: as they are, where no row has several scales and those are
+    /// wanted, or multiplied with them.
     #[inline(always)]
     fn strips<S: Simd>(
         &mut self,
         simd: S,
-        (tile, range): (&Range<usize>, &Range<usize>),
-        are_raw: bool,
+        tile: &Range<usize>,
+        range: &Range<usize>,
+        with_scales: bool,
     ) -> Option<(Strips<'_>, usize)> {
         match range {
             range if range.is_empty() => None,
-            range if are_raw => Some((self.strips, range.start)),
+            range if self.strips.has_plain_rows() && (with_scales || !self.strips.have_scales()) => {
+                Some((self.strips, self.row_numbers(range).start))
+            }
             range => Some((Strips::F32(Strip::one_page(self.rows(simd, tile, range)?)?), 0)),
         }
     }
@@ -111,24 +121,20 @@ impl KeyTile<'_, '_> {
     /// Keys of this range, which somebody sees; `None` where there are none.
     #[inline(always)]
     pub(super) fn keys<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, f32>> {
-        let origin = self.tiles.origin;
-        self.tiles.keys.rows(simd, &moved(&self.seen, origin), &moved(range, origin))
+        self.tiles.keys.rows(simd, &self.seen, range)
     }
 
     /// Values of this range, which somebody sees; `None` where there are none.
     #[inline(always)]
     pub(super) fn values<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, f32>> {
-        let origin = self.tiles.origin;
-        self.tiles.values.rows(simd, &moved(&self.seen, origin), &moved(range, origin))
+        self.tiles.values.rows(simd, &self.seen, range)
     }
 
     /// Keys of this range, which somebody sees, and where among the rows they begin; with the scales that belong to them only where no row
     /// has several.
     #[inline(always)]
     pub(super) fn raw_keys<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<(Strips<'_>, usize)> {
-        let (origin, keys) = (self.tiles.origin, &mut self.tiles.keys);
-        let are_raw = keys.strips.has_plain_rows();
-        keys.strips(simd, (&moved(&self.seen, origin), &moved(range, origin)), are_raw)
+        self.tiles.keys.strips(simd, &self.seen, range, true)
     }
 
     /// Values of this range, likewise; if they are to be the same numbers whatever keeps them, without scales.
@@ -137,11 +143,9 @@ impl KeyTile<'_, '_> {
         &mut self,
         simd: S,
         range: &Range<usize>,
-        without_scales: bool,
+        with_scales: bool,
     ) -> Option<(Strips<'_>, usize)> {
-        let (origin, values) = (self.tiles.origin, &mut self.tiles.values);
-        let are_raw = values.strips.has_plain_rows() && !(without_scales && values.strips.have_scales());
-        values.strips(simd, (&moved(&self.seen, origin), &moved(range, origin)), are_raw)
+        self.tiles.values.strips(simd, &self.seen, range, with_scales)
     }
 
     /// Whether no value is infinite or NaN.
@@ -150,8 +154,8 @@ impl KeyTile<'_, '_> {
         let is_finite = match self.is_finite {
             Some(known) => known,
             None => {
-                let (values, rows) = (&self.tiles.values.strips, moved(&self.seen, self.tiles.origin));
-                simd.call(AreFinite { simd, values, rows })
+                let values = &self.tiles.values;
+                simd.call(AreFinite { simd, values: &values.strips, rows: values.row_numbers(&self.seen) })
             }
         };
         self.is_finite = Some(is_finite);
@@ -159,16 +163,11 @@ impl KeyTile<'_, '_> {
     }
 }
 
-#[inline(always)]
-fn moved(range: &Range<usize>, by: usize) -> Range<usize> {
-    range.start + by..range.end + by
-}
-
 /// Makes rows `f32`, one after the other.
 struct Stage<'t, 'a, S> {
     simd: S,
     from: &'t Strips<'a>,
-    rows: &'t Range<usize>,
+    rows: Range<usize>,
     to: &'t mut [f32],
 }
 

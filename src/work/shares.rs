@@ -11,15 +11,15 @@ use crate::{
 pub(super) struct Shares {
     /// The most ranges that a unit has.
     ranges: usize,
-    units: usize,
+    slots: usize,
+    slots_per_thread: usize,
     /// Elements of a result over one range.
-    slot: usize,
-    per_thread: usize,
+    slot_len: usize,
 }
 
 impl Shares {
     pub(super) const fn scratch_len(&self) -> usize {
-        self.units.saturating_mul(self.ranges).saturating_mul(self.slot)
+        self.slots.saturating_mul(self.slot_len)
     }
 }
 
@@ -33,11 +33,12 @@ impl Plan<'_> {
         let queries = call.queries.shape().len.saturating_mul(call.group.get());
         let ranges = call.kv.shape().len.div_ceil(RANGE);
         let is_worthwhile = threads > 1 && ranges > 1 && self.units < threads.saturating_mul(UNITS_PER_THREAD);
+        let slots = self.units.saturating_mul(ranges);
         (is_worthwhile && self.products::<F>(1, queries) == Products::Few).then(|| Shares {
             ranges,
-            units: self.units,
-            slot: Partial::len(queries, self.problem.output.shape().dim),
-            per_thread: self.units.saturating_mul(ranges).div_ceil(threads),
+            slots,
+            slots_per_thread: slots.div_ceil(threads),
+            slot_len: Partial::len(queries, self.problem.output.shape().dim),
         })
     }
 
@@ -52,13 +53,13 @@ impl Plan<'_> {
     ) {
         let left = &self.next.take_rest(self.units);
         rayon::scope(|scope| {
-            let slots = slots.chunks_mut(shares.per_thread * shares.slot);
+            let slots = slots.chunks_mut(shares.slots_per_thread * shares.slot_len);
             let scratch = scratch.chunks_exact_mut(self.problem.scratch_len);
             for ((thread, slots), scratch) in slots.enumerate().zip(scratch) {
-                let first = thread * shares.per_thread;
+                let first = thread * shares.slots_per_thread;
                 scope.spawn(move |_| {
                     let mut at = Place::start(&self.problem.call, &self.split);
-                    for (i, slot) in (first..).zip(slots.chunks_exact_mut(shares.slot)) {
+                    for (i, slot) in (first..).zip(slots.chunks_exact_mut(shares.slot_len)) {
                         let (unit, range) = (i / shares.ranges, i % shares.ranges);
                         if left.contains(&unit) {
                             at.advance(&self.problem.call, &self.split, unit);
@@ -87,11 +88,10 @@ impl Plan<'_> {
         scratch: &mut [f32],
     ) {
         let Some(located) = self.locate(score, at, unit) else { return };
-        let ranges = located.ranges();
-        if ranges.len() <= 1 && range == 0 {
+        if !located.has_ranges() && range == 0 {
             self.run_whole(located, scratch);
-        } else if ranges.len() > 1
-            && ranges.contains(&range)
+        } else if located.has_ranges()
+            && located.ranges.contains(&range)
             && let Some(mut partial) = self.partial(&located, slot)
         {
             self.run_range(&located, range, &mut partial, scratch);
@@ -100,19 +100,16 @@ impl Plan<'_> {
 
     /// Joins the results over the ranges of a unit, in order.
     fn join_shares<F: Score>(&self, at: &Located<'_, F>, unit: usize, shares: &Shares, slots: &mut [f32]) {
-        let ranges = at.ranges();
-        if ranges.len() <= 1 {
+        let ranges = &at.ranges;
+        if !at.has_ranges() {
             return;
         }
-        let slots = slots.chunks_exact_mut(shares.slot).skip(unit * shares.ranges + ranges.start).take(ranges.len());
+        let slots =
+            slots.chunks_exact_mut(shares.slot_len).skip(unit * shares.ranges + ranges.start).take(ranges.len());
         let mut partials = slots.filter_map(|slot| self.partial(at, slot));
         if let Some(mut joined) = partials.next() {
             partials.for_each(|partial| joined.join(&partial));
             self.store(at, &joined);
         }
-    }
-
-    fn partial<'s, F>(&self, at: &Located<'_, F>, slot: &'s mut [f32]) -> Option<Partial<'s>> {
-        Partial::new(slot, at.queries.len, self.problem.output.shape().dim)
     }
 }
