@@ -8,7 +8,7 @@ use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
 use crate::{
     error::{Axis, Error, Operand},
     kv::expect_shape,
-    simd::{CACHE_LINE, prefetch},
+    simd::{CACHE_LINE, prefetch, prefetch_early},
 };
 
 /// Extents of a rank-4 tensor.
@@ -419,6 +419,18 @@ impl<'a, T: Copy> Strip<'a, T> {
         Walk { strip: *self, page, left: self.page_size.get() - row, next }
     }
 
+    /// Whether rows may lie unevenly.
+    pub(crate) const fn has_pages(&self) -> bool {
+        self.table.len() > 1
+    }
+
+    /// For the rows from this one on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn ahead(&self, row: usize) -> Ahead<'a, T> {
+        let mut walk = self.walk(row);
+        Ahead { row: walk.next(), walk, asked: 0 }
+    }
+
     #[inline(always)]
     fn page_ptr(&self, page: usize) -> Option<*const T> {
         let number = *self.table.get(page)? as usize;
@@ -465,6 +477,39 @@ impl<'a, T: Copy> Walk<'a, T> {
 
     pub(crate) const fn dim(&self) -> usize {
         self.strip.page.dim
+    }
+}
+
+/// What asks for rows before they are read; `()` does not.
+pub(crate) trait Ask {
+    /// Asks for so many elements more.
+    fn ask(&mut self, elements: usize);
+}
+
+impl Ask for () {
+    #[inline(always)]
+    fn ask(&mut self, _: usize) {}
+}
+
+/// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
+pub(crate) struct Ahead<'a, T> {
+    walk: Walk<'a, T>,
+    row: *const T,
+    /// Elements of the row that have been asked for.
+    asked: usize,
+}
+
+impl<T: Copy> Ask for Ahead<'_, T> {
+    #[inline(always)]
+    fn ask(&mut self, elements: usize) {
+        let end = self.asked + elements;
+        for t in (self.asked..end).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            prefetch_early(self.row.wrapping_add(t));
+        }
+        self.asked = end;
+        if end >= self.walk.dim() {
+            (self.row, self.asked) = (self.walk.next(), 0);
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     simd::{CACHE_LINE, Simd, Task},
     softmax::{FEW_TILES, FewScores},
     store::{Strips, with_elements},
-    view::{Rows, RowsMut, Walk},
+    view::{Ask, Rows, RowsMut, Strip, Walk},
 };
 
 impl Products {
@@ -163,7 +163,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 weights.turned(turned, |weights, len| simd.call(Mark { column, weights, len, mark: -1.0 }));
             }
             with_elements!(Strips::values, strip => {
-                accumulate(&weights, strip.walk(first), is_marked, rescale, self.output);
+                accumulate(&weights, (strip, first), is_marked, rescale, self.output);
             });
             rescale = simd.splat(1.0);
         }
@@ -195,7 +195,7 @@ fn products<S: Simd, const COLS: usize>(
     (keys, first): (Strips<'_>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
-    with_elements!(Strips::keys, strip => dots(queries, strip.walk(first), scores));
+    with_elements!(Strips::keys, strip => dots(queries, (strip, first), scores));
     if let Strips::I8(_, scales) = keys {
         // SAFETY: there are as many.
         unsafe { scores.scale(scales.walk(first)) };
@@ -206,35 +206,47 @@ fn products<S: Simd, const COLS: usize>(
 #[inline(always)]
 fn dots<S: Simd, T: Load, const COLS: usize>(
     queries: &[[S::Vector; COLS]],
-    keys: Walk<'_, T>,
+    (keys, first): (Strip<'_, T>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
-    let simd = scores.simd;
-    match room::<S>(scores.count) {
-        1 => simd.call(Dots::<_, _, 1, 8, COLS> { queries, keys, scores }),
-        4 => simd.call(Dots::<_, _, 4, 8, COLS> { queries, keys, scores }),
-        _ => simd.call(Dots::<_, _, 8, 4, COLS> { queries, keys, scores }),
+    let (simd, ahead) = (scores.simd, keys.ahead(first + rows_ahead::<T>(keys.dim())));
+    let (has_pages, keys) = (keys.has_pages(), keys.walk(first));
+    match (room::<S>(scores.count), S::FEW) {
+        (1, _) if has_pages => simd.call(Dots::<_, _, _, 1, 1, 8, COLS> { queries, keys, ahead, scores }),
+        (1, _) => simd.call(Dots::<_, _, _, 1, 1, 8, COLS> { queries, keys, ahead: (), scores }),
+        (4, 8) => simd.call(Dots::<_, _, _, 4, 4, 1, COLS> { queries, keys, ahead, scores }),
+        (4, _) => simd.call(Dots::<_, _, _, 4, 2, 1, COLS> { queries, keys, ahead, scores }),
+        _ => simd.call(Dots::<_, _, _, 8, 2, 1, COLS> { queries, keys, ahead, scores }),
     }
 }
 
-/// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes. Each key is read from its first element
-/// to its last, one after the other, `RUN` vectors in one go.
-struct Dots<'t, 's, S: Simd, T, const QUERIES: usize, const RUN: usize, const COLS: usize> {
+/// How many rows of keys are asked for before they are read: some 8 KB.
+#[inline(always)]
+fn rows_ahead<T>(dim: usize) -> usize {
+    1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
+}
+
+/// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes; `RUN` vectors of `KEYS` keys in one go.
+///
+/// One query has each key read from its first element to its last, one after the other: the CPU itself foresees then what will be read, if
+/// only rows lie evenly, and does worse when it is asked. Several queries are loaded for several keys at a time instead.
+struct Dots<'t, 's, S: Simd, T, A, const QUERIES: usize, const KEYS: usize, const RUN: usize, const COLS: usize> {
     /// `[vector of elements][query]`, scaled
     queries: &'t [[S::Vector; COLS]],
     /// As many as scores, or more.
     keys: Walk<'t, T>,
+    ahead: A,
     scores: &'t mut FewScores<'s, S>,
 }
 
-impl<S: Simd, T: Load, const QUERIES: usize, const RUN: usize, const COLS: usize> Task
-    for Dots<'_, '_, S, T, QUERIES, RUN, COLS>
+impl<S: Simd, T: Load, A: Ask, const QUERIES: usize, const KEYS: usize, const RUN: usize, const COLS: usize> Task
+    for Dots<'_, '_, S, T, A, QUERIES, KEYS, RUN, COLS>
 {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { queries, mut keys, scores } = self;
+        let Self { queries, mut keys, mut ahead, scores } = self;
         let (simd, len, dim) = (scores.simd, scores.len, keys.dim());
         let (queries, _) = queries.as_chunks::<QUERIES>();
         let Some((full, rest)) = queries.split_at_checked(dim / S::LANES) else { return };
@@ -248,19 +260,16 @@ impl<S: Simd, T: Load, const QUERIES: usize, const RUN: usize, const COLS: usize
             let c = next(2, b);
             let d = next(3, c);
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
-            // SAFETY: the rows exist, and have as many elements.
-            unsafe {
-                add_runs(simd, runs, a, &mut sums[0]);
-                add_runs(simd, runs, b, &mut sums[1]);
-                add_runs(simd, runs, c, &mut sums[2]);
-                add_runs(simd, runs, d, &mut sums[3]);
+            for (rows, sums) in [a, b, c, d].as_chunks::<KEYS>().0.iter().zip(sums.as_chunks_mut::<KEYS>().0) {
+                // SAFETY: the rows exist, and have as many elements.
+                unsafe { add_runs(simd, runs, *rows, sums, &mut ahead) };
             }
             if tail < dim {
                 for (row, sums) in [a, b, c, d].into_iter().zip(&mut sums) {
                     for (queries, t) in single.iter().chain(rest.first()).zip((tail..dim).step_by(S::LANES)) {
                         // SAFETY: the row exists, and has these elements.
                         let key = unsafe { core::slice::from_raw_parts(row.add(t), S::LANES.min(dim - t)) };
-                        add_products(simd, queries, T::load(simd, key), sums);
+                        add_products(simd, queries, [T::load(simd, key)], core::array::from_mut(sums));
                     }
                 }
             }
@@ -272,41 +281,47 @@ impl<S: Simd, T: Load, const QUERIES: usize, const RUN: usize, const COLS: usize
     }
 }
 
-/// Adds the products of queries with the first elements of a row.
+/// Adds the products of queries with the first elements of some rows.
 ///
 /// # Safety
 ///
-/// The row has as many elements.
+/// The rows have as many elements.
 #[inline(always)]
-unsafe fn add_runs<S: Simd, T: Load, const QUERIES: usize, const RUN: usize, const COLS: usize>(
+unsafe fn add_runs<S: Simd, T: Load, const QUERIES: usize, const KEYS: usize, const RUN: usize, const COLS: usize>(
     simd: S,
     runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
-    mut row: *const T,
-    sums: &mut [S::Vector; QUERIES],
+    mut rows: [*const T; KEYS],
+    sums: &mut [[S::Vector; QUERIES]; KEYS],
+    ahead: &mut impl Ask,
 ) {
     for run in runs {
         // SAFETY: the caller's promise.
-        let keys: [S::Vector; RUN] =
-            from_fn(|c| T::load(simd, unsafe { core::slice::from_raw_parts(row.add(c * S::LANES), S::LANES) }));
-        // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
-        compiler_fence(Ordering::SeqCst);
-        row = black_box(row);
-        for (key, queries) in keys.into_iter().zip(run) {
-            add_products(simd, queries, key, sums);
+        let load = |row: *const T, c| unsafe { core::slice::from_raw_parts(row.add(c * S::LANES), S::LANES) };
+        let keys: [[S::Vector; KEYS]; RUN] = from_fn(|c| rows.map(|row| T::load(simd, load(row, c))));
+        ahead.ask(KEYS * RUN * S::LANES);
+        if KEYS == 1 {
+            // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
+            compiler_fence(Ordering::SeqCst);
+            rows = black_box(rows);
         }
-        row = row.wrapping_add(RUN * S::LANES);
+        for (keys, queries) in keys.into_iter().zip(run) {
+            add_products(simd, queries, keys, sums);
+        }
+        rows = rows.map(|row| row.wrapping_add(RUN * S::LANES));
     }
 }
 
 #[inline(always)]
-fn add_products<S: Simd, const QUERIES: usize, const COLS: usize>(
+fn add_products<S: Simd, const QUERIES: usize, const KEYS: usize, const COLS: usize>(
     simd: S,
     queries: &[[S::Vector; COLS]; QUERIES],
-    key: S::Vector,
-    sums: &mut [S::Vector; QUERIES],
+    keys: [S::Vector; KEYS],
+    sums: &mut [[S::Vector; QUERIES]; KEYS],
 ) {
-    for (sum, query) in sums.iter_mut().zip(queries) {
-        *sum = simd.mul_add(key, query[0], *sum);
+    for (i, query) in queries.iter().enumerate() {
+        for k in 0..KEYS {
+            sums[k][i] = simd.mul_add(keys[k], query[0], sums[k][i]);
+        }
     }
 }
 
@@ -379,26 +394,32 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrde
 #[inline(always)]
 fn accumulate<S: Simd, T: Load, const COLS: usize>(
     weights: &FewScores<'_, S>,
-    values: Walk<'_, T>,
+    (values, first): (Strip<'_, T>, usize),
     is_marked: bool,
     rescale: S::Vector,
     output: &mut [[S::Vector; COLS]],
 ) {
     let simd = weights.simd;
+    // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
+    let (has_pages, ahead, values) = (values.has_pages(), values.ahead(first + weights.len), values.walk(first));
     match (room::<S>(weights.count), S::FEW) {
-        (1, _) => simd.call(Sums::<_, _, 1, 8, COLS> { weights, values, is_marked, rescale, output }),
-        (4, 8) => simd.call(Sums::<_, _, 4, 4, COLS> { weights, values, is_marked, rescale, output }),
-        (4, _) => simd.call(Sums::<_, _, 4, 2, COLS> { weights, values, is_marked, rescale, output }),
-        _ => simd.call(Sums::<_, _, 8, 2, COLS> { weights, values, is_marked, rescale, output }),
+        (1, _) if has_pages => {
+            simd.call(Sums::<_, _, _, 1, 8, COLS> { weights, values, ahead, is_marked, rescale, output });
+        }
+        (1, _) => simd.call(Sums::<_, _, _, 1, 8, COLS> { weights, values, ahead: (), is_marked, rescale, output }),
+        (4, 8) => simd.call(Sums::<_, _, _, 4, 4, COLS> { weights, values, ahead, is_marked, rescale, output }),
+        (4, _) => simd.call(Sums::<_, _, _, 4, 2, COLS> { weights, values, ahead, is_marked, rescale, output }),
+        _ => simd.call(Sums::<_, _, _, 8, 2, COLS> { weights, values, ahead, is_marked, rescale, output }),
     }
 }
 
 /// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over a tile of keys, for at most
 /// `QUERIES` queries; `WIDTH` vectors of columns at a time.
-struct Sums<'t, 's, S: Simd, T, const QUERIES: usize, const WIDTH: usize, const COLS: usize> {
+struct Sums<'t, 's, S: Simd, T, A, const QUERIES: usize, const WIDTH: usize, const COLS: usize> {
     weights: &'t FewScores<'s, S>,
     /// As many rows as weights, or more.
     values: Walk<'t, T>,
+    ahead: A,
     /// Whether keys that are masked are marked by negative weights.
     is_marked: bool,
     rescale: S::Vector,
@@ -406,8 +427,8 @@ struct Sums<'t, 's, S: Simd, T, const QUERIES: usize, const WIDTH: usize, const 
     output: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
-    for Sums<'_, '_, S, T, QUERIES, WIDTH, COLS>
+impl<S: Simd, T: Load, A: Ask, const QUERIES: usize, const WIDTH: usize, const COLS: usize> Task
+    for Sums<'_, '_, S, T, A, QUERIES, WIDTH, COLS>
 {
     type Output = ();
 
@@ -429,8 +450,8 @@ impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usi
     }
 }
 
-impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
-    Sums<'_, '_, S, T, QUERIES, WIDTH, COLS>
+impl<S: Simd, T: Load, A: Ask, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
+    Sums<'_, '_, S, T, A, QUERIES, WIDTH, COLS>
 {
     #[inline(always)]
     fn one_column(&mut self, first: usize, len: usize) {
@@ -458,6 +479,7 @@ impl<S: Simd, T: Load, const QUERIES: usize, const WIDTH: usize, const COLS: usi
                 // The rest of the row too, in the order of addresses; it comes back to it from the cache.
                 touch(start, N * S::LANES..values.dim());
             }
+            self.ahead.ask(N * S::LANES);
             for (sum, weights) in sums.iter_mut().zip(rows) {
                 // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
                 let weight = unsafe { *weights.add(j) };

@@ -52,6 +52,18 @@ pub(crate) fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// [`prefetch`] to a cache that has room for it until it is wanted.
+#[inline(always)]
+pub(crate) fn prefetch_early<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// The most blocks of queries that any backend lets go over the keys together.
 pub(crate) const MAX_BLOCKS: usize = 8;
 
