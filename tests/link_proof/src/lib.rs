@@ -41,6 +41,31 @@ macro_rules! entry_points {
     };
 }
 
+/// Those that are generic over what keys and values are kept in. Masks, modifiers and backend are run-time values of `attention`, what else is written
+/// one of `out`: these cover them all.
+macro_rules! entry_points_of {
+    ($element:ty, $append:ident, $forward:ident) => {
+        entry_points! {
+            fn $append(cache: &mut CacheMut<'_, $element>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+                cache.append(rows, at)
+            }
+            fn $forward<'a>(
+                attention: &Attention<'a>,
+                q: View<'a, f32>,
+                kv: Kv<'a, $element>,
+                out: Output<'a, f32>,
+                scratch: &mut [f32],
+            ) -> Result<(), Error> {
+                attention.forward(q, kv, out, scratch)
+            }
+        }
+    };
+}
+entry_points_of!(f32, cache_mut_append_f32, attention_forward_f32);
+entry_points_of!(f16, cache_mut_append_f16, attention_forward_f16);
+entry_points_of!(bf16, cache_mut_append_bf16, attention_forward_bf16);
+entry_points_of!(i8, cache_mut_append_i8, attention_forward_i8);
+
 entry_points! {
     fn view_matrix(data: &[f32], extents: [usize; 2]) -> Result<View<'_, f32>, Error> {
         View::matrix(data, extents)
@@ -87,18 +112,6 @@ entry_points! {
     fn kv_pages<'a>(kv: Kv<'a, f32>, table: View<'a, u32>) -> Kv<'a, f32> {
         kv.pages(table)
     }
-    fn cache_mut_append(cache: &mut CacheMut<'_, f32>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
-        cache.append(rows, at)
-    }
-    fn cache_mut_append_f16(cache: &mut CacheMut<'_, f16>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
-        cache.append(rows, at)
-    }
-    fn cache_mut_append_bf16(cache: &mut CacheMut<'_, bf16>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
-        cache.append(rows, at)
-    }
-    fn cache_mut_append_i8(cache: &mut CacheMut<'_, i8>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
-        cache.append(rows, at)
-    }
     fn cache_mut_pages<'a>(cache: CacheMut<'a, f32>, table: View<'a, u32>) -> CacheMut<'a, f32> {
         cache.pages(table)
     }
@@ -122,43 +135,6 @@ entry_points! {
         Mask::bits(elements).blocks(queries, keys)
     }
 
-    // Masks, modifiers and backend are run-time values of `attention`, what else is written one of `out`: these cover them all.
-    fn attention_forward<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        attention.forward(q, kv, out, scratch)
-    }
-    fn attention_forward_f16<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, f16>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        attention.forward(q, kv, out, scratch)
-    }
-    fn attention_forward_bf16<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, bf16>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        attention.forward(q, kv, out, scratch)
-    }
-    fn attention_forward_i8<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, i8>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        attention.forward(q, kv, out, scratch)
-    }
     fn attention_forward_with_closures<'a>(
         attention: &Attention<'a>,
         q: View<'a, f32>,
