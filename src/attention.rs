@@ -1,7 +1,7 @@
 //! Configuration and entry points: validate, then dispatch.
 
 use crate::{
-    Backend, Element, Error, Kv, Mask, Output, View, Work,
+    Backend, Element, Error, Float, Kv, Mask, Output, View, Work,
     score::{
         custom::{MaskMod, Position, ScoreMod},
         function::{Dot, Form, Score},
@@ -453,6 +453,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// Computes attention: `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`,
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
+    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any [`Element`].
+    ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
     /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after;
     /// [`cache_scratch_len`](crate::cache_scratch_len) of them where keys and values are not `f32`, or are paged; [`Work::scratch_len`] where the
@@ -463,11 +465,11 @@ impl<'a, F: Score> Attention<'a, F> {
     /// # Errors
     ///
     /// Before anything is written, as [`prepare`](Self::prepare), and [`Error::ScratchTooShort`].
-    pub fn forward<'b, T: Element>(
+    pub fn forward<'b, Q: Float, T: Element, O: Float>(
         &self,
-        q: View<'b, f32>,
+        q: View<'b, Q>,
         kv: Kv<'b, T>,
-        out: impl Into<Output<'b, f32>>,
+        out: impl Into<Output<'b, O>>,
         scratch: &mut [f32],
     ) -> Result<(), Error>
     where
@@ -491,17 +493,18 @@ impl<'a, F: Score> Attention<'a, F> {
     /// - [`Error::NoSuchPage`]: a page table names a page that there is not.
     /// - [`Error::TooManyKeys`], [`Error::CumulativeLensDecrease`], [`Error::CumulativeLensTooLong`]: lengths that cannot be.
     /// - [`Error::BackendUnavailable`]: this CPU cannot run the backend that was asked for.
-    pub fn prepare<'b, T: Element>(
+    pub fn prepare<'b, Q: Float, T: Element, O: Float>(
         &self,
-        q: View<'b, f32>,
+        q: View<'b, Q>,
         kv: Kv<'b, T>,
-        out: impl Into<Output<'b, f32>>,
+        out: impl Into<Output<'b, O>>,
     ) -> Result<Work<'b, F>, Error>
     where
         'a: 'b,
     {
         let kv = kv.cache();
         let form = Form::new(&self.score, kv.shape());
-        validate::problem(&self.config, form, q, kv, out.into()).map(|problem| Work::new(problem, self.score))
+        validate::problem(&self.config, form, Q::queries(q), kv, out.into())
+            .map(|problem| Work::new(problem, self.score))
     }
 }

@@ -1,19 +1,35 @@
-//! The types of numbers that keys and values may be kept in.
+//! The types of numbers that there are in memory.
 
 use core::convert::identity;
 
 #[cfg(feature = "half")]
 use half::{bf16, f16};
 
-use crate::{append::quantize_row, simd::Simd, store::Store, view::View};
+use crate::{
+    append::quantize_row,
+    floats::{FloatView, FloatViewMut},
+    simd::Simd,
+    store,
+    view::{View, ViewMut},
+};
 
 /// What keys and values may be kept in: a [`Float`], or `i8` with scales ([`Quantized`](crate::Quantized)).
 ///
 /// Whatever it is, products and sums are of `f32`. Nobody else implements it.
 pub trait Element: Copy + Sealed {}
 
-/// Numbers that need no scales: `f32`, and with the feature `half` its `f16` and `bf16`.
-pub trait Float: Element {
+/// What results may be: a [`Float`], or in the [reference](crate::reference) `f64`.
+pub trait Real: Copy + 'static {
+    /// What sums are, and so log-sum-exps and scores: `f32`, or `f64` if it is that itself.
+    type Sum: Copy + 'static;
+}
+
+impl Real for f64 {
+    type Sum = Self;
+}
+
+/// Numbers that need no scales: `f32`, and with the feature `half` its `f16` and `bf16`. Queries and outputs are of them, too.
+pub trait Float: Element + Real<Sum = f32> + Erase {
     /// The nearest one, of two the even one.
     #[must_use]
     fn from_f32(x: f32) -> Self;
@@ -26,11 +42,20 @@ pub trait Float: Element {
 /// Keeps [`Element`] for this crate.
 pub trait Sealed: Sized {
     #[doc(hidden)]
-    fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a>;
+    fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> store::Store<'a>;
 
     /// Of elements of its own, those of a row, with as many scales as there are, if it has any.
     #[doc(hidden)]
     fn convert(row: &[f32], to: &mut [Self], scales: &mut [f32]);
+}
+
+/// Takes the type from queries and outputs, of which the kernels need not be compiled once for each.
+pub trait Erase: Sized {
+    #[doc(hidden)]
+    fn queries(view: View<'_, Self>) -> FloatView<'_>;
+
+    #[doc(hidden)]
+    fn output(view: ViewMut<'_, Self>) -> FloatViewMut<'_>;
 }
 
 /// What the kernels do with elements.
@@ -39,11 +64,17 @@ pub(crate) trait Load: Copy {
     fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector;
 }
 
+/// What the kernels do with elements that results may be.
+pub(crate) trait Store: Load {
+    /// Writes as many of the lanes as fit, each [rounded](Float::from_f32).
+    fn store<S: Simd>(simd: S, x: S::Vector, to: &mut [Self]);
+}
+
 impl Element for i8 {}
 
 impl Sealed for i8 {
-    fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> Store<'a> {
-        Store::I8(numbers, scales)
+    fn store<'a>(numbers: View<'a, Self>, scales: Option<View<'a, f32>>) -> store::Store<'a> {
+        store::Store::I8(numbers, scales)
     }
 
     fn convert(row: &[f32], to: &mut [Self], scales: &mut [f32]) {
@@ -59,8 +90,12 @@ impl Load for i8 {
 }
 
 macro_rules! float {
-    ($type:ident, $variant:ident, $load:ident, $from_f32:expr, $to_f32:expr) => {
+    ($type:ident, $variant:ident, [$load:ident, $store:ident], $from_f32:expr, $to_f32:expr) => {
         impl Element for $type {}
+
+        impl Real for $type {
+            type Sum = f32;
+        }
 
         impl Float for $type {
             #[inline(always)]
@@ -75,8 +110,8 @@ macro_rules! float {
         }
 
         impl Sealed for $type {
-            fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> Store<'a> {
-                Store::$variant(numbers)
+            fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> store::Store<'a> {
+                store::Store::$variant(numbers)
             }
 
             fn convert(row: &[f32], to: &mut [Self], _: &mut [f32]) {
@@ -90,10 +125,27 @@ macro_rules! float {
                 simd.$load(from)
             }
         }
+
+        impl Store for $type {
+            #[inline(always)]
+            fn store<S: Simd>(simd: S, x: S::Vector, to: &mut [Self]) {
+                simd.$store(x, to);
+            }
+        }
+
+        impl Erase for $type {
+            fn queries(view: View<'_, Self>) -> FloatView<'_> {
+                FloatView::$variant(view)
+            }
+
+            fn output(view: ViewMut<'_, Self>) -> FloatViewMut<'_> {
+                FloatViewMut::$variant(view)
+            }
+        }
     };
 }
-float!(f32, F32, load, identity, identity);
+float!(f32, F32, [load, store], identity, identity);
 #[cfg(feature = "half")]
-float!(f16, F16, load_f16, f16::from_f32, f16::to_f32);
+float!(f16, F16, [load_f16, store_f16], f16::from_f32, f16::to_f32);
 #[cfg(feature = "half")]
-float!(bf16, Bf16, load_bf16, bf16::from_f32, bf16::to_f32);
+float!(bf16, Bf16, [load_bf16, store_bf16], bf16::from_f32, bf16::to_f32);

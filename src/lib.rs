@@ -8,6 +8,7 @@ mod append;
 mod attention;
 mod element;
 mod error;
+mod floats;
 mod kernel;
 mod kv;
 mod linear;
@@ -31,7 +32,7 @@ mod work;
 
 pub use append::{CacheMut, quantize};
 pub use attention::{Attention, Window};
-pub use element::{Element, Float};
+pub use element::{Element, Float, Real};
 pub use error::{Axis, Error, Operand};
 pub use kv::{Kv, Quantized};
 pub use linear::Linear;

@@ -1,13 +1,15 @@
 //! What a call writes.
 
-use crate::ViewMut;
+use crate::{Real, ViewMut};
 
 /// The output, and what else a caller wants to know of the softmax.
+///
+/// Values may be of any [`Float`](crate::Float); log-sum-exps and scores are `f32` whatever those are.
 #[derive(Debug)]
-pub struct Output<'a, T> {
+pub struct Output<'a, T: Real> {
     pub(crate) values: ViewMut<'a, T>,
-    pub(crate) lse: Option<&'a mut [T]>,
-    pub(crate) scores: Option<(Stage, ViewMut<'a, T>)>,
+    pub(crate) lse: Option<&'a mut [T::Sum]>,
+    pub(crate) scores: Option<(Stage, ViewMut<'a, T::Sum>)>,
 }
 
 /// How far scores have come: the four of the ONNX operator `Attention` (`qk_matmul_output_mode` 0 to 3).
@@ -23,7 +25,7 @@ pub enum Stage {
     Weights,
 }
 
-impl<'a, T> Output<'a, T> {
+impl<'a, T: Real> Output<'a, T> {
     /// Only the values, `[batch, q_heads, q_len, value_dim]`. A [`ViewMut`] converts into this by itself.
     #[must_use]
     pub const fn new(values: ViewMut<'a, T>) -> Self {
@@ -48,7 +50,7 @@ impl<'a, T> Output<'a, T> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub fn lse(self, lse: &'a mut [T]) -> Self {
+    pub fn lse(self, lse: &'a mut [T::Sum]) -> Self {
         Self { lse: Some(lse), ..self }
     }
 
@@ -75,12 +77,12 @@ impl<'a, T> Output<'a, T> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub fn scores(self, stage: Stage, scores: ViewMut<'a, T>) -> Self {
+    pub fn scores(self, stage: Stage, scores: ViewMut<'a, T::Sum>) -> Self {
         Self { scores: Some((stage, scores)), ..self }
     }
 }
 
-impl<'a, T> From<ViewMut<'a, T>> for Output<'a, T> {
+impl<'a, T: Real> From<ViewMut<'a, T>> for Output<'a, T> {
     fn from(values: ViewMut<'a, T>) -> Self {
         Self::new(values)
     }

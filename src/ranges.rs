@@ -4,7 +4,7 @@
 
 use core::f32::consts::LN_2;
 
-use crate::view::RowsMut;
+use crate::{floats::FloatRowsMut, view::RowsMut};
 
 /// Keys of a range: whole tiles on every backend.
 pub(crate) const RANGE: usize = 1920;
@@ -32,8 +32,8 @@ impl<'s> Partial<'s> {
     }
 
     /// Outputs and states.
-    pub(crate) const fn rows_mut(&mut self) -> [RowsMut<'_, f32>; 2] {
-        [self.outputs.reborrow(), self.states.reborrow()]
+    pub(crate) const fn rows_mut(&mut self) -> (FloatRowsMut<'_>, RowsMut<'_, f32>) {
+        (FloatRowsMut::F32(self.outputs.reborrow()), self.states.reborrow())
     }
 
     /// Adds the result over other keys.
@@ -48,9 +48,9 @@ impl<'s> Partial<'s> {
     }
 
     /// Writes the outputs, and the log-sum-exps, if they are asked for.
-    pub(crate) fn store(&self, to: &mut RowsMut<'_, f32>, mut lse: Option<RowsMut<'_, f32>>) {
+    pub(crate) fn store(&self, to: &mut FloatRowsMut<'_>, mut lse: Option<RowsMut<'_, f32>>) {
         for i in 0..self.outputs.len() {
-            to.row_mut(i).iter_mut().zip(self.outputs.row(i)).for_each(|(to, x)| *to = *x);
+            to.write(i, self.outputs.row(i));
             if let (Some([lse]), [max, sum]) = (lse.as_mut().map(|lse| lse.row_mut(i)), self.states.row(i)) {
                 *lse = log_sum_exp(*max, *sum);
             }

@@ -1,7 +1,8 @@
 //! The formula, naively, in f64: the oracle that the kernels are held to.
 
 use crate::{
-    Attention, Element, Error, Kv, Output, Position, Score, Stage, View,
+    Attention, Element, Error, Float, Kv, Output, Position, Score, Stage, View,
+    floats::FloatRow,
     score::{function::Form, projection::HeadProjection},
     store::Strips,
     validate::{Call, Sequence},
@@ -16,16 +17,16 @@ use crate::{
 /// # Errors
 ///
 /// Those of [`Attention::prepare`] but for the backend, which does not matter here.
-pub fn forward<'a, F: Score, T: Element>(
+pub fn forward<'a, F: Score, Q: Float, T: Element>(
     attention: &Attention<'a, F>,
-    q: View<'a, f32>,
+    q: View<'a, Q>,
     kv: Kv<'a, T>,
     out: impl Into<Output<'a, f64>>,
 ) -> Result<(), Error> {
     let mut out = out.into();
     let Attention { config, score } = attention;
     let kv = kv.cache();
-    let call = Call::new(config, Form::new(score, kv.shape()), q, kv, &out)?;
+    let call = Call::new(config, Form::new(score, kv.shape()), Q::queries(q), kv, &out)?;
     for index in 0..call.sequences() {
         let sequence = call.sequence(index);
         for head in 0..q.shape().heads {
@@ -124,8 +125,7 @@ impl<'a, F: Score> Row<'_, 'a, F> {
 
     fn scaled(&self, j: usize) -> f64 {
         let Self { call, function, sequence, head, i } = *self;
-        let query =
-            call.queries.rows(sequence.batch, head).map_or(&[][..], |rows| rows.row(sequence.queries.start + i));
+        let query = call.queries.row(sequence.batch, head, sequence.queries.start + i);
         let sum = self.kv().map_or(0.0, |[keys, _]| {
             let key = |t| keys.at(sequence.room.start + j, t);
             (0..keys.dim()).fold(0.0, |sum, t| function.add(sum, self.projected(query, t), key(t), t))
@@ -139,15 +139,14 @@ impl<'a, F: Score> Row<'_, 'a, F> {
     }
 
     /// Element `t` of a query, after its projection.
-    fn projected(&self, query: &[f32], t: usize) -> f64 {
+    fn projected(&self, query: FloatRow<'_>, t: usize) -> f64 {
         let (q, key_dim) = (self.call.queries.shape(), self.call.kv.shape().dim);
         let projection = self.function.projection();
         match projection.and_then(|projection| projection.head(q, key_dim, self.sequence.batch, self.head)) {
-            None => query.get(t).copied().map_or(0.0, f64::from),
-            Some(HeadProjection::Rows(weights)) => dot(weights.row(t), query),
+            None => query.at(t),
+            Some(HeadProjection::Rows(weights)) => dot(weights.row(t).iter().copied(), query),
             Some(HeadProjection::Columns(weights)) => {
-                let column = (0..weights.len()).map(|s| weights.row(s).get(t).copied().unwrap_or_default());
-                column.zip(query).map(|(weight, q)| f64::from(weight) * f64::from(*q)).sum()
+                dot((0..weights.len()).map(|s| weights.row(s).get(t).copied().unwrap_or_default()), query)
             }
         }
     }
@@ -171,6 +170,6 @@ fn weight(score: f64, max: f64, sum: f64) -> f64 {
     if max == f64::NEG_INFINITY { 0.0 } else { libm::exp(score - max) / sum }
 }
 
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+fn dot(weights: impl Iterator<Item = f32>, query: FloatRow<'_>) -> f64 {
+    weights.enumerate().map(|(s, weight)| f64::from(weight) * query.at(s)).sum()
 }

@@ -3,9 +3,10 @@
 use core::{f64::consts::LOG2_E, num::NonZeroUsize, ops::Range};
 
 use crate::{
-    Backend, Error, Output, Shape, Stage, View, ViewMut, Window,
+    Backend, Error, Float, Output, Real, Shape, Stage, View, ViewMut, Window,
     attention::{Config, Packed},
     error::Operand,
+    floats::{FloatView, SharedFloats},
     kv::{Cache, expect_shape},
     score::{function::Form, mask::Fitted},
     scratch::{scratch_len, staging_len},
@@ -16,7 +17,7 @@ use crate::{
 /// Arguments that fit together, and what the caller wants to know.
 pub(crate) struct Problem<'a> {
     pub(crate) call: Call<'a>,
-    pub(crate) output: SharedRows<'a, f32>,
+    pub(crate) output: SharedFloats<'a>,
     /// `[batch, q_heads, q_len, 1]`
     pub(crate) lse: Option<SharedRows<'a, f32>>,
     /// `[batch, q_heads, q_len, kv_len]`
@@ -25,12 +26,12 @@ pub(crate) struct Problem<'a> {
     pub(crate) scratch_len: usize,
 }
 
-pub(crate) fn problem<'a>(
+pub(crate) fn problem<'a, O: Float>(
     config: &Config<'a>,
     form: Form<'_>,
-    queries: View<'a, f32>,
+    queries: FloatView<'a>,
     kv: Cache<'a>,
-    output: Output<'a, f32>,
+    output: Output<'a, O>,
 ) -> Result<Problem<'a>, Error> {
     let call = Call::new(config, form, queries, kv, &output)?;
     let backend = Backend::token_of(config.backend)?;
@@ -40,7 +41,7 @@ pub(crate) fn problem<'a>(
     let Output { values, lse, scores } = output;
     Ok(Problem {
         call,
-        output: values.into_shared(),
+        output: O::output(values).into_shared(),
         lse: lse
             .map(|lse| ViewMut::heads_first(lse, [q.batch, q.heads, q.len, 1]))
             .transpose()?
@@ -54,7 +55,7 @@ pub(crate) fn problem<'a>(
 /// Inputs that fit together, and with an output.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    pub(crate) queries: View<'a, f32>,
+    pub(crate) queries: FloatView<'a>,
     pub(crate) kv: Cache<'a>,
     /// Query heads that share one key/value head.
     pub(crate) group: NonZeroUsize,
@@ -93,12 +94,12 @@ pub(crate) struct Sequence {
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new<T>(
+    pub(crate) fn new<O: Real>(
         config: &Config<'a>,
         form: Form<'_>,
-        queries: View<'a, f32>,
+        queries: FloatView<'a>,
         kv: Cache<'a>,
-        output: &Output<'_, T>,
+        output: &Output<'_, O>,
     ) -> Result<Self, Error> {
         let (q, kv_len) = (queries.shape(), kv.shape().len);
         let key_dim = form.key_dim(q)?;

@@ -7,6 +7,7 @@ use core::{num::NonZeroUsize, ops::Range};
 
 use crate::{
     Error,
+    floats::{FloatRows, FloatRowsMut, SharedFloats, with_floats},
     kernel::{
         Products,
         prefill::{KeyRange, Unit},
@@ -20,7 +21,7 @@ use crate::{
     scratch,
     simd::{Simd, with_simd},
     validate::{Call, Problem, Sequence},
-    view::{GroupRows, RowsMut, SharedRows},
+    view::{RowsMut, SharedRows},
 };
 
 /// A checked computation, split into units: each a block of queries of one head of one sequence.
@@ -175,14 +176,14 @@ impl<'a> Plan<'a> {
     /// Computes a unit in one go.
     fn run_whole<F: Score>(&self, at: Located<'_, F>, scratch: &mut [f32]) {
         let Problem { output, lse, scores, .. } = &self.problem;
-        let (Some(output), lse) = (at.rows_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else { return };
+        let (Some(output), lse) = (at.output_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else { return };
         let scores = scores.as_ref().and_then(|(stage, scores)| Some((*stage, at.rows_of(scores)?)));
         self.launch(at.cols, Unit { lse, scores, ..at.unit(output, scratch) });
     }
 
     /// Computes the results over one of the ranges of keys.
     fn run_range<F: Score>(&self, at: &Located<'_, F>, range: usize, to: &mut Partial<'_>, scratch: &mut [f32]) {
-        let [output, states] = to.rows_mut();
+        let (output, states) = to.rows_mut();
         let (start, is_first) = (range.saturating_mul(RANGE), range == at.ranges.start);
         let range = KeyRange { keys: start..start.saturating_add(RANGE), is_first, states };
         self.launch(at.cols, Unit { range: Some(range), ..at.unit(output, scratch) });
@@ -191,7 +192,7 @@ impl<'a> Plan<'a> {
     /// Writes the results of a unit over all ranges.
     fn store<F: Score>(&self, at: &Located<'_, F>, joined: &Partial<'_>) {
         let Problem { output, lse, .. } = &self.problem;
-        let (Some(mut output), lse) = (at.rows_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else {
+        let (Some(mut output), lse) = (at.output_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else {
             return;
         };
         joined.store(&mut output, lse);
@@ -238,8 +239,8 @@ impl<'a> Plan<'a> {
 struct Located<'p, F> {
     head: Head<'p, F>,
     queries: Queries,
-    rows: GroupRows<'p, f32>,
-    next_rows: Option<GroupRows<'p, f32>>,
+    rows: FloatRows<'p>,
+    next_rows: Option<FloatRows<'p>>,
     heads: Range<usize>,
     cols: usize,
     products: Products,
@@ -252,8 +253,13 @@ impl<'p, F: Score> Located<'p, F> {
         self.ranges.len() > 1
     }
 
-    /// The rows of an output that are this unit's.
-    fn rows_of<'s>(&self, output: &'s SharedRows<'_, f32>) -> Option<RowsMut<'s, f32>> {
+    /// The rows of the output that are this unit's.
+    fn output_of<'s>(&self, output: &'s SharedFloats<'_>) -> Option<FloatRowsMut<'s>> {
+        Some(with_floats!(SharedFloats::output, rows => FloatRowsMut(self.rows_of(rows)?)))
+    }
+
+    /// The rows of whatever is written that are this unit's.
+    fn rows_of<'s, T>(&self, output: &'s SharedRows<'_, T>) -> Option<RowsMut<'s, T>> {
         let (sequence, Queries { first, per_head, .. }) = (self.head.sequence, self.queries);
         let first = sequence.queries.start + first;
         // SAFETY: each unit is taken once, no two units have a row in common, and each asks for its rows of an output once.
@@ -261,7 +267,7 @@ impl<'p, F: Score> Located<'p, F> {
     }
 
     /// The unit that gives nothing but outputs.
-    fn unit<'s>(&self, output: RowsMut<'s, f32>, scratch: &'s mut [f32]) -> Unit<'s, F>
+    fn unit<'s>(&self, output: FloatRowsMut<'s>, scratch: &'s mut [f32]) -> Unit<'s, F>
     where
         'p: 's,
     {
@@ -304,7 +310,7 @@ impl Place {
     }
 
     /// The queries of a part of this sequence.
-    fn rows<'a>(&self, call: &Call<'a>, heads: &Range<usize>, part: &Part) -> Option<GroupRows<'a, f32>> {
+    fn rows<'a>(&self, call: &Call<'a>, heads: &Range<usize>, part: &Part) -> Option<FloatRows<'a>> {
         let Sequence { batch, queries, .. } = &self.sequence;
         call.queries.group(*batch, heads, queries.start + part.first, part.len)
     }

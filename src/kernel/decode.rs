@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Stage,
-    element::Load,
+    element::{Load, Store},
     score::{
         function::Score,
         head::Head,
@@ -71,9 +71,9 @@ const fn room<S: Simd>(count: usize) -> usize {
 ///
 /// `row(i)` is where row `i` of `len` begins, and has `dim` elements.
 #[inline(always)]
-pub(super) unsafe fn load<S: Simd, const COLS: usize>(
+pub(super) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
     simd: S,
-    row: impl Fn(usize) -> *const f32,
+    row: impl Fn(usize) -> *const T,
     [len, dim]: [usize; 2],
     scale: f32,
     to: &mut [[S::Vector; COLS]],
@@ -84,7 +84,7 @@ pub(super) unsafe fn load<S: Simd, const COLS: usize>(
             // SAFETY: the caller's promise.
             let elements = unsafe { core::slice::from_raw_parts(row(i.min(len - 1)).add(t), S::LANES.min(dim - t)) };
             if let Some(to) = to.next() {
-                to[0] = simd.mul(simd.load(elements), scale);
+                to[0] = simd.mul(T::load(simd, elements), scale);
             }
         }
     }
@@ -92,11 +92,11 @@ pub(super) unsafe fn load<S: Simd, const COLS: usize>(
 
 /// `to[query] = output[query] * factor[query]`
 #[inline(always)]
-pub(super) fn store<S: Simd, const COLS: usize>(
+pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
     simd: S,
     output: &[[S::Vector; COLS]],
     factor: S::Vector,
-    to: &mut RowsMut<'_, f32>,
+    to: &mut RowsMut<'_, T>,
 ) {
     let mut factors = [0.0; 16];
     simd.store(factor, &mut factors);
@@ -106,7 +106,7 @@ pub(super) fn store<S: Simd, const COLS: usize>(
         for (from, first) in row.iter().take(per_query).zip((0..).step_by(S::LANES)) {
             // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
             let x = simd.mul_add(from[0], simd.splat(factor), simd.splat(0.0));
-            simd.store(x, to.get_mut(first..).unwrap_or_default());
+            T::store(simd, x, to.get_mut(first..).unwrap_or_default());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The fused loops, and the register tile that both of their products are computed with.
 
 mod decode;
+mod edges;
 mod key_tile;
 pub(crate) mod prefill;
 mod score_matrix;

@@ -7,13 +7,15 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns, Products, decode,
+    Columns, Products,
+    edges::{LoadQueries, StoreOutput},
     key_tile::{KeyTile, Tiles},
     score_matrix::{StoreScores, Tiled},
-    transpose::{load, store},
 };
 use crate::{
-    Stage, ranges,
+    Stage,
+    floats::{FloatRows, FloatRowsMut},
+    ranges,
     score::{
         band::Span,
         function::{Dot, Score},
@@ -26,7 +28,7 @@ use crate::{
     scratch::Scratch,
     simd::{Kernel, MAX_BLOCKS, Simd, Task},
     softmax::Softmax,
-    view::{GroupRows, RowsMut},
+    view::RowsMut,
     weighted_sum::{Accumulate, Tile},
 };
 
@@ -39,11 +41,11 @@ pub(crate) struct Unit<'a, F> {
     /// Those of one head at most as many as `BLOCKS` blocks have lanes; those of several heads as one vector has.
     pub(crate) queries: Queries,
     pub(crate) products: Products,
-    pub(crate) rows: GroupRows<'a, f32>,
+    pub(crate) rows: FloatRows<'a>,
     /// What will probably be asked for next.
-    pub(crate) next_rows: Option<GroupRows<'a, f32>>,
+    pub(crate) next_rows: Option<FloatRows<'a>>,
     /// As many rows as there are queries.
-    pub(crate) output: RowsMut<'a, f32>,
+    pub(crate) output: FloatRowsMut<'a>,
     /// Rows of one element.
     pub(crate) lse: Option<RowsMut<'a, f32>>,
     /// Rows of the whole call's keys.
@@ -83,7 +85,9 @@ impl<F: Score> Kernel for Unit<'_, F> {
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
-            load_queries::<_, _, ROWS, NARROW, COLS>(simd, &self.head, products, (&self.rows, first), raw, q);
+            let load =
+                LoadQueries { simd, from: &self.rows, first, products, factor: self.head.call.query_factor, to: q };
+            load_queries::<_, _, ROWS, NARROW, COLS>(&self.head, load, raw);
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
             let new = Block::new(simd, &self.head, (queries, has_sinks), products, [q, o]);
             for span in &new.spans {
@@ -113,12 +117,8 @@ impl<F: Score> Kernel for Unit<'_, F> {
         }
 
         for (block, first) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
-            let factor = block.softmax.normaliser();
-            if block.products == Products::Many {
-                store(simd, block.output, Columns::new(0), factor, &mut self.output, (first, 0));
-            } else {
-                decode::store(simd, block.output, factor[0], &mut self.output);
-            }
+            let (from, factor, to) = (&*block.output, block.softmax.normaliser(), &mut self.output);
+            simd.call(StoreOutput { simd, from, products, factor, to, first });
             if let Some(lse) = &mut self.lse {
                 block.softmax.store_state(lse, first, |max, sum| [ranges::log_sum_exp(max, sum)]);
             }
@@ -152,25 +152,14 @@ impl<F> Unit<'_, F> {
 /// Queries as the score function wants them: transposed, scaled and projected. `raw` is room for them as they were.
 #[inline(always)]
 fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    simd: S,
     head: &Head<'_, F>,
-    products: Products,
-    (from, first): (&GroupRows<'_, f32>, usize),
+    load: LoadQueries<'_, '_, S, COLS>,
     raw: &mut [[S::Vector; COLS]],
-    to: &mut [[S::Vector; COLS]],
 ) {
-    let (columns, factor) = (Columns::<COLS>::new(0), head.call.query_factor);
-    let (row, len) = (|i| from.row_ptr(first + i), from.len() - first);
-    if products == Products::Few {
-        // SAFETY: these rows exist, and there is no projection: they have as many elements as keys have.
-        return unsafe { decode::load(simd, row, [len, from.dim()], factor, to) };
-    }
-    let Some(projection) = head.projection() else {
-        // SAFETY: these rows exist, and have as many elements as keys have, where nothing else is said.
-        return unsafe { load(simd, row, len, factor, to) };
-    };
-    // SAFETY: these rows exist, and `raw` was made for them.
-    unsafe { load(simd, row, len, factor, raw) };
+    let simd = load.simd;
+    let Some(projection) = head.projection() else { return simd.call(load) };
+    let (columns, to) = (Columns::<COLS>::new(0), load.to);
+    simd.call(LoadQueries { to: &mut *raw, ..load });
     match projection {
         HeadProjection::Rows(keys) => {
             let function = Function { simd, score: &Dot, factor: 1.0 };

@@ -1,7 +1,11 @@
 //! Rows in memory, one for each query, from and to vectors in which each query has a lane.
 
 use super::Columns;
-use crate::{simd::Simd, view::RowsMut};
+use crate::{
+    element::{Load, Store},
+    simd::Simd,
+    view::RowsMut,
+};
 
 /// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.
 ///
@@ -9,16 +13,16 @@ use crate::{simd::Simd, view::RowsMut};
 ///
 /// `row(i)` is where row `i` of `1 <= len` begins, and has as many elements as there are rows in `to`.
 #[inline(always)]
-pub(crate) unsafe fn load<S: Simd, const COLS: usize>(
+pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
     simd: S,
-    row: impl Fn(usize) -> *const f32,
+    row: impl Fn(usize) -> *const T,
     len: usize,
     scale: f32,
     to: &mut [[S::Vector; COLS]],
 ) {
     let scale = simd.splat(scale);
     for c in 0..COLS {
-        let rows: [*const f32; 16] = core::array::from_fn(|i| row((c * S::LANES + i).min(len - 1)));
+        let rows: [*const T; 16] = core::array::from_fn(|i| row((c * S::LANES + i).min(len - 1)));
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
             let len = chunk.len();
             // SAFETY: the caller's promise, for columns that exist.
@@ -40,11 +44,11 @@ pub(crate) unsafe fn load<S: Simd, const COLS: usize>(
 ///
 /// The rows have these columns.
 #[inline(always)]
-pub(crate) unsafe fn load_square<S: Simd>(simd: S, rows: &[*const f32; 16], t: usize, len: usize) -> S::Square {
+pub(crate) unsafe fn load_square<S: Simd, T: Load>(simd: S, rows: &[*const T; 16], t: usize, len: usize) -> S::Square {
     let mut square = simd.zeros();
     for (to, row) in square.as_mut().iter_mut().zip(rows) {
         // SAFETY: the caller's promise.
-        *to = simd.load(unsafe { core::slice::from_raw_parts(row.add(t), len) });
+        *to = T::load(simd, unsafe { core::slice::from_raw_parts(row.add(t), len) });
     }
     simd.transpose(&mut square);
     square
@@ -52,12 +56,12 @@ pub(crate) unsafe fn load_square<S: Simd>(simd: S, rows: &[*const f32; 16], t: u
 
 /// `to[row + query][element + t] = from[t][query] * factor[query]`, with `at = (row, element)`, for some of the queries.
 #[inline(always)]
-pub(crate) fn store<S: Simd, const N: usize, const COLS: usize>(
+pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     simd: S,
     from: &[[S::Vector; COLS]],
     columns: Columns<N>,
     factor: [S::Vector; N],
-    to: &mut RowsMut<'_, f32>,
+    to: &mut RowsMut<'_, T>,
     (row, element): (usize, usize),
 ) {
     for (c, factor) in (0..N).zip(factor) {
@@ -80,10 +84,17 @@ pub(crate) fn store<S: Simd, const N: usize, const COLS: usize>(
 
 /// Writes columns `t .. t + len` of the rows from `first` on, at most `LANES` of them.
 #[inline(always)]
-fn store_square<S: Simd>(simd: S, square: &S::Square, to: &mut RowsMut<'_, f32>, first: usize, t: usize, len: usize) {
+fn store_square<S: Simd, T: Store>(
+    simd: S,
+    square: &S::Square,
+    to: &mut RowsMut<'_, T>,
+    first: usize,
+    t: usize,
+    len: usize,
+) {
     let rows = to.len().saturating_sub(first);
     for (i, row) in square.as_ref().iter().enumerate().take(rows) {
         // SAFETY: `first + i < to.len()`; callers ask for columns that exist.
-        simd.store(*row, unsafe { to.slice_mut(first + i, t, len) });
+        T::store(simd, *row, unsafe { to.slice_mut(first + i, t, len) });
     }
 }

@@ -64,6 +64,15 @@ fn whole_or_padded<T: Copy + Default>(from: &[T], load: impl Fn(*const T) -> __m
     load(padded.as_ptr())
 }
 
+/// Writes eight elements, or as many as there is room for.
+#[cfg(feature = "half")]
+#[inline(always)]
+fn store_halves<T>(halves: __m128i, to: &mut [T], from_bits: impl Fn(u16) -> T) {
+    // SAFETY: the same 128 bits.
+    let halves: [u16; 8] = unsafe { core::mem::transmute(halves) };
+    to.iter_mut().zip(halves).for_each(|(to, bits)| *to = from_bits(bits));
+}
+
 /// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
 /// then pairs of pairs, then halves of the register.
 macro_rules! reduce {
@@ -154,6 +163,31 @@ impl Simd for Avx2 {
                 _mm256_maskstore_ps(to.as_mut_ptr(), lanes(to.len()), x);
             }
         }
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_f16(self, x: __m256, to: &mut [half::f16]) {
+        // SAFETY: `self` exists, so the CPU has F16C.
+        let halves = unsafe { _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x) };
+        store_halves(halves, to, half::f16::from_bits);
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_bf16(self, x: __m256, to: &mut [half::bf16]) {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        let halves = unsafe {
+            let bits = _mm256_castps_si256(x);
+            // Half of the last place that is kept, or just less where that is even.
+            let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff)));
+            let nan = _mm256_or_si256(bits, _mm256_set1_epi32(1 << 22));
+            let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            let upper = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, nan, is_nan));
+            _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256::<1>(upper))
+        };
+        store_halves(halves, to, half::bf16::from_bits);
     }
 
     #[inline(always)]

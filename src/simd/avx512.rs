@@ -118,6 +118,32 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes(to.len()), x) }
     }
 
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_f16(self, x: __m512, to: &mut [half::f16]) {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of the slice are masked off.
+        unsafe {
+            let halves = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), lanes(to.len()), halves);
+        }
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_bf16(self, x: __m512, to: &mut [half::bf16]) {
+        // SAFETY: as above.
+        unsafe {
+            let (bits, one) = (_mm512_castps_si512(x), _mm512_set1_epi32(1));
+            // Half of the last place that is kept, or just less where that is even.
+            let is_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), one);
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_or_si512(bits, _mm512_set1_epi32(1 << 22));
+            let rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), rounded, nan);
+            let halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), lanes(to.len()), halves);
+        }
+    }
+
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: `self` exists, so the CPU has AVX-512F.

@@ -113,6 +113,14 @@ pub(crate) trait Simd: Copy {
     /// Writes as many of the lanes as fit.
     fn store(self, x: Self::Vector, to: &mut [f32]);
 
+    /// [`store`](Self::store) of the nearest half-precision numbers, of two the even one.
+    #[cfg(feature = "half")]
+    fn store_f16(self, x: Self::Vector, to: &mut [half::f16]);
+
+    /// [`store`](Self::store) of the nearest numbers that are the upper half of an `f32`, of two the even one.
+    #[cfg(feature = "half")]
+    fn store_bf16(self, x: Self::Vector, to: &mut [half::bf16]);
+
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;

@@ -103,6 +103,18 @@ impl Simd for Portable {
         }
     }
 
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_f16(self, x: Floats, to: &mut [half::f16]) {
+        to.iter_mut().zip(x.to_array()).for_each(|(to, lane)| *to = half::f16::from_f32(lane));
+    }
+
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_bf16(self, x: Floats, to: &mut [half::bf16]) {
+        to.iter_mut().zip(x.to_array()).for_each(|(to, lane)| *to = half::bf16::from_f32(lane));
+    }
+
     #[inline(always)]
     fn add(self, a: Floats, b: Floats) -> Floats {
         a + b

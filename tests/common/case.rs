@@ -9,7 +9,9 @@ use super::{
     tensor::{Layout, Row, Tensor},
 };
 use core::ops::Range;
-use simd_attention::{Additive, Attention, Backend, Bilinear, Error, Kv, Output, Score, Shape, Stage, Work, reference};
+use simd_attention::{
+    Additive, Attention, Backend, Bilinear, Error, Kv, Output, Real, Score, Shape, Stage, Work, reference,
+};
 
 /// What an output holds before a call, to tell what was written.
 pub const MARKER: f32 = -12_345.678;
@@ -41,11 +43,8 @@ pub struct Answer<T> {
     pub scores: Option<Tensor<T>>,
 }
 
-impl<T> Answer<T> {
-    fn output(&mut self, stage: Option<Stage>) -> Result<Output<'_, T>, Error>
-    where
-        T: Copy,
-    {
+impl<T: Real<Sum = T>> Answer<T> {
+    fn output(&mut self, stage: Option<Stage>) -> Result<Output<'_, T>, Error> {
         let output = Output::new(self.out.view_mut()?).lse(&mut self.lse);
         Ok(match stage.zip(self.scores.as_mut()) {
             Some((stage, scores)) => output.scores(stage, scores.view_mut()?),

@@ -20,3 +20,4 @@ mod promises;
 mod proptests;
 mod ranges;
 mod reference;
+mod types;

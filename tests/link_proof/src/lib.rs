@@ -41,30 +41,38 @@ macro_rules! entry_points {
     };
 }
 
-/// Those that are generic over what keys and values are kept in. Masks, modifiers and backend are run-time values of `attention`, what else is written
-/// one of `out`: these cover them all.
+/// Those that are generic over what keys and values are kept in, and over what queries and outputs are. Masks, modifiers and backend are run-time
+/// values of `attention`, what else is written one of `out`: these cover them all.
 macro_rules! entry_points_of {
-    ($element:ty, $append:ident, $forward:ident) => {
+    ($element:ty, $float:ty, $append:ident, $forward:ident, $reference:ident) => {
         entry_points! {
             fn $append(cache: &mut CacheMut<'_, $element>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
                 cache.append(rows, at)
             }
             fn $forward<'a>(
                 attention: &Attention<'a>,
-                q: View<'a, f32>,
+                q: View<'a, $float>,
                 kv: Kv<'a, $element>,
-                out: Output<'a, f32>,
+                out: Output<'a, $float>,
                 scratch: &mut [f32],
             ) -> Result<(), Error> {
                 attention.forward(q, kv, out, scratch)
             }
+            fn $reference<'a>(
+                attention: &Attention<'a>,
+                q: View<'a, $float>,
+                kv: Kv<'a, $element>,
+                out: Output<'a, f64>,
+            ) -> Result<(), Error> {
+                reference::forward(attention, q, kv, out)
+            }
         }
     };
 }
-entry_points_of!(f32, cache_mut_append_f32, attention_forward_f32);
-entry_points_of!(f16, cache_mut_append_f16, attention_forward_f16);
-entry_points_of!(bf16, cache_mut_append_bf16, attention_forward_bf16);
-entry_points_of!(i8, cache_mut_append_i8, attention_forward_i8);
+entry_points_of!(f32, f32, cache_mut_append_f32, attention_forward_f32, reference_forward_f32);
+entry_points_of!(f16, f16, cache_mut_append_f16, attention_forward_f16, reference_forward_f16);
+entry_points_of!(bf16, bf16, cache_mut_append_bf16, attention_forward_bf16, reference_forward_bf16);
+entry_points_of!(i8, f32, cache_mut_append_i8, attention_forward_i8, reference_forward_i8);
 
 entry_points! {
     fn view_matrix(data: &[f32], extents: [usize; 2]) -> Result<View<'_, f32>, Error> {
@@ -226,22 +234,6 @@ entry_points! {
         backend.is_available()
     }
 
-    fn reference_forward<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: Output<'a, f64>,
-    ) -> Result<(), Error> {
-        reference::forward(attention, q, kv, out)
-    }
-    fn reference_forward_i8<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, i8>,
-        out: Output<'a, f64>,
-    ) -> Result<(), Error> {
-        reference::forward(attention, q, kv, out)
-    }
     fn reference_forward_with_closures<'a>(
         attention: &Attention<'a>,
         q: View<'a, f32>,

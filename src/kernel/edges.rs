@@ -1,0 +1,66 @@
+//! The two ends of a block: queries come in, of whatever type and in whatever order its products want them, and results go out.
+
+use super::{Columns, Products, decode, transpose};
+use crate::{
+    floats::{FloatRows, FloatRowsMut, with_floats},
+    simd::{Simd, Task},
+};
+
+/// A block's queries become `f32` in vectors, times `factor`.
+pub(super) struct LoadQueries<'t, 'a, S: Simd, const COLS: usize> {
+    pub(super) simd: S,
+    /// The block's are those from number `first` on.
+    pub(super) from: &'t FloatRows<'a>,
+    pub(super) first: usize,
+    pub(super) products: Products,
+    pub(super) factor: f32,
+    /// As many rows as queries have elements, or as [the products want](Products::rows).
+    pub(super) to: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, from, first, products, factor, to } = self;
+        let len = from.len().saturating_sub(first);
+        if len == 0 || (products != Products::Few && to.len() > from.dim()) {
+            return;
+        }
+        with_floats!(FloatRows::from, rows => {
+            let row = |i| rows.row_ptr(first + i);
+            // SAFETY: these rows exist, and have as many elements.
+            unsafe {
+                match products {
+                    Products::Few => decode::load(simd, row, [len, rows.dim()], factor, to),
+                    _ => transpose::load(simd, row, len, factor, to),
+                }
+            }
+        });
+    }
+}
+
+/// A block's results are written, times `factor`.
+pub(super) struct StoreOutput<'t, 'a, S: Simd, const COLS: usize> {
+    pub(super) simd: S,
+    pub(super) from: &'t [[S::Vector; COLS]],
+    pub(super) products: Products,
+    pub(super) factor: [S::Vector; COLS],
+    /// The block's are those from number `first` on.
+    pub(super) to: &'t mut FloatRowsMut<'a>,
+    pub(super) first: usize,
+}
+
+impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, from, products, factor, to, first } = self;
+        with_floats!(FloatRowsMut::to, rows => match products {
+            Products::Many => transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0)),
+            _ => decode::store(simd, from, factor[0], rows),
+        });
+    }
+}
