@@ -89,6 +89,29 @@ impl Load for i8 {
     }
 }
 
+#[cfg(feature = "half")]
+pub(crate) use half::bf16 as Bf16;
+
+/// Takes the place of `bf16` where there is none.
+#[cfg(not(feature = "half"))]
+#[derive(Clone, Copy)]
+pub(crate) enum Bf16 {}
+
+#[cfg(not(feature = "half"))]
+impl Bf16 {
+    pub(crate) const fn to_bits(self) -> u16 {
+        match self {}
+    }
+}
+
+#[cfg(not(feature = "half"))]
+impl Load for Bf16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
+        from.first().map_or(simd.splat(0.0), |x| match *x {})
+    }
+}
+
 macro_rules! float {
     ($type:ident, $variant:ident, [$load:ident, $store:ident], $from_f32:expr, $to_f32:expr) => {
         impl Element for $type {}

@@ -83,6 +83,14 @@ impl<'a> FloatView<'a> {
         with_floats!(FloatView::self, view => view.shape())
     }
 
+    pub(crate) const fn is_bf16(&self) -> bool {
+        match self {
+            #[cfg(feature = "half")]
+            Self::Bf16(_) => true,
+            _ => false,
+        }
+    }
+
     /// [`View::group`]
     pub(crate) fn group(&self, batch: usize, heads: &Range<usize>, first: usize, len: usize) -> Option<FloatRows<'a>> {
         Some(with_floats!(FloatView::self, view => FloatRows(view.group(batch, heads, first, len)?)))

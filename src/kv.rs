@@ -228,6 +228,11 @@ impl<'a> Cache<'a> {
         matches!((&self.keys, &self.values), (Store::F32(_), Store::F32(_))) && !self.is_paged()
     }
 
+    /// Whether keys and values are `bf16`, and keys of an even number of them.
+    pub(crate) fn has_pairs(&self) -> bool {
+        self.keys.is_bf16() && self.values.is_bf16() && self.shape().dim.is_multiple_of(2)
+    }
+
     /// Whether the pages of all these keys of a sequence exist.
     pub(crate) fn check_pages(&self, sequence: usize, keys: &Range<usize>) -> Result<(), Error> {
         self.table().map_or(Ok(()), |table| table.check(sequence, keys))

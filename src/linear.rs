@@ -3,10 +3,10 @@
 use crate::{
     Backend, Error, Shape, View, ViewMut,
     error::Operand,
-    kernel::{Columns, Groups, multiply, prefetch_next_group, transpose},
+    kernel::{Columns, Groups, Products, multiply, prefetch_next_group, transpose},
     kv::expect_shape,
     partition::{Partition, Split},
-    score::function::Dot,
+    score::product::Function,
     scratch::{self, Scratch, scratch_len},
     simd::{Kernel, MAX_BLOCKS, Simd, Task, with_simd},
     validate::expect_len,
@@ -149,7 +149,7 @@ impl Kernel for Unit<'_> {
     fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) {
         let Self { x, weights, bias, mut y, scratch } = self;
         let mut scratch = Scratch::<S, COLS>::new(scratch);
-        let Some(sums) = scratch.score_tile() else { return };
+        let Some(sums) = scratch.score_tile(Products::Many) else { return };
         let mut blocks = [const { None }; MAX_BLOCKS];
         for (block, first) in blocks.iter_mut().zip((0..x.len()).step_by(COLS * S::LANES)) {
             let (Some(rows), Some(to)) = (x.range(first, COLS * S::LANES), scratch.take(x.dim())) else { break };
@@ -208,7 +208,7 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> Groups<
         // SAFETY: there are as many rows as sums, and each has these elements.
         let weight = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| prefetch_next_group(&rows, weights.stride(), t);
-        let products: [[S::Vector; COLS]; N] = multiply((simd, &Dot), Columns::new(0), x, weight, next_group);
+        let products: [[S::Vector; COLS]; N] = multiply(Function::dot(simd), Columns::new(0), x, weight, next_group);
         for (sums, products) in sums.iter_mut().zip(products) {
             for (sum, product) in sums.iter_mut().zip(products) {
                 *sum = simd.add(*sum, product);

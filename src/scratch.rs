@@ -2,8 +2,9 @@
 
 use crate::{
     Error,
+    kernel::Products,
     ranges::Partial,
-    simd::{Portable, Simd},
+    simd::{Pairs, Portable, Simd},
     softmax::FEW_TILES,
 };
 
@@ -52,10 +53,19 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
     largest!(required(head_dim, value_dim))
 }
 
-/// Elements that a tile of keys and one of values take, as `f32` and in one piece, with whole rows of vectors for each.
+/// Elements that a tile of keys and one of values take, as `f32` or pairs of smaller ones and in one piece, with whole rows of vectors for each;
+/// and scores of as long a tile as pairs have.
 const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
-    let tiles = head_dim.saturating_add(value_dim).saturating_mul(S::KEY_TILE);
-    tiles.saturating_add(2 * S::MAX_COLS * S::LANES)
+    let dims = head_dim.saturating_add(value_dim);
+    let (few, many) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
+    let tiles = dims.saturating_mul(if few < many { many } else { few });
+    tiles.saturating_add((2 + S::Pairs::KEY_TILE) * S::MAX_COLS * S::LANES)
+}
+
+/// Rows of `f32`, or of pairs, that a tile of keys or of values takes.
+const fn staged_rows<S: Simd>(products: Products) -> usize {
+    let keys = products.key_tile::<S>().get();
+    if matches!(products, Products::ManyInPairs) { keys / 2 } else { keys }
 }
 
 /// Elements of scratch that keys and values take, besides [`scratch_len`], where they must be converted or gathered.
@@ -107,17 +117,18 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
         Self { rows: vectors.as_chunks_mut().0 }
     }
 
-    /// Rows for the scores of a tile of keys, of two where few queries may want them; `None` only if the scratch was shorter than [`scratch_len`].
+    /// Rows for the scores of a tile of keys, of several where few queries may want them; `None` only if the scratch was shorter than
+    /// [`scratch_len`], or in pairs [`cache_scratch_len`].
     #[inline(always)]
-    pub(crate) fn score_tile(&mut self) -> Option<&'s mut [[S::Vector; COLS]]> {
-        self.take(score_rows::<S>(COLS))
+    pub(crate) fn score_tile(&mut self, products: Products) -> Option<&'s mut [[S::Vector; COLS]]> {
+        let in_pairs = matches!(products, Products::ManyInPairs);
+        self.take(if in_pairs { S::Pairs::KEY_TILE } else { score_rows::<S>(COLS) })
     }
 
     /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.
     #[inline(always)]
-    pub(crate) fn staging(&mut self, dim: usize) -> Option<&'s mut [f32]> {
-        const { assert!(S::KEY_TILE.is_multiple_of(S::LANES)) };
-        let vectors = dim.saturating_mul(S::KEY_TILE / S::LANES);
+    pub(crate) fn staging(&mut self, products: Products, dim: usize) -> Option<&'s mut [f32]> {
+        let vectors = dim.saturating_mul(staged_rows::<S>(products).div_ceil(S::LANES));
         Some(elements_mut::<S>(self.take(vectors.div_ceil(COLS))?.as_flattened_mut()))
     }
 

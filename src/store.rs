@@ -3,7 +3,7 @@
 #[cfg(feature = "half")]
 use half::{bf16, f16};
 
-use crate::{Shape, View, view::Strip};
+use crate::{Shape, View, element::Bf16, view::Strip};
 
 /// Keys or values `[batch, kv_heads, kv_len, dim]`; if they are paged, `[page, kv_heads, page_size, dim]`.
 #[derive(Clone, Copy)]
@@ -48,6 +48,14 @@ impl<'a> Store<'a> {
         with_elements!(Store::self, view => view.shape())
     }
 
+    pub(crate) const fn is_bf16(&self) -> bool {
+        match self {
+            #[cfg(feature = "half")]
+            Self::Bf16(_) => true,
+            _ => false,
+        }
+    }
+
     /// Those of a head: of a sequence of the batch, or in the pages that a row of a table names.
     pub(crate) fn head(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strips<'a>> {
         Some(match self {
@@ -73,6 +81,15 @@ impl Strips<'_> {
         match self {
             Self::I8(_, scales) => scales.dim() == 1,
             _ => true,
+        }
+    }
+
+    /// Those that are of `bf16`.
+    pub(crate) const fn bf16(&self) -> Option<Strip<'_, Bf16>> {
+        match self {
+            #[cfg(feature = "half")]
+            Self::Bf16(strip) => Some(*strip),
+            _ => None,
         }
     }
 

@@ -167,6 +167,11 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    /// Whether all that is multiplied is `bf16`, and comes in pairs.
+    pub(crate) fn has_pairs(&self) -> bool {
+        self.queries.is_bf16() && self.kv.has_pairs() && !self.is_projected
+    }
+
     pub(crate) fn sequences(&self) -> usize {
         self.packed_sequences().unwrap_or(self.queries.shape().batch)
     }

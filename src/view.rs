@@ -6,6 +6,7 @@
 use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
 
 use crate::{
+    element::Bf16,
     error::{Axis, Error, Operand},
     kv::expect_shape,
     simd::{CACHE_LINE, prefetch, prefetch_early},
@@ -323,6 +324,34 @@ pub(crate) struct Rows<'a, T> {
     len: usize,
     dim: usize,
     data: PhantomData<&'a [T]>,
+}
+
+/// Two numbers side by side.
+pub(crate) type Pair = [u16; 2];
+
+impl<'a> Rows<'a, Bf16> {
+    /// The same in pairs, if that goes evenly.
+    #[inline(always)]
+    pub(crate) fn pairs(&self) -> Option<Rows<'a, Pair>> {
+        let Self { first, stride, len, dim, data: _ } = *self;
+        // They lie as those of `u16` do; a pair is aligned as one of them is.
+        (stride % 2 == 0 && dim % 2 == 0).then_some(Rows {
+            first: first.cast(),
+            stride: stride / 2,
+            len,
+            dim: dim / 2,
+            data: PhantomData,
+        })
+    }
+}
+
+impl<'a> Rows<'a, f32> {
+    /// Each number taken for a pair: on a little-endian CPU, as all with such products are, the lower half of its bits, and the upper one.
+    #[inline(always)]
+    pub(crate) fn as_pairs(&self) -> Rows<'a, Pair> {
+        let Self { first, stride, len, dim, data: _ } = *self;
+        Rows { first: first.cast(), stride, len, dim, data: PhantomData }
+    }
 }
 
 impl<'a, T> Rows<'a, T> {

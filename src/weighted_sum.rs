@@ -2,7 +2,7 @@
 
 use crate::{
     kernel::{Columns, Groups, multiply, multiply_unmarked},
-    score::function::Dot,
+    score::product::Product,
     simd::{Simd, Task, prefetch},
     view::Rows,
 };
@@ -22,29 +22,37 @@ const ROWS_AHEAD: usize = 24;
 ///    last ones in smaller groups.
 /// 2. A tile's products are summed up by themselves before they are added: rounding errors grow with the length of a
 ///    tile and with the number of tiles, not with their product.
-pub(crate) struct Accumulate<'a, S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> {
-    pub(crate) tile: Tile<'a, S, N, COLS>,
+pub(crate) struct Accumulate<
+    'a,
+    S: Simd,
+    P: Product<S>,
+    const ROWS: usize,
+    const NARROW: usize,
+    const N: usize,
+    const COLS: usize,
+> {
+    pub(crate) tile: Tile<'a, S, P, N, COLS>,
     /// `[value_dim][query]`
     pub(crate) output: &'a mut [[S::Vector; COLS]],
 }
 
 /// The values of a tile of keys, and what each query weighs them with.
-pub(crate) struct Tile<'a, S: Simd, const N: usize, const COLS: usize> {
-    pub(crate) simd: S,
+pub(crate) struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: usize> {
+    pub(crate) product: P,
     /// Which of the queries.
     pub(crate) columns: Columns<N>,
-    /// `[key][query]`
+    /// `[key][query]`, or of as many keys at a time as the product takes
     pub(crate) weights: &'a [[S::Vector; COLS]],
     /// As many rows, or more.
-    pub(crate) values: Rows<'a, f32>,
+    pub(crate) values: Rows<'a, P::Element>,
     /// Whether keys that are masked are marked by negative weights; else all values are finite, or all keys seen by all.
     pub(crate) is_marked: bool,
     /// What the sums over earlier tiles are to be multiplied with.
     pub(crate) rescale: [S::Vector; N],
 }
 
-impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
-    for Accumulate<'_, S, ROWS, NARROW, N, COLS>
+impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
+    for Accumulate<'_, S, P, ROWS, NARROW, N, COLS>
 {
     type Output = ();
 
@@ -55,19 +63,20 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const N: usize, const COLS
     }
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, N, COLS> {
+impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, P, N, COLS> {
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {
-        let Self { simd, columns, weights, values, is_marked, rescale } = *self;
+        let Self { product, columns, weights, values, is_marked, rescale } = *self;
         debug_assert!(weights.len() <= values.len() && first + ROWS <= values.dim());
         // SAFETY: there are as many rows as weights, and each has these columns.
         let value = |i, j| unsafe { *values.row_ptr(j).add(first + i) };
         let sum: [[S::Vector; N]; ROWS] = if is_marked {
-            multiply_unmarked(simd, columns, weights, value)
+            multiply_unmarked(product, columns, weights, value)
         } else {
             let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(first));
-            multiply((simd, &Dot), columns, weights, value, later_row)
+            multiply(product, columns, weights, value, later_row)
         };
+        let simd = product.simd();
         for (output, sum) in output.iter_mut().zip(sum) {
             let output = columns.of_mut(output);
             for c in 0..N {

@@ -125,6 +125,8 @@ impl<'a, F: Score> Work<'a, F> {
 pub struct Plan<'a> {
     problem: Problem<'a>,
     split: Split,
+    /// Whether products may be of pairs of `bf16`.
+    has_pairs: bool,
     units: usize,
     next: Counter,
 }
@@ -139,7 +141,8 @@ impl<'a> Plan<'a> {
             None => call.queries.shape().batch * split.sequence(call, 0).all_units(heads),
             Some(sequences) => (0..sequences).map(|s| split.sequence(call, s).all_units(heads)).sum(),
         };
-        Self { problem, split, units, next: Counter::new() }
+        let has_pairs = call.has_pairs() && with_simd!(problem.backend, simd => simd.pairs().is_some());
+        Self { problem, split, has_pairs, units, next: Counter::new() }
     }
 
     fn check(&self, scratch: &[f32]) -> Result<(), Error> {
@@ -215,7 +218,8 @@ impl<'a> Plan<'a> {
         let next = at.locate(call, unit + 1);
         let head = Head::new(call, score, &at.sequence, heads.start);
         let queries = Queries { head: heads.start, first: part.first, per_head, len: rows.len() };
-        let products = self.products::<F>(part.cols, queries.len);
+        // Not those of this unit: the last ones of a long sequence are summed up as all others are.
+        let products = self.products::<F>(part.cols, at.sequence.queries.len().saturating_mul(heads.len()));
         Some(Located {
             head,
             queries,
@@ -231,7 +235,7 @@ impl<'a> Plan<'a> {
     /// How the products of so many queries, in blocks of so many vectors, are computed.
     fn products<F: Score>(&self, cols: usize, queries: usize) -> Products {
         let in_order = self.problem.call.batch_invariant || self.problem.scores.is_some();
-        Products::new::<F>(cols, queries <= self.split.few, in_order)
+        Products::new::<F>(cols, queries <= self.split.few, in_order, self.has_pairs)
     }
 }
 

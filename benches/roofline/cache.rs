@@ -3,7 +3,7 @@
 use std::fmt;
 
 use half::{bf16, f16};
-use simd_attention::{CacheMut, Element, Error, Kv, Quantized, View, ViewMut};
+use simd_attention::{CacheMut, Element, Error, Float, Kv, Quantized, View, ViewMut};
 
 use crate::measure::random;
 
@@ -139,14 +139,24 @@ impl<T: Kept> Rows<T> {
 
 /// Elements whose rows are a cache to write and to read.
 pub trait Kept: Element + Default {
+    /// What queries and outputs are.
+    type Query: Float + Default;
+
+    /// What results may be off by: this part of them, and this much besides, for values of size one.
+    const ERROR: [f64; 2];
+
     fn cache(rows: &mut Rows<Self>) -> Result<CacheMut<'_, Self>, Error>;
 
     fn kv<'a>(keys: &'a Rows<Self>, values: &'a Rows<Self>) -> Result<Kv<'a, Self>, Error>;
 }
 
 macro_rules! kept {
-    ($($float:ty),*) => {$(
+    ($($float:ty: $error:expr),*) => {$(
         impl Kept for $float {
+            type Query = Self;
+
+            const ERROR: [f64; 2] = $error;
+
             fn cache(rows: &mut Rows<Self>) -> Result<CacheMut<'_, Self>, Error> {
                 Ok(CacheMut::new(ViewMut::heads_first(&mut rows.numbers, rows.extents)?))
             }
@@ -158,9 +168,14 @@ macro_rules! kept {
         }
     )*};
 }
-kept!(f32, f16, bf16);
+// An output is rounded, and of `bf16` also each weight may be.
+kept!(f32: [0.0, 1e-5], f16: [1.0 / 2048.0, 1e-5], bf16: [1.0 / 256.0, 1.0 / 256.0]);
 
 impl Kept for i8 {
+    type Query = f32;
+
+    const ERROR: [f64; 2] = f32::ERROR;
+
     fn cache(rows: &mut Rows<Self>) -> Result<CacheMut<'_, Self>, Error> {
         let scales = ViewMut::heads_first(&mut rows.scales, rows.of_scales)?;
         CacheMut::quantized(ViewMut::heads_first(&mut rows.numbers, rows.extents)?, scales)

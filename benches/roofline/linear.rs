@@ -69,7 +69,8 @@ impl Layer {
             layer.forward(View::matrix(&x, [rows, in_dim])?, ViewMut::matrix(&mut y, [rows, out_dim])?, &mut scratch)
         };
         let flops = (2 * rows * in_dim * out_dim) as f64 / 1e9;
-        let [gflops, peak] = in_turn(seconds, flops, || call().map_err(text), |time| peak::gflops(backend, time))?;
+        let [gflops, peak] =
+            in_turn(seconds, flops, || call().map_err(text), |time| peak::gflops(backend, false, time))?;
         for (i, row) in y.chunks(out_dim).enumerate().step_by(1 + rows / 8) {
             for (j, y) in row.iter().enumerate().step_by(1 + out_dim / 8) {
                 let products = x[i * in_dim..][..in_dim].iter().zip(&w[j * in_dim..]);

@@ -6,21 +6,24 @@ use std::time::{Duration, Instant};
 use simd_attention::Backend;
 
 /// GFLOP/s of one thread, over at least this time: as long as what it is compared with, so that whatever else the machine
-/// does takes its share of both.
-pub fn gflops(backend: Backend, time: Duration) -> f64 {
+/// does takes its share of both. In pairs of `bf16`, where those are what is computed with.
+pub fn gflops(backend: Backend, in_pairs: bool, time: Duration) -> f64 {
     let (mut flops, start) = (0, Instant::now());
     while start.elapsed() < time || flops == 0 {
-        flops += run(backend, 1 << 16);
+        flops += run(backend, in_pairs, 1 << 16);
     }
     flops as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 /// Runs some steps and returns the floating-point operations they had.
-fn run(backend: Backend, steps: usize) -> usize {
+fn run(backend: Backend, in_pairs: bool, steps: usize) -> usize {
     match backend {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers measure only backends that are available, so the CPU has the features.
-        Backend::Avx512 => unsafe { avx512(steps) },
+        Backend::Avx512Bf16 if in_pairs => unsafe { avx512_bf16(steps) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Backend::Avx512 | Backend::Avx512Bf16 => unsafe { avx512(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Backend::Avx2 => unsafe { avx2(steps) },
@@ -48,6 +51,16 @@ macro_rules! chains {
 fn avx512(steps: usize) -> usize {
     use core::arch::x86_64::*;
     chains!(steps, 24, 16, |x| _mm512_set1_ps(x), |x, a, b| _mm512_fmadd_ps(x, a, b))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn avx512_bf16(steps: usize) -> usize {
+    use core::arch::x86_64::*;
+    // SAFETY: vectors of 512 bits, all of which mean something.
+    let pairs = black_box(unsafe { core::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(0x3f00_bf00)) });
+    let (splat, dot) = (|x| _mm512_set1_ps(x), |x, _, _| _mm512_dpbf16_ps(x, pairs, pairs));
+    2 * chains!(steps, 24, 16, splat, dot)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -81,7 +94,7 @@ fn run_tanh(backend: Backend, steps: usize) -> usize {
     match backend {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers measure only backends that are available, so the CPU has the features.
-        Backend::Avx512 => unsafe { avx512_tanh(steps) },
+        Backend::Avx512 | Backend::Avx512Bf16 => unsafe { avx512_tanh(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Backend::Avx2 => unsafe { avx2_tanh(steps) },
@@ -187,7 +200,7 @@ pub fn read_gbs(backend: Backend, memory: &[f32], time: Duration) -> f64 {
         match backend {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: callers measure only backends that are available, so the CPU has the features.
-            Backend::Avx512 => unsafe { avx512_read(memory) },
+            Backend::Avx512 | Backend::Avx512Bf16 => unsafe { avx512_read(memory) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Backend::Avx2 => unsafe { avx2_read(memory) },

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use half::{bf16, f16};
-use simd_attention::{Attention, Backend, Element, Error, Kv, Mask, View, ViewMut, Window, Work, reference};
+use simd_attention::{Attention, Backend, Error, Float, Kv, Mask, View, ViewMut, Window, Work, reference};
 
 use crate::{
     cache::{Dtype, Format, Kept, Memory},
@@ -199,13 +199,13 @@ impl Shape {
 
     fn measure_as<T: Kept>(&self, seconds: f64) -> Result<Line, String> {
         let Self { heads, kv_heads, q: q_len, kv: kv_len, dim, threads, .. } = *self;
-        let q = random(heads * q_len * dim, 1);
+        let q: Vec<_> = random(heads * q_len * dim, 1).into_iter().map(T::Query::from_f32).collect();
         let queries = View::heads_first(&q, [1, heads, q_len, dim]).map_err(text)?;
         let (memory, lens) = (Memory::<T>::new(self.format, [kv_heads, kv_len, dim]).map_err(text)?, [kv_len]);
         let kv = memory.kv(&lens).map_err(text)?;
         let extra = Extra::new(self);
         let attention = self.attention(&extra).map_err(text)?;
-        let (mut out, mut scratch) = (vec![0.0; q.len()], Vec::new());
+        let (mut out, mut scratch) = (vec![T::Query::default(); q.len()], Vec::new());
         let mut call = || {
             let out = ViewMut::heads_first(&mut out, [1, heads, q_len, dim])?;
             let work = attention.prepare(queries, kv, out)?;
@@ -217,8 +217,10 @@ impl Shape {
         let decodes = q_len == 1;
         let stream = if decodes { random(bytes.div_ceil(size_of::<f32>()), 6) } else { Vec::new() };
         let peak = |time| {
-            let of_one =
-                if decodes { peak::read_gbs(self.backend, &stream, time) } else { peak::gflops(self.backend, time) };
+            let of_one = match self.format.dtype {
+                _ if decodes => peak::read_gbs(self.backend, &stream, time),
+                dtype => peak::gflops(self.backend, dtype == Dtype::Bf16 && !self.batch_invariant, time),
+            };
             of_one * threads as f64
         };
         let [rate, peak] = in_turn(seconds, 1e-9, || call().map_err(text), peak)?;
@@ -243,11 +245,11 @@ impl Extra {
 }
 
 /// Compares queries spread over the sequence with the reference. Keys and values come with how many there are.
-fn check<T: Element>(
+fn check<T: Kept>(
     attention: &Attention<'_>,
-    q: View<'_, f32>,
+    q: View<'_, T::Query>,
     kv: (Kv<'_, T>, usize),
-    out: &[f32],
+    out: &[T::Query],
 ) -> Result<(), String> {
     let simd_attention::Shape { heads, len, dim, .. } = q.shape();
     let mut expected = vec![0.0; out.len()];
@@ -256,8 +258,10 @@ fn check<T: Element>(
         one_query(attention, q, kv, &mut expected, i).map_err(text)?;
         for head in 0..heads {
             let row = (head * len + i) * dim..(head * len + i + 1) * dim;
-            let wrong = |(a, b): &(&f32, &f64)| (f64::from(**a) - **b).abs() > 1e-5;
-            if let Some((a, b)) = out[row.clone()].iter().zip(&expected[row]).find(wrong) {
+            let [part, besides] = T::ERROR;
+            let wrong = |(a, b): &(f64, &f64)| (a - **b).abs() > part * b.abs() + besides;
+            let actual = out[row.clone()].iter().map(|x| f64::from(x.to_f32()));
+            if let Some((a, b)) = actual.zip(&expected[row]).find(wrong) {
                 return Err(format!("head {head}, query {i}: {a} where the reference has {b}"));
             }
         }
@@ -266,9 +270,9 @@ fn check<T: Element>(
 }
 
 /// Query `i` of each head by the reference, as if it were the only one of a sequence with all keys.
-fn one_query<T: Element>(
+fn one_query<T: Kept>(
     attention: &Attention<'_>,
-    q: View<'_, f32>,
+    q: View<'_, T::Query>,
     (kv, kv_len): (Kv<'_, T>, usize),
     out: &mut [f64],
     i: usize,

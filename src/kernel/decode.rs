@@ -26,7 +26,7 @@ use crate::{
         lanes::InLanes,
         mask::Words,
         modify::{Apply, Mark},
-        tile::Function,
+        product::Function,
     },
     scratch::elements,
     simd::{CACHE_LINE, Simd, Task},
@@ -39,8 +39,8 @@ impl Products {
     /// Keys that are attended to at once.
     #[inline(always)]
     pub(super) const fn keys_at_once<S: Simd>(self, have_plain_rows: bool) -> NonZeroUsize {
-        let keys = if matches!(self, Self::Few) && have_plain_rows { FEW_TILES * S::KEY_TILE } else { S::KEY_TILE };
-        NonZeroUsize::MIN.saturating_add(keys - 1)
+        let tiles = if matches!(self, Self::Few) && have_plain_rows { FEW_TILES } else { 1 };
+        self.key_tile::<S>().saturating_mul(NonZeroUsize::MIN.saturating_add(tiles - 1))
     }
 
     /// Rows of scratch for queries of `key_dim` elements, and for what they gather of `value_dim`.
@@ -48,7 +48,7 @@ impl Products {
     pub(super) fn rows<S: Simd>(self, key_dim: usize, value_dim: usize) -> [usize; 2] {
         let whole_vectors = |dim: usize| dim.max(S::FEW * dim.div_ceil(S::LANES));
         match self {
-            Self::Many => [key_dim, value_dim],
+            Self::Many | Self::ManyInPairs => [key_dim, value_dim],
             Self::FewInOrder => [key_dim, whole_vectors(value_dim)],
             Self::Few => [whole_vectors(key_dim), whole_vectors(value_dim)],
         }

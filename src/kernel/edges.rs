@@ -59,7 +59,7 @@ impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
     fn run(self) {
         let Self { simd, from, products, factor, to, first } = self;
         with_floats!(FloatRowsMut::to, rows => match products {
-            Products::Many => transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0)),
+            Products::Many | Products::ManyInPairs => transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0)),
             _ => decode::store(simd, from, factor[0], rows),
         });
     }

@@ -2,12 +2,13 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
+use super::{Products, pairs::PairValues};
 use crate::{
-    element::Load,
+    element::{Bf16, Load},
     scratch::Scratch,
-    simd::{Simd, Task},
+    simd::{Pairs, Simd, Task},
     store::{Strips, with_elements},
-    view::{Rows, Strip, Walk},
+    view::{Pair, Rows, Strip, Walk},
 };
 
 /// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: `f32`, evenly spaced.
@@ -22,12 +23,12 @@ impl<'s> Tiles<'s> {
     pub(super) fn new<S: Simd, const COLS: usize>(
         [keys, values]: [Strips<'s>; 2],
         origin: usize,
-        is_plain: bool,
+        (is_plain, products): (bool, Products),
         scratch: &mut Scratch<'s, S, COLS>,
     ) -> Option<Self> {
         let mut side = |strips: Strips<'s>| {
             let dim = NonZeroUsize::new(strips.dim())?;
-            let room = scratch.staging(if is_plain { 0 } else { dim.get() })?;
+            let room = scratch.staging(products, if is_plain { 0 } else { dim.get() })?;
             Some(Side { strips, dim, origin, room, staged: 0..0 })
         };
         Some(Self { keys: side(keys)?, values: side(values)? })
@@ -80,6 +81,34 @@ impl Side<'_> {
         Rows::of(self.room, self.dim)?.range(range.start - tile.start, range.len())
     }
 
+    /// Those of a range within the tile, in pairs of elements.
+    #[inline(always)]
+    fn pairs<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+        let (rows, from) = (self.row_numbers(tile), self.strips.bf16()?);
+        if let Some(pairs) = from.rows(&self.row_numbers(range)).and_then(|rows| rows.pairs()) {
+            return Some(pairs);
+        }
+        if self.staged != *tile {
+            simd.call(Gather { from, rows, to: &mut *self.room });
+            self.staged = tile.clone();
+        }
+        let dim = NonZeroUsize::new(self.dim.get() / 2)?;
+        Some(Rows::of(self.room, dim)?.range(range.start - tile.start, range.len())?.as_pairs())
+    }
+
+    /// Those of a range within the tile in pairs of rows, an even one and the next, with zeros for what is not of the tile.
+    #[inline(always)]
+    fn pairs_of_rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+        let (from, unseen, pairs) = (self.strips.bf16()?, tile.start % 2, simd.pairs()?);
+        if self.staged != *tile {
+            let rows = self.row_numbers(tile);
+            pairs.call(PairValues { simd, pairs, from, rows, unseen, to: &mut *self.room });
+            self.staged = tile.clone();
+        }
+        let (first, end) = (range.start / 2, range.end.div_ceil(2));
+        Some(Rows::of(self.room, self.dim)?.range(first - tile.start / 2, end - first)?.as_pairs())
+    }
+
     /// Those of a range within the tile, and the row at which they begin: as they are, where no row has several scales and those are
     /// wanted, or multiplied with them.
     #[inline(always)]
@@ -130,6 +159,18 @@ impl KeyTile<'_, '_> {
         self.tiles.values.rows(simd, &self.seen, range)
     }
 
+    /// Keys of this range, which somebody sees, in pairs of elements; `None` where there are none, or they are not [so kept](Cache::has_pairs).
+    #[inline(always)]
+    pub(super) fn keys_in_pairs<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+        self.tiles.keys.pairs(simd, &self.seen, range)
+    }
+
+    /// Values of all pairs of keys, an even one and the next, of which one is in this range; `None` likewise.
+    #[inline(always)]
+    pub(super) fn values_in_pairs<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+        self.tiles.values.pairs_of_rows(simd, &self.seen, range)
+    }
+
     /// Keys of this range, which somebody sees, and where among the rows they begin; with the scales that belong to them only where no row
     /// has several.
     #[inline(always)]
@@ -160,6 +201,30 @@ impl KeyTile<'_, '_> {
         };
         self.is_finite = Some(is_finite);
         is_finite
+    }
+}
+
+/// Copies rows, one after the other, two numbers in the place of one `f32`.
+struct Gather<'t, 'a> {
+    from: Strip<'a, Bf16>,
+    rows: Range<usize>,
+    to: &'t mut [f32],
+}
+
+impl Task for Gather<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { from, rows, to } = self;
+        let mut walk = from.walk(rows.start);
+        each(to, from.dim() / 2, rows.len(), |to| {
+            // SAFETY: there are as many rows.
+            let row = unsafe { walk.next_row() };
+            for (to, [first, second]) in to.iter_mut().zip(row.as_chunks().0) {
+                *to = f32::from_bits(u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16);
+            }
+        });
     }
 }
 
@@ -203,7 +268,7 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
 
 /// Does something to at most so many pieces of a slice, each of this length.
 #[inline(always)]
-fn each(mut of: &mut [f32], len: usize, count: usize, mut f: impl FnMut(&mut [f32])) {
+pub(super) fn each(mut of: &mut [f32], len: usize, count: usize, mut f: impl FnMut(&mut [f32])) {
     for _ in 0..count {
         match core::mem::take(&mut of).split_at_mut_checked(len) {
             Some((piece, rest)) if len > 0 => {

@@ -3,13 +3,16 @@
 mod decode;
 mod edges;
 mod key_tile;
+mod pairs;
 pub(crate) mod prefill;
 mod score_matrix;
 pub(crate) mod transpose;
 
+use core::num::NonZeroUsize;
+
 use crate::{
-    score::{function::Score, lanes::InLanes},
-    simd::{CACHE_LINE, Simd, prefetch},
+    score::{function::Score, product::Product},
+    simd::{CACHE_LINE, Pairs, Simd, prefetch},
 };
 
 /// How the products of a block are computed.
@@ -17,6 +20,8 @@ use crate::{
 pub(crate) enum Products {
     /// With queries in lanes.
     Many,
+    /// With queries in lanes, of two elements at a time.
+    ManyInPairs,
     /// With keys and columns of values in lanes; sums have the order that they have for many queries.
     FewInOrder,
     /// With elements of keys and columns of values in lanes, as memory is read fastest.
@@ -24,13 +29,32 @@ pub(crate) enum Products {
 }
 
 impl Products {
-    /// For queries in a block of `cols` vectors: those for few where they do not fill a vector's lanes by far.
-    pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool) -> Self {
-        match () {
-            () if cols > 1 || !are_few => Self::Many,
-            () if in_order || !(F::IS_DOT && F::LINEAR) => Self::FewInOrder,
-            () => Self::Few,
+    /// For queries in a block of `cols` vectors: those for few where they do not fill a vector's lanes by far. In order, sums are to be what they
+    /// are for whatever number of queries.
+    pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool, have_pairs: bool) -> Self {
+        match (cols > 1 || !are_few, in_order || !(F::IS_DOT && F::LINEAR)) {
+            (true, false) if have_pairs => Self::ManyInPairs,
+            (true, _) => Self::Many,
+            (false, true) => Self::FewInOrder,
+            (false, false) => Self::Few,
         }
+    }
+
+    pub(crate) const fn are_for_few(self) -> bool {
+        matches!(self, Self::Few | Self::FewInOrder)
+    }
+
+    /// The instructions for pairs, where those are what is computed with.
+    #[inline(always)]
+    pub(crate) fn pairs<S: Simd>(self, simd: S) -> Option<S::Pairs> {
+        if self == Self::ManyInPairs { simd.pairs() } else { None }
+    }
+
+    /// Where tiles of keys may begin: at multiples of this.
+    #[inline(always)]
+    pub(crate) const fn key_tile<S: Simd>(self) -> NonZeroUsize {
+        let keys = if matches!(self, Self::ManyInPairs) { S::Pairs::KEY_TILE } else { S::KEY_TILE };
+        NonZeroUsize::MIN.saturating_add(keys - 1)
     }
 }
 
@@ -71,25 +95,25 @@ impl<const N: usize> Columns<N> {
     }
 }
 
-/// `sum[i][c] += left(i, t) * right[t][c]` for each `t`, or what else `score` makes of the two: a register tile of a matrix product whose
+/// `sum[i][c] += left(i, t) * right[t][c]` for each `t`, or what else `product` makes of the two: a register tile of a matrix product whose
 /// left factor is read one element at a time, in whatever order it lies in memory. `prefetch(t)` may fetch what later steps will read: streams as
 /// short as a row of keys are over before a CPU has noticed them by itself.
 #[inline(always)]
-pub(crate) fn multiply<S: Simd, F: Score, const ROWS: usize, const N: usize, const COLS: usize>(
-    (simd, score): (S, &F),
+pub(crate) fn multiply<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const COLS: usize>(
+    product: P,
     columns: Columns<N>,
     right: &[[S::Vector; COLS]],
-    left: impl Fn(usize, usize) -> f32,
+    left: impl Fn(usize, usize) -> P::Element,
     prefetch: impl Fn(usize),
 ) -> [[S::Vector; N]; ROWS] {
-    let mut sum = [[simd.splat(0.0); N]; ROWS];
+    let mut sum = [[product.simd().splat(0.0); N]; ROWS];
     for (t, right) in right.iter().enumerate() {
         prefetch(t);
         let right = *columns.of(right);
         for (i, sum) in sum.iter_mut().enumerate() {
-            let left = InLanes(simd, simd.splat(left(i, t)));
+            let left = product.splat(left(i, t));
             for c in 0..N {
-                sum[c] = score.add(InLanes(simd, sum[c]), InLanes(simd, right[c]), left, t).1;
+                sum[c] = product.add(sum[c], right[c], left, t);
             }
         }
     }
@@ -99,30 +123,29 @@ pub(crate) fn multiply<S: Simd, F: Score, const ROWS: usize, const N: usize, con
 /// For `prefetch` of [`multiply`], where the left factor is rows that lie `stride` apart: asks for each cache line of the next `N` rows while its
 /// counterpart is read.
 #[inline(always)]
-pub(crate) fn prefetch_next_group<const N: usize>(rows: &[*const f32; N], stride: usize, t: usize) {
-    if t.is_multiple_of(CACHE_LINE / size_of::<f32>()) {
+pub(crate) fn prefetch_next_group<T, const N: usize>(rows: &[*const T; N], stride: usize, t: usize) {
+    if t.is_multiple_of(const { CACHE_LINE / size_of::<T>() }) {
         for row in rows {
             prefetch(row.wrapping_add(N * stride + t));
         }
     }
 }
 
-/// As [`multiply`], but passing over what of `right` is negative.
+/// As [`multiply`], but passing over what of `right` is marked.
 #[inline(always)]
-pub(crate) fn multiply_unmarked<S: Simd, const ROWS: usize, const N: usize, const COLS: usize>(
-    simd: S,
+pub(crate) fn multiply_unmarked<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const COLS: usize>(
+    product: P,
     columns: Columns<N>,
     right: &[[S::Vector; COLS]],
-    left: impl Fn(usize, usize) -> f32,
+    left: impl Fn(usize, usize) -> P::Element,
 ) -> [[S::Vector; N]; ROWS] {
-    let zero = simd.splat(0.0);
-    let mut sum = [[zero; N]; ROWS];
+    let mut sum = [[product.simd().splat(0.0); N]; ROWS];
     for (t, right) in right.iter().enumerate() {
         let right = *columns.of(right);
         for (i, sum) in sum.iter_mut().enumerate() {
-            let left = simd.splat(left(i, t));
+            let left = product.splat(left(i, t));
             for c in 0..N {
-                sum[c] = simd.select(simd.less(right[c], zero), sum[c], simd.mul_add(left, right[c], sum[c]));
+                sum[c] = product.add_unmarked(sum[c], right[c], left, t);
             }
         }
     }

@@ -10,6 +10,7 @@ use super::{
     Columns, Products,
     edges::{LoadQueries, StoreOutput},
     key_tile::{KeyTile, Tiles},
+    pairs::PairRows,
     score_matrix::{StoreScores, Tiled},
 };
 use crate::{
@@ -18,15 +19,16 @@ use crate::{
     ranges,
     score::{
         band::Span,
-        function::{Dot, Score},
+        function::Score,
         head::{Head, Queries},
         mask::{Look, Words},
         modify::{Apply, Column, Mark, Strided},
+        product::{Function, PairDot},
         projection::HeadProjection,
-        tile::{Function, Scores},
+        tile::Scores,
     },
     scratch::Scratch,
-    simd::{Kernel, MAX_BLOCKS, Simd, Task},
+    simd::{Kernel, MAX_BLOCKS, Pairs, Simd, Task},
     softmax::Softmax,
     view::RowsMut,
     weighted_sum::{Accumulate, Tile},
@@ -34,6 +36,9 @@ use crate::{
 
 /// The register tile, in keys or columns of values, for one vector of queries of several.
 const SINGLE: usize = 8;
+
+/// The weight of a key that is masked, where weights of zero would not do.
+const MARK: f32 = -1.0;
 
 /// Queries of heads that share keys and values, and where their results go.
 pub(crate) struct Unit<'a, F> {
@@ -70,24 +75,27 @@ impl<F: Score> Kernel for Unit<'_, F> {
     #[inline(always)]
     fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
-        let Some(scores) = scratch.score_tile() else { return };
+        let products = self.products;
+        let Some(scores) = scratch.score_tile(products) else { return };
         let Some(raw) = scratch.take(if self.head.projection().is_some() { self.rows.dim() } else { 0 }) else {
             return;
         };
-        let products = self.products;
         let cache = &self.head.call.kv;
         let rows = products.rows::<S>(cache.shape().dim, self.output.dim());
         let [_, first_key] = self.head.origin();
-        let tiles = |strips| Tiles::new(strips, first_key, cache.is_plain(), &mut scratch);
+        let tiles = |strips| Tiles::new(strips, first_key, (cache.is_plain(), products), &mut scratch);
         let mut tiles = self.head.kv().and_then(tiles);
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
-            let load =
-                LoadQueries { simd, from: &self.rows, first, products, factor: self.head.call.query_factor, to: q };
+            let factor = if products == Products::ManyInPairs { 1.0 } else { self.head.call.query_factor };
+            let load = LoadQueries { simd, from: &self.rows, first, products, factor, to: &mut *q };
             load_queries::<_, _, ROWS, NARROW, COLS>(&self.head, load, raw);
+            if let Some(pairs) = products.pairs(simd) {
+                pairs.call(PairRows::<S, COLS, COLS> { pairs, columns: Columns::new(0), rows: &mut *q });
+            }
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
             let new = Block::new(simd, &self.head, (queries, has_sinks), products, [q, o]);
             for span in &new.spans {
@@ -102,7 +110,8 @@ impl<F: Score> Kernel for Unit<'_, F> {
         if let Some(tiles) = &mut tiles {
             // Tiles begin at the same keys whatever is seen of them: the order of summation is the same for every block.
             let first = start.min(end);
-            let mut start = first / S::KEY_TILE * S::KEY_TILE;
+            let key_tile = products.key_tile::<S>();
+            let mut start = first / key_tile * key_tile.get();
             let keys_at_once = products.keys_at_once::<S>(tiles.have_plain_rows());
             let steps = NonZeroUsize::MIN.saturating_add((end - start) / keys_at_once);
             let mut step = 0;
@@ -162,14 +171,15 @@ fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const
     simd.call(LoadQueries { to: &mut *raw, ..load });
     match projection {
         HeadProjection::Rows(keys) => {
-            let function = Function { simd, score: &Dot, factor: 1.0 };
-            simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { function, columns, queries: raw, keys, scores: to });
+            let product = Function::dot(simd);
+            simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries: raw, keys, scores: to });
         }
         HeadProjection::Columns(values) => {
             let zero = simd.splat(0.0);
             to.fill([zero; COLS]);
-            let tile = Tile { simd, columns, weights: raw, values, is_marked: false, rescale: [zero; COLS] };
-            simd.call(Accumulate::<_, ROWS, NARROW, COLS, COLS> { tile, output: to });
+            let product = Function::dot(simd);
+            let tile = Tile { product, columns, weights: raw, values, is_marked: false, rescale: [zero; COLS] };
+            simd.call(Accumulate::<_, _, ROWS, NARROW, COLS, COLS> { tile, output: to });
         }
     }
 }
@@ -215,7 +225,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         tile: &mut KeyTile<'_, '_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
-        if COLS == 1 && self.products != Products::Many {
+        if COLS == 1 && self.products.are_for_few() {
             return self.attend_few(simd, head, tile, scores);
         }
         let (mut keys, mut is_full) = self.spans[0].within(&tile.range);
@@ -246,16 +256,23 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         tile: &mut KeyTile<'_, '_>,
         scores: &mut [[S::Vector; COLS]],
     ) {
-        let Some(scores) = scores.get_mut(..range.len()) else { return };
         let masked = match self.seen(simd, head, columns, &range, is_full) {
             Seen::Nothing => return,
             Seen::All => None,
             Seen::Some(words) => Some(words),
         };
+        let in_pairs = self.products == Products::ManyInPairs;
+        // Where the range begins or ends with half a pair of keys, the other half has a row, too.
+        let halves = if in_pairs { [range.start % 2, range.end % 2] } else { [0, 0] };
+        let end = halves[0] + range.len();
+        let Some(weights) = scores.get_mut(..end + halves[1]) else { return };
+        let Some(scores) = weights.get_mut(halves[0]..end) else { return };
 
-        let Some(keys) = tile.keys(simd, &range) else { return };
-        let (function, queries) = (head.function(simd), &*self.queries);
-        let mut max = simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { function, columns, queries, keys, scores });
+        let Some(mut max) =
+            self.products_with_keys::<F, ROWS, NARROW, N>((simd, head), columns, (tile, &range), scores)
+        else {
+            return;
+        };
         if masked.is_some() || head.modifies() {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
@@ -266,19 +283,76 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
         }
         let rescale = self.softmax.update(columns, max, scores);
-        let is_marked = (masked.is_some() || head.call.bias.is_some()) && !tile.is_finite(simd);
+        let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
+        let is_marked = may_be_marked && !tile.is_finite(simd);
         if is_marked {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, words) in words.iter().enumerate() {
                 let c = columns.first() + c;
                 let column = self.column(simd, head, c, range.start, words);
                 // Their values must not even be multiplied by zero.
-                simd.call(Mark { column, weights: strided(scores, c), len: range.len(), mark: -1.0 });
+                simd.call(Mark { column, weights: strided(scores, c), len: range.len(), mark: MARK });
             }
         }
-        let Some(values) = tile.values(simd, &range) else { return };
-        let tile = Tile { simd, columns, weights: scores, values, is_marked, rescale };
-        simd.call(Accumulate::<_, ROWS, NARROW, N, COLS> { tile, output: self.output });
+        let no_weight = [simd.splat(if is_marked { MARK } else { 0.0 }); N];
+        for (row, _) in [0, end].into_iter().zip(halves).filter(|(_, half)| *half == 1) {
+            if let Some(row) = weights.get_mut(row) {
+                *columns.of_mut(row) = no_weight;
+            }
+        }
+        self.products_with_values::<ROWS, NARROW, N>(simd, columns, (tile, &range), weights, (is_marked, rescale));
+    }
+
+    /// The scores, scaled, and the largest one of each query; `None` where there is no key.
+    #[inline(always)]
+    fn products_with_keys<F: Score, const ROWS: usize, const NARROW: usize, const N: usize>(
+        &self,
+        (simd, head): (S, &Head<'_, F>),
+        columns: Columns<N>,
+        (tile, range): (&mut KeyTile<'_, '_>, &Range<usize>),
+        scores: &mut [[S::Vector; COLS]],
+    ) -> Option<[S::Vector; N]> {
+        let queries = &*self.queries;
+        Some(match self.products.pairs(simd) {
+            None => {
+                let (product, keys) = (head.function(simd), tile.keys(simd, range)?);
+                simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
+            }
+            Some(pairs) => {
+                let product = PairDot { simd, pairs, factor: head.call.query_factor };
+                let keys = tile.keys_in_pairs(simd, range)?;
+                let queries = queries.get(..keys.dim())?;
+                pairs.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
+            }
+        })
+    }
+
+    /// Adds the values, weighed.
+    #[inline(always)]
+    fn products_with_values<const ROWS: usize, const NARROW: usize, const N: usize>(
+        &mut self,
+        simd: S,
+        columns: Columns<N>,
+        (tile, range): (&mut KeyTile<'_, '_>, &Range<usize>),
+        weights: &mut [[S::Vector; COLS]],
+        (is_marked, rescale): (bool, [S::Vector; N]),
+    ) -> Option<()> {
+        let output = &mut *self.output;
+        match self.products.pairs(simd) {
+            None => {
+                let (product, values) = (Function::dot(simd), tile.values(simd, range)?);
+                let tile = Tile { product, columns, weights, values, is_marked, rescale };
+                simd.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
+            }
+            Some(pairs) => {
+                pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: &mut *weights });
+                let (product, weights) = (PairDot { simd, pairs, factor: 1.0 }, weights.get(..weights.len() / 2)?);
+                let values = tile.values_in_pairs(simd, range)?;
+                let tile = Tile { product, columns, weights, values, is_marked, rescale };
+                pairs.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
+            }
+        }
+        Some(())
     }
 
     /// What some vectors of queries see of some keys.

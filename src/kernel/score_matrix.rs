@@ -81,8 +81,8 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
 
         let is_partial = is_masked && !(is_full && head.is_band());
         let words = if is_partial { block.look(simd, head, column.first(), &range) } else { Words::all(simd) };
-        let (function, queries) = (head.function(simd), &*block.queries);
-        simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { function, columns: column, queries, keys, scores });
+        let (product, queries) = (head.function(simd), &*block.queries);
+        simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { product, columns: column, queries, keys, scores });
         let of_queries = block.column(simd, head, column.first(), range.start, &words);
         let len = range.len();
         if !words.all || head.modifies() {

@@ -2,7 +2,7 @@
 
 use core::{f32::consts::LOG2_E, num::NonZeroUsize};
 
-use super::{band::Band, function::Score, mask::MaskRows, projection::HeadProjection, tile::Function};
+use super::{band::Band, function::Score, mask::MaskRows, product::Function, projection::HeadProjection};
 use crate::{
     store::Strips,
     validate::{Call, Sequence},

@@ -11,7 +11,7 @@ use crate::{
     Error, Shape, View,
     error::Operand,
     kv::expect_shape,
-    simd::{Simd, Task, prefetch},
+    simd::{Pairs, Simd, Task, prefetch},
     view::Rows,
 };
 
@@ -297,7 +297,7 @@ fn custom<F: Score>(of: &Head<'_, F>, [head, query]: [usize; 2], key: usize) -> 
 }
 
 /// Words of 32 keys that a tile has at most.
-const MAX_WORDS: usize = 3;
+const MAX_WORDS: usize = 4;
 
 /// For each lane's query, which keys of a tile it sees.
 #[derive(Clone, Copy)]
@@ -311,7 +311,7 @@ pub(crate) struct Words<S: Simd> {
 }
 
 impl<S: Simd> Words<S> {
-    const FIT: () = assert!(S::KEY_TILE <= 32 * MAX_WORDS);
+    const FIT: () = assert!(S::KEY_TILE <= 32 * MAX_WORDS && S::Pairs::KEY_TILE <= 32 * MAX_WORDS);
 
     /// All see all.
     #[inline(always)]

@@ -9,5 +9,6 @@ pub(crate) mod head;
 pub(crate) mod lanes;
 pub(crate) mod mask;
 pub(crate) mod modify;
+pub(crate) mod product;
 pub(crate) mod projection;
 pub(crate) mod tile;

@@ -4,7 +4,7 @@ use core::{array::from_fn, hint::black_box};
 
 use crate::{
     kernel::{Columns, Groups, multiply, prefetch_next_group},
-    score::function::Score,
+    score::product::Product,
     simd::{Simd, Task},
     view::Rows,
 };
@@ -14,62 +14,62 @@ use crate::{
 /// Plain form:
 ///
 /// ```text
-/// for j in keys { for t in dim { scores[j] = score.add(scores[j], queries[t], keys[j][t], t) } }
+/// for j in keys { for t in dim { scores[j] = product.add(scores[j], queries[t], keys[j][t], t) } }
 /// ```
 ///
 /// 1. `ROWS` keys at a time, so that a query vector that was loaded is used `ROWS` times, from registers; the last ones
 ///    in smaller groups.
 /// 2. Each cache line of the next group is asked for while its counterpart is read.
-pub(crate) struct Scores<'a, S: Simd, F, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> {
-    pub(crate) function: Function<'a, S, F>,
+pub(crate) struct Scores<
+    'a,
+    S: Simd,
+    P: Product<S>,
+    const ROWS: usize,
+    const NARROW: usize,
+    const N: usize,
+    const COLS: usize,
+> {
+    pub(crate) product: P,
     /// Which of the queries.
     pub(crate) columns: Columns<N>,
     /// `[key_dim][query]`
     pub(crate) queries: &'a [[S::Vector; COLS]],
-    pub(crate) keys: Rows<'a, f32>,
+    pub(crate) keys: Rows<'a, P::Element>,
     /// `[key][query]`, of as many keys or fewer
     pub(crate) scores: &'a mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
-    for Scores<'_, S, F, ROWS, NARROW, N, COLS>
+impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
+    for Scores<'_, S, P, ROWS, NARROW, N, COLS>
 {
     type Output = [S::Vector; N];
 
     #[inline(always)]
     fn run(self) -> [S::Vector; N] {
-        let Self { function, columns, queries, keys, scores } = self;
-        let max = [function.simd.splat(f32::NEG_INFINITY); N];
-        let mut tile = Tile { function, columns, queries, keys, max };
+        let Self { product, columns, queries, keys, scores } = self;
+        let max = [product.simd().splat(f32::NEG_INFINITY); N];
+        let mut tile = Tile { product, columns, queries, keys, max };
         tile.all::<ROWS, NARROW>(scores);
         tile.max
     }
 }
 
-/// A score function on some backend.
-#[derive(Clone, Copy)]
-pub(crate) struct Function<'a, S, F> {
-    pub(crate) simd: S,
-    pub(crate) score: &'a F,
-    /// What becomes of its sums, where it is not linear.
-    pub(crate) factor: f32,
-}
-
-struct Tile<'a, S: Simd, F, const N: usize, const COLS: usize> {
-    function: Function<'a, S, F>,
+struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: usize> {
+    product: P,
     columns: Columns<N>,
     queries: &'a [[S::Vector; COLS]],
-    keys: Rows<'a, f32>,
+    keys: Rows<'a, P::Element>,
     /// The largest scores so far.
     max: [S::Vector; N],
 }
 
-impl<S: Simd, F: Score, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, F, N, COLS> {
+impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, P, N, COLS> {
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS]) {
-        let Self { function: Function { simd, score, factor }, columns, queries, keys, .. } = *self;
+        let Self { product, columns, queries, keys, .. } = *self;
+        let simd = product.simd();
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
-        let mut rows: [*const f32; ROWS] = from_fn(|i| keys.row_ptr(first + i));
+        let mut rows: [*const P::Element; ROWS] = from_fn(|i| keys.row_ptr(first + i));
         if N < 3 {
             // With so little to do in a step, decoding decides: each pointer would be computed from the one before.
             rows = black_box(rows);
@@ -77,8 +77,8 @@ impl<S: Simd, F: Score, const N: usize, const COLS: usize> Groups<[S::Vector; CO
         // SAFETY: the tile has these rows; `t < queries.len()`, which is the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| prefetch_next_group(&rows, keys.stride(), t);
-        let mut sums: [[S::Vector; N]; ROWS] = multiply((simd, score), columns, queries, key, next_group);
-        if !F::LINEAR {
+        let mut sums: [[S::Vector; N]; ROWS] = multiply(product, columns, queries, key, next_group);
+        if let Some(factor) = product.factor() {
             for sum in sums.as_flattened_mut() {
                 *sum = simd.mul(*sum, simd.splat(factor));
             }

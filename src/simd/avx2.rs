@@ -1,11 +1,8 @@
 //! 8 lanes and 16 registers: AVX2, FMA and F16C.
 
-use core::{
-    arch::x86_64::*,
-    sync::atomic::{AtomicU8, Ordering},
-};
+use core::arch::x86_64::*;
 
-use super::{Kernel, Simd, Task};
+use super::{Kernel, Known, NoPairs, Simd, Task};
 use crate::math::exp::polynomial;
 
 cpufeatures::new!(cpu, "avx2", "fma");
@@ -36,14 +33,8 @@ impl Avx2 {
 
 /// Whether the CPU converts half-precision numbers, as all known ones with AVX2 do; `cpufeatures` does not know of it.
 fn has_f16c() -> bool {
-    /// 0: not known yet; 1: no; 2: yes.
-    static KNOWN: AtomicU8 = AtomicU8::new(0);
-    let mut known = KNOWN.load(Ordering::Relaxed);
-    if known == 0 {
-        known = 1 + (__cpuid(1).ecx >> 29 & 1) as u8;
-        KNOWN.store(known, Ordering::Relaxed);
-    }
-    known == 2
+    static KNOWN: Known = Known::new();
+    KNOWN.get_or(|| __cpuid(1).ecx >> 29 & 1 == 1)
 }
 
 /// All ones in the lanes that the first `len` elements fill.
@@ -92,6 +83,8 @@ impl Simd for Avx2 {
     type Mask = __m256;
     type Square = [__m256; 8];
 
+    type Pairs = NoPairs;
+
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
     const FEW: usize = 4;
@@ -109,6 +102,11 @@ impl Simd for Avx2 {
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.outlined(task) }
+    }
+
+    #[inline(always)]
+    fn pairs(self) -> Option<NoPairs> {
+        None
     }
 
     #[inline(always)]

@@ -2,18 +2,25 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, Simd, Task};
+use super::{Kernel, Known, Pairs, Simd, Task};
 use crate::math::exp::polynomial;
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
 
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512 {
+    pairs: Option<Bf16Pairs>,
+}
 
 impl Avx512 {
     pub(super) fn new() -> Option<Self> {
-        cpu::get().then_some(Self(()))
+        cpu::get().then_some(Self { pairs: None })
+    }
+
+    /// With instructions for pairs of `bf16` numbers.
+    pub(super) fn with_bf16() -> Option<Self> {
+        (cpu::get() && has_bf16()).then_some(Self { pairs: Some(Bf16Pairs(())) })
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
@@ -29,6 +36,74 @@ impl Avx512 {
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
     fn outlined<T: Task>(self, task: T) -> T::Output {
         task.run()
+    }
+}
+
+/// Exists only on a CPU with AVX512-BF16, besides what [`Avx512`] asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16Pairs(());
+
+/// Whether the CPU multiplies pairs of `bf16` numbers; `cpufeatures` does not know of it.
+fn has_bf16() -> bool {
+    static KNOWN: Known = Known::new();
+    KNOWN.get_or(|| {
+        let has_leaf = |leaf| __cpuid(0).eax >= leaf;
+        has_leaf(7) && __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 5 & 1 == 1
+    })
+}
+
+impl Bf16Pairs {
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+    fn outlined<T: Task>(self, task: T) -> T::Output {
+        task.run()
+    }
+}
+
+impl Pairs<Avx512> for Bf16Pairs {
+    /// Without the numbers, no tile is to have room.
+    const KEY_TILE: usize = if cfg!(feature = "half") { 128 } else { 2 };
+
+    #[inline(never)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        // SAFETY: `self` exists, so the CPU has the features.
+        unsafe { self.outlined(task) }
+    }
+
+    #[inline(always)]
+    fn pair(self, first: __m512, second: __m512) -> __m512 {
+        /// The numbers of both vectors in turn.
+        const IN_TURN: [u16; 32] = {
+            let (mut numbers, mut i) = ([0; 32], 0);
+            while i < 32 {
+                numbers[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            numbers
+        };
+        // SAFETY: `self` exists, so the CPU has AVX512-BF16 and BW; the vectors have 512 bits, all of which mean something.
+        unsafe {
+            let numbers = core::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+            let in_turn = _mm512_loadu_epi16(IN_TURN.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(in_turn, numbers))
+        }
+    }
+
+    #[inline(always)]
+    fn split(self, pairs: __m512) -> [__m512; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
+        unsafe {
+            [0x0000_ffff, 0xffff_0000_u32]
+                .map(|mask| _mm512_and_ps(pairs, _mm512_castsi512_ps(_mm512_set1_epi32(mask as i32))))
+        }
+    }
+
+    #[inline(always)]
+    fn dot(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
+        unsafe {
+            let [a, b] = [a, b].map(|pairs| core::mem::transmute::<__m512, __m512bh>(pairs));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
     }
 }
 
@@ -58,6 +133,8 @@ impl Simd for Avx512 {
     type Mask = __mmask16;
     type Square = [__m512; 16];
 
+    type Pairs = Bf16Pairs;
+
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
     const FEW: usize = 8;
@@ -75,6 +152,11 @@ impl Simd for Avx512 {
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.outlined(task) }
+    }
+
+    #[inline(always)]
+    fn pairs(self) -> Option<Bf16Pairs> {
+        self.pairs
     }
 
     #[inline(always)]

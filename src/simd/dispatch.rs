@@ -20,11 +20,14 @@ pub enum Backend {
     Avx2,
     /// AVX-512 F, DQ, BW and VL, on x86-64.
     Avx512,
+    /// Those and AVX512-BF16, on x86-64: [`Avx512`](Self::Avx512), but that many queries of `bf16` with keys and values of `bf16` are
+    /// [multiplied as such](crate::Attention::forward).
+    Avx512Bf16,
 }
 
 impl Backend {
     /// All there are, from the slowest to the fastest.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// Those that this CPU can run, from the slowest to the fastest; never none.
     ///
@@ -63,8 +66,10 @@ impl Backend {
             Self::Avx2 => Avx2::new().map(Token::Avx2),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512::new().map(Token::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Avx512::with_bf16().map(Token::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => None,
+            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => None,
         }
     }
 }
@@ -75,6 +80,7 @@ impl fmt::Display for Backend {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
         })
     }
 }

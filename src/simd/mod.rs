@@ -37,6 +37,29 @@ pub(crate) trait Task {
     fn run(self) -> Self::Output;
 }
 
+/// What is asked of the CPU once: a virtual one takes its time to answer.
+#[cfg(target_arch = "x86_64")]
+struct Known(core::sync::atomic::AtomicU8);
+
+#[cfg(target_arch = "x86_64")]
+impl Known {
+    const YES: u8 = 2;
+
+    const fn new() -> Self {
+        Self(core::sync::atomic::AtomicU8::new(0))
+    }
+
+    fn get_or(&self, ask: impl FnOnce() -> bool) -> bool {
+        use core::sync::atomic::Ordering::Relaxed;
+        let mut known = self.0.load(Relaxed);
+        if known == 0 {
+            known = if ask() { Self::YES } else { 1 };
+            self.0.store(known, Relaxed);
+        }
+        known == Self::YES
+    }
+}
+
 /// Bytes that come from memory together.
 pub(crate) const CACHE_LINE: usize = 64;
 
@@ -78,6 +101,9 @@ pub(crate) trait Simd: Copy {
 
     /// Elements of a vector.
     const LANES: usize;
+    /// What this backend has for pairs of `bf16`.
+    type Pairs: Pairs<Self>;
+
     /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
     const MAX_COLS: usize;
     /// Up to so many queries have [products of their own](crate::kernel::decode): 1, 4 or 8.
@@ -93,6 +119,9 @@ pub(crate) trait Simd: Copy {
 
     /// Runs `task`, compiled for this backend.
     fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// `None` where the CPU has nothing of the kind, or it is not wanted.
+    fn pairs(self) -> Option<Self::Pairs>;
 
     fn splat(self, x: f32) -> Self::Vector;
 
@@ -165,6 +194,50 @@ pub(crate) trait Simd: Copy {
 
     /// The largest of all lanes of each; of no use where one is NaN.
     fn max_each(self, of: [Self::Vector; 4]) -> [f32; 4];
+}
+
+/// Instructions for `bf16` numbers that stand two by two in the lanes of a vector, the first in the lower half of the 32 bits.
+///
+/// Subnormal numbers count as zeros.
+pub(crate) trait Pairs<S: Simd>: Copy {
+    /// Keys of a tile, an even number.
+    const KEY_TILE: usize;
+
+    /// Runs `task`, compiled for these instructions too.
+    fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// Pairs of the nearest numbers, of two the even one.
+    fn pair(self, first: S::Vector, second: S::Vector) -> S::Vector;
+
+    /// The same pairs with zeros in the place of the second, and in the place of the first.
+    fn split(self, pairs: S::Vector) -> [S::Vector; 2];
+
+    /// `sum + a[1] * b[1] + a[0] * b[0]`, rounded after either sum.
+    fn dot(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
+}
+
+/// Of a backend without.
+#[derive(Clone, Copy)]
+pub(crate) enum NoPairs {}
+
+impl<S: Simd> Pairs<S> for NoPairs {
+    const KEY_TILE: usize = 2;
+
+    fn call<T: Task>(self, _: T) -> T::Output {
+        match self {}
+    }
+
+    fn pair(self, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self {}
+    }
+
+    fn split(self, _: S::Vector) -> [S::Vector; 2] {
+        match self {}
+    }
+
+    fn dot(self, _: S::Vector, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self {}
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
 
-use super::{Kernel, Simd, Task};
+use super::{Kernel, NoPairs, Simd, Task};
 use crate::math::exp::polynomial;
 
 #[cfg(target_feature = "avx512f")]
@@ -41,6 +41,8 @@ impl Simd for Portable {
     type Mask = Floats;
     type Square = [Floats; LANES];
 
+    type Pairs = NoPairs;
+
     const LANES: usize = LANES;
     const MAX_COLS: usize = if SCALAR { 1 } else { 2 };
     const FEW: usize = if SCALAR { 1 } else { 4 };
@@ -59,6 +61,11 @@ impl Simd for Portable {
     #[inline(never)]
     fn call<T: Task>(self, task: T) -> T::Output {
         task.run()
+    }
+
+    #[inline(always)]
+    fn pairs(self) -> Option<NoPairs> {
+        None
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! A call of the crate with all that it needs, owned.
 
 use super::{
-    cache::{Cache, with_kv},
+    cache::{Cache, Kept, Kind, with_kv},
     functions::{Distance, Function, Sizes},
     modifiers::Modifiers,
     pattern::{Pattern, Sequence},
@@ -26,6 +26,8 @@ pub struct Case {
     pub q: Tensor<f32>,
     pub k: Tensor<f32>,
     pub v: Tensor<f32>,
+    /// What queries are kept in, of which they are numbers: floating-point ones.
+    pub queries: Kind,
     /// What keys and values are kept in, of which they are numbers.
     pub cache: Cache,
     /// The output before the call, full of [`MARKER`].
@@ -57,6 +59,27 @@ impl<T: Real<Sum = T>> Answer<T> {
         let scores = self.scores.iter().flat_map(|scores| &scores.data);
         self.out.data.iter().chain(&self.lse).chain(scores)
     }
+}
+
+/// The expression, of a case's queries.
+macro_rules! with_queries {
+    ($case:expr, $q:ident => $result:expr) => {{
+        macro_rules! of {
+            ($type:ty) => {{
+                let (queries, _) = <$type>::keep(&$case.q, $case.queries);
+                let $q = queries.view()?;
+                $result
+            }};
+        }
+        match $case.queries {
+            Kind::F16 => of!(half::f16),
+            Kind::Bf16 => of!(half::bf16),
+            _ => {
+                let $q = $case.q.view()?;
+                $result
+            }
+        }
+    }};
 }
 
 /// The expression, of a case's attention, the type of which depends on its score function and its closures.
@@ -144,6 +167,13 @@ impl Case {
         Ok(self.pattern.lens.as_ref().map_or(kv, |lens| kv.lens(lens)))
     }
 
+    /// Whether products of many queries may be of pairs of `bf16`.
+    pub fn is_in_pairs(&self) -> bool {
+        let is_dot = matches!(self.function, Function::Dot) && self.k.shape.dim.is_multiple_of(2);
+        let is_asked_for = !self.modifiers.batch_invariant && self.scores.is_none();
+        is_dot && is_asked_for && self.queries == Kind::Bf16 && self.cache.kind == Kind::Bf16
+    }
+
     pub fn kv_len(&self) -> usize {
         self.k.shape.len
     }
@@ -178,6 +208,7 @@ impl Case {
             q: row(&self.q),
             k: whole(&self.k),
             v: whole(&self.v),
+            queries: self.queries,
             cache: self.cache,
             out: row(&self.out),
             scores: self.scores.as_ref().map(|(stage, scores)| (*stage, row(scores))),
@@ -237,18 +268,18 @@ impl Case {
         threads: usize,
         shortage: usize,
     ) -> Result<(), Error> {
-        with_attention!(self, attention => with_kv!(self, kv => {
+        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
             let output = answer.output(self.stage())?;
-            run(&attention.backend(backend).prepare(self.q.view()?, kv, output)?, threads, shortage)
-        }))
+            run(&attention.backend(backend).prepare(q, kv, output)?, threads, shortage)
+        })))
     }
 
     /// [`Attention::forward`].
     pub fn forward(&self, backend: Backend, answer: &mut Answer<f32>, scratch: &mut [f32]) -> Result<(), Error> {
-        with_attention!(self, attention => with_kv!(self, kv => {
+        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
             let output = answer.output(self.stage())?;
-            attention.backend(backend).forward(self.q.view()?, kv, output, scratch)
-        }))
+            attention.backend(backend).forward(q, kv, output, scratch)
+        })))
     }
 
     /// The answer of a backend. Elements between the output's rows must stay as they are.
@@ -283,9 +314,9 @@ impl Case {
     }
 
     pub fn reference_into(&self, answer: &mut Answer<f64>) -> Result<(), Error> {
-        with_attention!(self, attention => with_kv!(self, kv => {
-            reference::forward(&attention, self.q.view()?, kv, answer.output(self.stage())?)
-        }))
+        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
+            reference::forward(&attention, q, kv, answer.output(self.stage())?)
+        })))
     }
 }
 

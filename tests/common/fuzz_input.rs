@@ -304,6 +304,7 @@ impl Call {
             q,
             k,
             v,
+            queries: Kind::F32,
             cache: Cache::PLAIN,
             out,
         };
@@ -313,22 +314,24 @@ impl Call {
             kind: [Kind::F32, Kind::F16, Kind::Bf16, Kind::I8(1), Kind::I8(4)][bytes.below(5)],
             page_size: bytes.some(|bytes| 1 + bytes.below(64)),
         };
-        Self { case, backend, lse_excess, scratch_shortage }.with_cache(cache)
+        let queries = [Kind::F32, Kind::F16, Kind::Bf16][bytes.below(3)];
+        Self { case, backend, lse_excess, scratch_shortage }.with_kinds(queries, cache)
     }
 
-    /// With keys and values kept in a cache, if there can be one.
-    fn with_cache(mut self, cache: Cache) -> Self {
-        let Case { k, v, .. } = &self.case;
+    /// With queries of some type, and with keys and values kept in a cache, if there can be such.
+    fn with_kinds(mut self, queries: Kind, cache: Cache) -> Self {
+        let Case { q, k, v, .. } = &self.case;
         let is_small = |tensor: &Tensor<f32>| {
             let Shape { batch, heads, len, dim } = tensor.shape;
             let elements = [heads, len, dim].iter().try_fold(batch, |n, extent| n.checked_mul(*extent));
             tensor.view().is_ok() && elements.is_some_and(|n| n as u128 <= STORAGE)
         };
         let is_pair = Shape { dim: v.shape.dim, ..k.shape } == v.shape;
-        if is_pair && is_small(k) && is_small(v) && !self.is_heavy() {
-            let Case { k, v, .. } = &mut self.case;
+        if is_pair && is_small(q) && is_small(k) && is_small(v) && !self.is_heavy() {
+            let Case { q, k, v, .. } = &mut self.case;
+            queries.round(q);
             [k, v].into_iter().for_each(|tensor| cache.kind.round(tensor));
-            self.case.cache = cache;
+            (self.case.queries, self.case.cache) = (queries, cache);
         }
         self
     }

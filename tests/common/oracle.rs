@@ -10,6 +10,8 @@
 //! - If each score `s_j` is off by at most `e_j`, the weight of a key is off by at most the factor `e^(e_j + E)`, where
 //!   `E = ln sum_j p_j e^(e_j)` bounds what the sum is off by; and a sum of `n` weights adds `(n + few) U`.
 //!
+//! - Pairs of `bf16`: a weight is off by `U_BF16` more, subnormal numbers count as zeros, and scores are scaled last.
+//!
 //! No correct kernel can fail, whatever the input; one that loses a key, a rescaling or a lane cannot pass.
 //! How much *better* than the bound the kernels are is measured by `promises.rs` and `minilm.rs`.
 
@@ -25,6 +27,8 @@ use simd_attention::{Backend, Shape, Stage};
 
 /// Unit roundoff of f32.
 pub const U: f64 = f32::EPSILON as f64 / 2.0;
+/// Unit roundoff of `bf16`.
+const U_BF16: f64 = 1.0 / 256.0;
 /// Half the smallest subnormal: the most that rounding a subnormal result is off by.
 const SUBNORMAL: f64 = f32::MIN_POSITIVE as f64 * U;
 /// Roundings besides those that grow with a dimension: scale (2), difference to the maximum and rescaling (4), exponential (4),
@@ -47,17 +51,23 @@ pub struct Oracle {
     name: String,
     exact: Answer<f64>,
     tolerance: Answer<f64>,
+    /// That of products of pairs, if there may be some.
+    of_pairs: Option<Answer<f64>>,
 }
 
 impl Oracle {
     pub fn new(case: &Case) -> Self {
         let exact = case.reference();
-        Self { name: case.name.clone(), tolerance: Bounds::new(case, &exact).tolerance(), exact }
+        let bounds = Bounds::new(case, &exact);
+        let tolerance = bounds.tolerance();
+        let of_pairs = case.is_in_pairs().then(|| Bounds { in_pairs: true, ..bounds }.tolerance());
+        Self { name: case.name.clone(), tolerance, of_pairs, exact }
     }
 
     /// Panics unless each element of `actual` is as close to the reference as it must be.
     pub fn check(&self, backend: Backend, actual: &Answer<f32>) {
-        let Self { name, exact, tolerance } = self;
+        let Self { name, exact, tolerance, of_pairs } = self;
+        let tolerance = of_pairs.as_ref().filter(|_| backend == Backend::Avx512Bf16).unwrap_or(tolerance);
         for row in exact.out.rows() {
             let i = exact.out.index(row);
             let (got, want, within) = (actual.lse[i], exact.lse[i], tolerance.lse[i]);
@@ -77,11 +87,11 @@ impl Oracle {
     }
 }
 
-/// Holds every backend of this machine to the reference.
+/// Holds every backend of this machine to the reference; that for pairs, which without them is another's code, where there may be some.
 pub fn check(plan: &Plan) {
     let case = plan.case();
     let oracle = Oracle::new(&case);
-    for backend in Backend::available() {
+    for backend in Backend::available().filter(|backend| *backend != Backend::Avx512Bf16 || case.is_in_pairs()) {
         oracle.check(backend, &case.run(backend));
     }
 }
@@ -161,6 +171,8 @@ struct Bounds<'a> {
     products: Tensor<f64>,
     /// Of queries, keys and values.
     ranges: [Range; 3],
+    /// Whether products are of pairs of `bf16`.
+    in_pairs: bool,
 }
 
 /// A key that a query sees.
@@ -175,7 +187,7 @@ struct Key {
 impl<'a> Bounds<'a> {
     fn new(case: &'a Case, exact: &'a Answer<f64>) -> Self {
         let ranges = [&case.q, &case.k, &case.v].map(Range::of);
-        Self { case, exact, scores: scores(case, Stage::Masked), products: products(case), ranges }
+        Self { case, exact, scores: scores(case, Stage::Masked), products: products(case), ranges, in_pairs: false }
     }
 
     /// The bound for every element; zero for rows of no sequence, which stay as they are.
@@ -219,6 +231,7 @@ impl<'a> Bounds<'a> {
     fn bound_output(&self, [b, h, _]: Row, keys: &[Key], shares: &Shares, bounds: &mut [f64]) {
         let Shape { heads, len, .. } = self.case.v.shape;
         let [_, _, v] = &self.ranges;
+        let [rounding, flushed] = if self.in_pairs { [U_BF16, TINY] } else { [0.0; 2] };
         if keys.is_empty() {
             return;
         }
@@ -228,14 +241,15 @@ impl<'a> Bounds<'a> {
         if shares.is_out_of_range || is_undefined || len as f64 * v.largest >= LIMIT {
             return bounds.fill(f64::INFINITY);
         }
-        for (key, error) in keys.iter().zip(&shares.errors) {
+        for ((key, error), share) in keys.iter().zip(&shares.errors).zip(&shares.shares) {
+            let error = error + (share + error) * rounding;
             let values = self.case.v.row([b, kv_head, key.index]);
             for (bound, value) in bounds.iter_mut().zip(values) {
                 *bound += error * size((*value).into());
             }
         }
         // Weights below the smallest normal number may be zero, and so may products with them.
-        let underflow = 2.0 * len as f64 * (TINY * v.largest + SUBNORMAL);
+        let underflow = 2.0 * len as f64 * (TINY * v.largest + SUBNORMAL + flushed);
         for bound in bounds {
             // However wrong the weights: both results are averages of the values.
             *bound = bound.min(2.0 * v.largest) + underflow;
@@ -274,14 +288,22 @@ impl<'a> Bounds<'a> {
         let product = f64::from(self.case.scale()).abs() * unscaled;
         let scale = f64::from(self.case.scale()).abs() / cap.unwrap_or(1.0);
         // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
-        let vanishes = (scale * q.smallest < 2.0 * SUBNORMAL || gain > 1.0) && !k.is_finite;
-        let late_scale = if function.is_linear() { 1.0 } else { scale.max(1.0) };
-        let largest = if function.is_linear() { scale * q.largest * gain } else { (q.largest * gain).max(unscaled) };
+        let least = if self.in_pairs { TINY } else { 2.0 * SUBNORMAL / scale };
+        let vanishes = (q.smallest < least || gain > 1.0) && !k.is_finite;
+        let vanishes = vanishes || self.in_pairs && k.smallest < TINY && !q.is_finite;
+        let scales_queries = function.is_linear() && !self.in_pairs;
+        let late_scale = if scales_queries { 1.0 } else { scale.max(1.0) };
+        let largest = if scales_queries { scale * q.largest * gain } else { (q.largest * gain).max(unscaled) };
         let is_out_of_range = largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
         // A scale so small that it is rounded as a subnormal, and queries and products that become subnormal when scaled.
         let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
         let scaling_error = head_dim * SUBNORMAL * gain * (k.largest + 10.0) * (cap.unwrap_or(0.0) + 1.0) * late_scale;
-        let error = ((head_dim + few) * U + scale_error) * product + scaling_error;
+        let flushed = if self.in_pairs {
+            2.0 * head_dim * TINY * (q.largest + k.largest + 1.0) * f64::from(self.case.scale()).abs()
+        } else {
+            0.0
+        };
+        let error = ((head_dim + few) * U + scale_error) * product + scaling_error + flushed;
         if is_out_of_range {
             return f64::INFINITY;
         }
@@ -323,7 +345,8 @@ const TINY: f64 = f32::MIN_POSITIVE as f64;
 
 /// How far off the softmax of a row may be.
 struct Shares {
-    /// Of each key's weight.
+    /// Each key's weight, and what it is off by.
+    shares: Vec<f64>,
     errors: Vec<f64>,
     lse_error: f64,
     /// Where f32 promises nothing.
@@ -345,7 +368,8 @@ impl Shares {
                 _ => U,
             };
             let error = if is_out_of_range { f64::INFINITY } else { 0.0 };
-            return Self { errors: vec![error; keys.len()], lse_error, is_out_of_range, are_none };
+            let shares = vec![0.0; keys.len()];
+            return Self { shares, errors: vec![error; keys.len()], lse_error, is_out_of_range, are_none };
         }
         // Differences to the maximum are rounded too.
         let max = lse.abs() + (all().count() as f64).ln();
@@ -359,6 +383,7 @@ impl Shares {
         };
         let lse_error = if keys.is_empty() { sink.map_or(0.0, |sink| sink.error) } else { total_error + sum_error };
         Self {
+            shares: keys.iter().map(|key| raised(key.score - lse, 0.0)).collect(),
             errors: keys.iter().map(share_error).collect(),
             lse_error: lse_error + 4.0 * U * lse.abs(),
             is_out_of_range,

@@ -1,7 +1,7 @@
 //! A case in numbers.
 
 use super::{
-    cache::Cache,
+    cache::{Cache, Kind},
     case::{Case, MARKER},
     functions::FunctionKind,
     modifiers::{BiasPlan, Modifiers},
@@ -42,6 +42,8 @@ pub struct Plan {
     pub q: (Layout, Content),
     pub k: (Layout, Content),
     pub v: (Layout, Content),
+    /// What queries are kept in, of which they are numbers: floating-point ones.
+    pub queries: Kind,
     pub cache: Cache,
     pub out: Layout,
     /// Whether scores are asked for.
@@ -78,6 +80,7 @@ impl Plan {
             q: plain,
             k: plain,
             v: plain,
+            queries: Kind::F32,
             cache: Cache::PLAIN,
             out: Layout::HeadsFirst,
             scores: None,
@@ -91,9 +94,10 @@ impl Plan {
         let mut tensor = |heads, len, dim, (layout, content)| {
             Tensor::random(Shape { batch, heads, len, dim }, layout, content, &mut random)
         };
-        let q = tensor(q_heads, q_len, function.query_dim(head_dim), self.q);
+        let mut q = tensor(q_heads, q_len, function.query_dim(head_dim), self.q);
         let mut k = tensor(kv_heads, kv_len, head_dim, self.k);
         let mut v = tensor(kv_heads, kv_len, value_dim, self.v);
+        self.queries.round(&mut q);
         [&mut k, &mut v].into_iter().for_each(|tensor| self.cache.kind.round(tensor));
         let case = Case {
             name: format!("{self:?}"),
@@ -103,6 +107,7 @@ impl Plan {
             q,
             k,
             v,
+            queries: self.queries,
             cache: self.cache,
             out: Tensor::filled(Shape { dim: value_dim, ..self.matrix() }, self.out, MARKER),
             scores: self

@@ -15,6 +15,8 @@ fn detected(backend: Backend) -> bool {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512vl")
         }
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512Bf16 => detected(Backend::Avx512) && is_x86_feature_detected!("avx512bf16"),
         _ => false,
     }
 }

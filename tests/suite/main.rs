@@ -16,6 +16,7 @@ mod merge;
 mod minilm;
 mod multi_head;
 mod no_alloc;
+mod pairs;
 mod promises;
 mod proptests;
 mod ranges;

@@ -122,11 +122,15 @@ fn cache() -> impl Strategy<Value = Cache> {
     let kind = prop_oneof![
         4 => Just(Kind::F32),
         1 => Just(Kind::F16),
-        1 => Just(Kind::Bf16),
+        3 => Just(Kind::Bf16),
         1 => Just(Kind::I8(1)),
         1 => (1usize..20).prop_map(Kind::I8),
     ];
     (kind, seldom(1usize..100)).prop_map(|(kind, page_size)| Cache { kind, page_size })
+}
+
+fn queries() -> impl Strategy<Value = Kind> {
+    prop_oneof![4 => Just(Kind::F32), 1 => Just(Kind::F16), 2 => Just(Kind::Bf16)]
 }
 
 prop_compose! {
@@ -170,11 +174,11 @@ prop_compose! {
         sinks in seldom(prop_oneof![2 => Just(Content::Normal(2.0)), 1 => Just(Content::Masking)]),
         score_rule in seldom(score_kind()),
         scores in seldom((stage(), layout())),
-        function in function(),
-        batch_invariant in any::<bool>(),
-        cache in cache(),
+        (function, batch_invariant) in (function(), any::<bool>()),
+        (queries, cache) in (queries(), cache()),
     ) -> Plan {
-        Plan { function, batch_invariant, cache, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..masked }
+        let kept = Plan { queries, cache, ..masked };
+        Plan { function, batch_invariant, softcap, bias, alibi_slopes, sinks, score_rule, scores, ..kept }
     }
 }
 

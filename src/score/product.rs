@@ -1,0 +1,122 @@
+//! What register tiles sum up.
+
+use super::{
+    function::{Dot, Score},
+    lanes::InLanes,
+};
+use crate::{
+    simd::{Pairs, Simd},
+    view::Pair,
+};
+
+/// What is made of a vector of one factor and a number, or a pair of numbers, of the other.
+pub(crate) trait Product<S: Simd>: Copy {
+    /// What is read of the factor that is not in lanes.
+    type Element: Copy;
+
+    fn simd(&self) -> S;
+
+    /// One element in all lanes.
+    fn splat(&self, element: Self::Element) -> S::Vector;
+
+    /// Adds what number `t` of a sum is.
+    fn add(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector;
+
+    /// As [`add`](Self::add), but where the factor in lanes is a negative mark.
+    fn add_unmarked(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector;
+
+    /// What sums are yet to be multiplied with.
+    fn factor(&self) -> Option<f32>;
+}
+
+/// A score function on some backend.
+#[derive(Clone, Copy)]
+pub(crate) struct Function<'a, S, F> {
+    pub(crate) simd: S,
+    pub(crate) score: &'a F,
+    /// What becomes of its sums, where it is not linear.
+    pub(crate) factor: f32,
+}
+
+impl<S> Function<'_, S, Dot> {
+    /// The plain product of two matrices.
+    pub(crate) const fn dot(simd: S) -> Self {
+        Self { simd, score: &Dot, factor: 1.0 }
+    }
+}
+
+impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
+    type Element = f32;
+
+    #[inline(always)]
+    fn simd(&self) -> S {
+        self.simd
+    }
+
+    #[inline(always)]
+    fn splat(&self, element: f32) -> S::Vector {
+        self.simd.splat(element)
+    }
+
+    #[inline(always)]
+    fn add(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector {
+        let [sum, in_lanes, other] = [sum, in_lanes, other].map(|x| InLanes(self.simd, x));
+        self.score.add(sum, in_lanes, other, t).1
+    }
+
+    #[inline(always)]
+    fn add_unmarked(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector {
+        let is_marked = self.simd.less(in_lanes, self.simd.splat(0.0));
+        self.simd.select(is_marked, sum, self.add(sum, in_lanes, other, t))
+    }
+
+    #[inline(always)]
+    fn factor(&self) -> Option<f32> {
+        (!F::LINEAR).then_some(self.factor)
+    }
+}
+
+/// Dot products of pairs of `bf16` numbers.
+#[derive(Clone, Copy)]
+pub(crate) struct PairDot<S: Simd> {
+    pub(crate) simd: S,
+    pub(crate) pairs: S::Pairs,
+    /// What becomes of its sums.
+    pub(crate) factor: f32,
+}
+
+impl<S: Simd> Product<S> for PairDot<S> {
+    type Element = Pair;
+
+    #[inline(always)]
+    fn simd(&self) -> S {
+        self.simd
+    }
+
+    #[inline(always)]
+    fn splat(&self, [first, second]: Pair) -> S::Vector {
+        self.simd.splat(f32::from_bits(u32::from(first) | u32::from(second) << 16))
+    }
+
+    #[inline(always)]
+    fn add(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, _: usize) -> S::Vector {
+        self.pairs.dot(in_lanes, other, sum)
+    }
+
+    #[inline(always)]
+    fn add_unmarked(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector {
+        let Self { simd, pairs, .. } = *self;
+        let ([a0, a1], [b0, b1]) = (pairs.split(in_lanes), pairs.split(other));
+        // Of a mark, -1, the sign is set and the largest bit of the exponent is not; of no weight, NaN included.
+        let unless_marked = |sum, a, b, sign| {
+            let with = self.add(sum, a, b, t);
+            simd.select(simd.has_bit(a, sign), simd.select(simd.has_bit(a, sign - 1), with, sum), with)
+        };
+        unless_marked(unless_marked(sum, a1, b1, 31), a0, b0, 15)
+    }
+
+    #[inline(always)]
+    fn factor(&self) -> Option<f32> {
+        Some(self.factor)
+    }
+}

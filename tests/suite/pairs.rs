@@ -1,0 +1,156 @@
+//! Products of pairs of `bf16`, where a CPU has them: many queries, keys and values that are all `bf16`.
+
+use crate::common::{
+    Band, BiasPlan, Cache, Content, GARBAGE, GridPlan, Kind, Layout, Lens, MaskKind, Plan, assert_same,
+    assert_same_row, check,
+};
+use simd_attention::Backend;
+
+const PAIRS: Cache = Cache::of(Kind::Bf16);
+
+fn plan([q_len, kv_len]: [usize; 2], dims: [usize; 2]) -> Plan {
+    Plan { queries: Kind::Bf16, cache: PAIRS, ..Plan::new([q_len, kv_len], dims) }
+}
+
+/// Bands whose edges are odd for some queries and even for others, wide and narrow.
+const BANDS: [Band; 5] = [
+    Band::DENSE,
+    Band::CAUSAL,
+    Band::window(Some(70), Some(0)),
+    Band::window(Some(3), Some(4)),
+    Band::window(Some(0), Some(0)),
+];
+
+#[test]
+fn dimensions_about_vectors() {
+    for dim in [1, 2, 3, 4, 6, 7, 8, 10, 14, 15, 16, 17, 18, 30, 31, 32, 34, 62, 64, 66, 100, 128, 130] {
+        for q_len in [9, 40] {
+            check(&plan([q_len, 40], [dim, 2]));
+            check(&plan([q_len, 41], [2, dim]));
+        }
+    }
+}
+
+#[test]
+fn lengths_about_vectors_and_tiles() {
+    for kv_len in [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 258, 300, 383, 385, 513] {
+        for q_len in [9, 17, 33, 49, 100] {
+            for band in BANDS {
+                check(&Plan { band, ..plan([q_len, kv_len], [6, 5]) });
+            }
+        }
+    }
+}
+
+/// Everything that is done to scores.
+#[test]
+fn with_masks_and_modifiers() {
+    let own = Content::Normal(1.0);
+    for page_size in [None, Some(1), Some(7), Some(16), Some(128)] {
+        for band in BANDS {
+            let cache = Cache { page_size, ..PAIRS };
+            let plan = Plan { band, cache, batch: 2, q_heads: 4, kv_heads: 2, ..plan([60, 200], [16, 8]) };
+            check(&Plan { mask: Some(GridPlan::HALF), softcap: Some(5.0), bias: Some(BiasPlan::new(own)), ..plan });
+            check(&Plan { alibi_slopes: Some(own), sinks: Some(own), batch: 1, packed: Some(3), ..plan });
+            check(&Plan { scale: Some(-0.3), lens: Lens::Random, mask_rule: Some(MaskKind::Parity), ..plan });
+            check(&Plan { bias: Some(BiasPlan::new(Content::Masking)), ..plan });
+        }
+    }
+}
+
+#[test]
+fn numbers_of_any_size() {
+    for content in [
+        Content::Mixed,
+        Content::Subnormal,
+        Content::Magnitudes(-140, 127),
+        Content::Normal(30.0),
+        Content::Normal(0.0),
+    ] {
+        let layout = Layout::HeadsFirst;
+        let plan = plan([40, 150], [12, 10]);
+        check(&Plan { q: (layout, content), ..plan });
+        check(&Plan { k: (layout, content), ..plan });
+        check(&Plan { v: (layout, content), ..plan });
+    }
+}
+
+/// Neither pages nor rows that cannot be read in pairs where they lie change a bit.
+#[test]
+fn layouts_and_pages_change_no_bit() {
+    for band in BANDS {
+        let even = Plan { band, q_heads: 4, kv_heads: 2, ..plan([60, 320], [24, 20]) };
+        for backend in Backend::available() {
+            let expected = even.case().run(backend);
+            for page_size in [1, 7, 16, 64, 320] {
+                let cache = Cache { page_size: Some(page_size), ..PAIRS };
+                let paged = even.case().with(|case| case.cache = cache);
+                assert_same(&format!("{backend}, {cache:?}"), &paged.run(backend), &expected);
+            }
+            let content = Content::Normal(1.0);
+            let odd = Plan { k: (Layout::Padded(1), content), v: (Layout::Padded(3), content), ..even };
+            assert_same(&format!("{backend}, odd strides"), &odd.case().run(backend), &expected);
+        }
+    }
+}
+
+/// A row does not depend on what it does not see, even if others do.
+#[test]
+fn masked_garbage_is_not_observed() {
+    for band in BANDS {
+        for mask in [None, Some(GridPlan::HALF)] {
+            let case = Plan { q_heads: 2, band, mask, lens: Lens::Random, ..plan([60, 200], [16, 16]) }.case();
+            let [sequence] = &case.sequences()[..] else { panic!("one sequence") };
+            for backend in Backend::available() {
+                let expected = case.run(backend);
+                for garbage in GARBAGE {
+                    for i in [0, 20, 21, 59] {
+                        let row = [0, 1, i];
+                        let spoilt = case.spoilt(sequence, row, garbage).run(backend);
+                        let what = format!("{backend}, {}, {garbage}", case.name);
+                        assert_same_row(&what, (&spoilt, row), (&expected, row));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A prompt in one call and in pieces of more queries than count as few.
+#[test]
+fn pieces_give_the_bits_of_the_whole() {
+    for (q_heads, band) in [(1, Band::CAUSAL), (4, Band::CAUSAL), (4, Band::window(Some(71), Some(0)))] {
+        let whole = Plan { q_heads, band, ..plan([150, 301], [20, 12]) }.case();
+        let [sequence] = &whole.sequences()[..] else { panic!("one sequence") };
+        for backend in Backend::available() {
+            let expected = whole.run(backend);
+            for size in [10, 15, 50] {
+                for first in (0..150).step_by(size) {
+                    let queries = first..first + size;
+                    let piece = whole.only(sequence, queries.clone()).run(backend);
+                    for row in queries.flat_map(|i| (0..q_heads).map(move |h| [0, h, i])) {
+                        assert_same_row(&format!("{backend}, pieces of {size}"), (&piece, row), (&expected, row));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Weights are rounded by the backend that has pairs, and by it alone; and not where sums are to be the same for few queries.
+#[test]
+fn pairs_are_what_is_computed_with() {
+    if !Backend::Avx512Bf16.is_available() {
+        return;
+    }
+    let bits = |plan: Plan, backend| plan.case().run(backend).out.data.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    let differ = |plan| bits(plan, Backend::Avx512Bf16) != bits(plan, Backend::Avx512);
+    let plan = plan([40, 100], [16, 16]);
+    assert!(differ(plan));
+    assert!(differ(Plan { q_len: 9, ..plan }));
+    assert!(!differ(Plan { q_len: 8, ..plan }));
+    assert!(!differ(Plan { batch_invariant: true, ..plan }));
+    assert!(!differ(Plan { queries: Kind::F32, ..plan }));
+    assert!(!differ(Plan { head_dim: 15, ..plan }));
+    assert!(!differ(Plan { cache: Cache::of(Kind::F16), ..plan }));
+}
