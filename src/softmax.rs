@@ -6,7 +6,7 @@ use crate::{
     kernel::Columns,
     score::modify::Strided,
     scratch::elements_mut,
-    simd::Simd,
+    simd::{Pairs, Simd},
     view::{RowsMut, Walk},
 };
 
@@ -37,15 +37,8 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let simd = self.simd;
-        let zero = simd.splat(0.0);
-        let max = columns.of_mut(&mut self.max);
-        let (mut offset, mut rescale, mut sum) = ([zero; N], [zero; N], [zero; N]);
-        for c in 0..N {
-            let old = max[c];
-            max[c] = simd.max(old, tile_max[c]);
-            offset[c] = finite_or_zero(simd, max[c]);
-            rescale[c] = simd.exp2(simd.sub(old, offset[c]));
-        }
+        let (offset, rescale) = self.raise(columns, tile_max);
+        let mut sum = [simd.splat(0.0); N];
         for row in scores {
             let row = columns.of_mut(row);
             for c in 0..N {
@@ -53,11 +46,64 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
                 sum[c] = simd.add(sum[c], row[c]);
             }
         }
+        self.add(columns, sum, rescale);
+        rescale
+    }
+
+    /// [`update`](Self::update) for an even number of scores, the weights of which become pairs: the first half of the rows.
+    #[inline(always)]
+    pub(crate) fn update_in_pairs<const N: usize>(
+        &mut self,
+        pairs: S::Pairs,
+        columns: Columns<N>,
+        tile_max: [S::Vector; N],
+        scores: &mut [[S::Vector; COLS]],
+    ) -> [S::Vector; N] {
+        let simd = self.simd;
+        let (offset, rescale) = self.raise(columns, tile_max);
+        let mut sum = [simd.splat(0.0); N];
+        for i in 0..scores.len() / 2 {
+            let Some([first, second]) = scores.get(2 * i..).and_then(<[_]>::first_chunk) else { break };
+            let [mut first, mut second] = [*columns.of(first), *columns.of(second)];
+            for c in 0..N {
+                first[c] = simd.exp2(simd.sub(first[c], offset[c]));
+                second[c] = simd.exp2(simd.sub(second[c], offset[c]));
+                sum[c] = simd.add(simd.add(sum[c], first[c]), second[c]);
+            }
+            if let Some(to) = scores.get_mut(i) {
+                *columns.of_mut(to) = from_fn(|c| pairs.pair(first[c], second[c]));
+            }
+        }
+        self.add(columns, sum, rescale);
+        rescale
+    }
+
+    /// Takes a tile's maxima into account. Gives what is to be subtracted from its scores, and what sums so far are to be multiplied with.
+    #[inline(always)]
+    fn raise<const N: usize>(
+        &mut self,
+        columns: Columns<N>,
+        tile_max: [S::Vector; N],
+    ) -> ([S::Vector; N], [S::Vector; N]) {
+        let simd = self.simd;
+        let max = columns.of_mut(&mut self.max);
+        let (mut offset, mut rescale) = (tile_max, tile_max);
+        for c in 0..N {
+            let old = max[c];
+            max[c] = simd.max(old, tile_max[c]);
+            offset[c] = finite_or_zero(simd, max[c]);
+            rescale[c] = simd.exp2(simd.sub(old, offset[c]));
+        }
+        (offset, rescale)
+    }
+
+    /// Adds the sums of a tile's weights.
+    #[inline(always)]
+    fn add<const N: usize>(&mut self, columns: Columns<N>, sum: [S::Vector; N], rescale: [S::Vector; N]) {
         let total = columns.of_mut(&mut self.sum);
         for c in 0..N {
-            total[c] = simd.mul_add(total[c], rescale[c], sum[c]);
+            total[c] = self.simd.mul_add(total[c], rescale[c], sum[c]);
         }
-        rescale
     }
 
     /// [`update`](Self::update) for few queries, with the same bits if weights are to be summed in order, key after key.

@@ -2,12 +2,16 @@
 //!
 //! Queries, weights and values are paired here; keys lie in memory as they are wanted.
 
-use core::ops::Range;
+use core::{
+    ops::Range,
+    slice::{from_raw_parts, from_raw_parts_mut},
+};
 
 use super::{Columns, key_tile::each};
 use crate::{
-    element::Load,
+    element::Bf16,
     simd::{Pairs, Simd, Task},
+    softmax::Softmax,
     view::Strip,
 };
 
@@ -37,18 +41,36 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for PairRows<'_, S, N, COL
     }
 }
 
+/// [`Softmax::update_in_pairs`]
+pub(super) struct UpdateInPairs<'t, S: Simd, const N: usize, const COLS: usize> {
+    pub(super) pairs: S::Pairs,
+    pub(super) softmax: &'t mut Softmax<S, COLS>,
+    pub(super) columns: Columns<N>,
+    pub(super) max: [S::Vector; N],
+    pub(super) scores: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const N: usize, const COLS: usize> Task for UpdateInPairs<'_, S, N, COLS> {
+    type Output = [S::Vector; N];
+
+    #[inline(always)]
+    fn run(self) -> [S::Vector; N] {
+        self.softmax.update_in_pairs(self.pairs, self.columns, self.max, self.scores)
+    }
+}
+
 /// `to[i][c] = (rows[2 i][c], rows[2 i + 1][c])`, with zeros for rows that nobody sees.
-pub(super) struct PairValues<'t, 'a, S: Simd, T> {
+pub(super) struct PairValues<'t, 'a, S: Simd> {
     pub(super) simd: S,
     pub(super) pairs: S::Pairs,
-    pub(super) from: Strip<'a, T>,
+    pub(super) from: Strip<'a, Bf16>,
     pub(super) rows: Range<usize>,
     /// How many rows before those nobody sees: one or none.
     pub(super) unseen: usize,
     pub(super) to: &'t mut [f32],
 }
 
-impl<S: Simd, T: Load> Task for PairValues<'_, '_, S, T> {
+impl<S: Simd> Task for PairValues<'_, '_, S> {
     type Output = ();
 
     #[inline(always)]
@@ -62,10 +84,21 @@ impl<S: Simd, T: Load> Task for PairValues<'_, '_, S, T> {
         };
         each(to, from.dim(), seen.end.div_ceil(2), |to| {
             let (first, second) = (next(), next());
-            let load = |row: &[T], t| T::load(simd, row.get(t..).unwrap_or_default());
             let mut t = 0;
+            if first.len() == to.len() && second.len() == to.len() {
+                while t + S::LANES <= to.len() {
+                    // SAFETY: each of them has these elements. Of vectors known to be whole, no lane is masked off.
+                    let load = |row: &[Bf16]| unsafe { from_raw_parts(row.as_ptr().add(t), S::LANES) };
+                    // SAFETY: as above.
+                    simd.store(pairs.load(load(first), load(second)), unsafe {
+                        from_raw_parts_mut(to.as_mut_ptr().add(t), S::LANES)
+                    });
+                    t += S::LANES;
+                }
+            }
             while let Some(to @ [_, ..]) = to.get_mut(t..) {
-                simd.store(pairs.pair(load(first, t), load(second, t)), to);
+                let [first, second] = [first, second].map(|row| row.get(t..).unwrap_or_default());
+                simd.store(pairs.load(first, second), to);
                 t += S::LANES;
             }
         });

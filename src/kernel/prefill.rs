@@ -10,7 +10,7 @@ use super::{
     Columns, Products,
     edges::{LoadQueries, StoreOutput},
     key_tile::{KeyTile, Tiles},
-    pairs::PairRows,
+    pairs::{PairRows, UpdateInPairs},
     score_matrix::{StoreScores, Tiled},
 };
 use crate::{
@@ -282,22 +282,28 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 *max = simd.call(Apply { column, stage: Stage::Masked, scores, len });
             }
         }
-        let rescale = self.softmax.update(columns, max, scores);
         let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
         let is_marked = may_be_marked && !tile.is_finite(simd);
+        let rescale = match self.products.pairs(simd) {
+            Some(pairs) if !is_marked => {
+                fill_halves(weights, columns, halves, simd.splat(f32::NEG_INFINITY));
+                let (softmax, scores) = (&mut self.softmax, &mut *weights);
+                pairs.call(UpdateInPairs { pairs, softmax, columns, max, scores })
+            }
+            _ => self.softmax.update(columns, max, scores),
+        };
         if is_marked {
             let words = masked.unwrap_or([Words::all(simd); N]);
             for (c, words) in words.iter().enumerate() {
                 let c = columns.first() + c;
                 let column = self.column(simd, head, c, range.start, words);
                 // Their values must not even be multiplied by zero.
-                simd.call(Mark { column, weights: strided(scores, c), len: range.len(), mark: MARK });
+                let weights = strided(weights.get_mut(halves[0]..end).unwrap_or_default(), c);
+                simd.call(Mark { column, weights, len: range.len(), mark: MARK });
             }
-        }
-        let no_weight = [simd.splat(if is_marked { MARK } else { 0.0 }); N];
-        for (row, _) in [0, end].into_iter().zip(halves).filter(|(_, half)| *half == 1) {
-            if let Some(row) = weights.get_mut(row) {
-                *columns.of_mut(row) = no_weight;
+            fill_halves(weights, columns, halves, simd.splat(MARK));
+            if let Some(pairs) = self.products.pairs(simd) {
+                pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: &mut *weights });
             }
         }
         self.products_with_values::<ROWS, NARROW, N>(simd, columns, (tile, &range), weights, (is_marked, rescale));
@@ -327,14 +333,14 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         })
     }
 
-    /// Adds the values, weighed.
+    /// Adds the values, weighed; `None` where there is no key.
     #[inline(always)]
     fn products_with_values<const ROWS: usize, const NARROW: usize, const N: usize>(
         &mut self,
         simd: S,
         columns: Columns<N>,
         (tile, range): (&mut KeyTile<'_, '_>, &Range<usize>),
-        weights: &mut [[S::Vector; COLS]],
+        weights: &[[S::Vector; COLS]],
         (is_marked, rescale): (bool, [S::Vector; N]),
     ) -> Option<()> {
         let output = &mut *self.output;
@@ -345,7 +351,6 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 simd.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
             }
             Some(pairs) => {
-                pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: &mut *weights });
                 let (product, weights) = (PairDot { simd, pairs, factor: 1.0 }, weights.get(..weights.len() / 2)?);
                 let values = tile.values_in_pairs(simd, range)?;
                 let tile = Tile { product, columns, weights, values, is_marked, rescale };
@@ -425,6 +430,22 @@ impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, '_,
         let [span] = column.of(&block.spans);
         let seen = span.within(&tile.range);
         block.attend_columns::<F, SINGLE, SINGLE, 1>(simd, head, column, seen, tile, scores);
+    }
+}
+
+/// Puts something in the rows that stand for the other halves of pairs of which one half is meant: before the first, and the last.
+#[inline(always)]
+fn fill_halves<V: Copy, const N: usize, const COLS: usize>(
+    rows: &mut [[V; COLS]],
+    columns: Columns<N>,
+    [first, last]: [usize; 2],
+    with: V,
+) {
+    if let Some(row) = rows.first_mut().filter(|_| first == 1) {
+        *columns.of_mut(row) = [with; N];
+    }
+    if let Some(row) = rows.last_mut().filter(|_| last == 1) {
+        *columns.of_mut(row) = [with; N];
     }
 }
 

@@ -297,7 +297,7 @@ fn custom<F: Score>(of: &Head<'_, F>, [head, query]: [usize; 2], key: usize) -> 
 }
 
 /// Words of 32 keys that a tile has at most.
-const MAX_WORDS: usize = 4;
+const MAX_WORDS: usize = 8;
 
 /// For each lane's query, which keys of a tile it sees.
 #[derive(Clone, Copy)]

@@ -1,5 +1,7 @@
 //! What register tiles sum up.
 
+use core::hint::black_box;
+
 use super::{
     function::{Dot, Score},
     lanes::InLanes,
@@ -109,7 +111,8 @@ impl<S: Simd> Product<S> for PairDot<S> {
         let ([a0, a1], [b0, b1]) = (pairs.split(in_lanes), pairs.split(other));
         // Of a mark, -1, the sign is set and the largest bit of the exponent is not; of no weight, NaN included.
         let unless_marked = |sum, a, b, sign| {
-            let with = self.add(sum, a, b, t);
+            // This is rare: constants in vectors would take registers from the other loops.
+            let (with, sign) = (self.add(sum, a, b, t), black_box(sign));
             simd.select(simd.has_bit(a, sign), simd.select(simd.has_bit(a, sign - 1), with, sum), with)
         };
         unless_marked(unless_marked(sum, a1, b1, 31), a0, b0, 15)

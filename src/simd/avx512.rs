@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{Kernel, Known, Pairs, Simd, Task};
-use crate::math::exp::polynomial;
+use crate::{element::Bf16, math::exp::polynomial};
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
 
@@ -61,12 +61,22 @@ impl Bf16Pairs {
 
 impl Pairs<Avx512> for Bf16Pairs {
     /// Without the numbers, no tile is to have room.
-    const KEY_TILE: usize = if cfg!(feature = "half") { 128 } else { 2 };
+    const KEY_TILE: usize = if cfg!(feature = "half") { 256 } else { 2 };
 
     #[inline(never)]
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.outlined(task) }
+    }
+
+    #[inline(always)]
+    fn load(self, first: &[Bf16], second: &[Bf16]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of a slice are masked off. The numbers have 16 bits.
+        let load = |from: &[Bf16]| unsafe {
+            _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(from.len()), from.as_ptr().cast()))
+        };
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_castsi512_ps(_mm512_or_si512(load(first), _mm512_slli_epi32::<16>(load(second)))) }
     }
 
     #[inline(always)]
@@ -92,8 +102,10 @@ impl Pairs<Avx512> for Bf16Pairs {
     fn split(self, pairs: __m512) -> [__m512; 2] {
         // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
         unsafe {
-            [0x0000_ffff, 0xffff_0000_u32]
-                .map(|mask| _mm512_and_ps(pairs, _mm512_castsi512_ps(_mm512_set1_epi32(mask as i32))))
+            let pairs = _mm512_castps_si512(pairs);
+            let first = _mm512_srli_epi32::<16>(_mm512_slli_epi32::<16>(pairs));
+            let second = _mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(pairs));
+            [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
+use crate::element::Bf16;
+
 /// A computation to be compiled for each backend.
 ///
 /// `ROWS x COLS` is the register tile that keeps the backend's multipliers busy: `COLS` vectors of queries by `ROWS`
@@ -206,6 +208,9 @@ pub(crate) trait Pairs<S: Simd>: Copy {
     /// Runs `task`, compiled for these instructions too.
     fn call<T: Task>(self, task: T) -> T::Output;
 
+    /// The first `LANES` numbers of each, as pairs; zero where there are fewer.
+    fn load(self, first: &[Bf16], second: &[Bf16]) -> S::Vector;
+
     /// Pairs of the nearest numbers, of two the even one.
     fn pair(self, first: S::Vector, second: S::Vector) -> S::Vector;
 
@@ -224,6 +229,10 @@ impl<S: Simd> Pairs<S> for NoPairs {
     const KEY_TILE: usize = 2;
 
     fn call<T: Task>(self, _: T) -> T::Output {
+        match self {}
+    }
+
+    fn load(self, _: &[Bf16], _: &[Bf16]) -> S::Vector {
         match self {}
     }
 
