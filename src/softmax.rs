@@ -37,12 +37,37 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let simd = self.simd;
+        self.update_with(columns, tile_max, scores, |score, offset| simd.sub(score, offset))
+    }
+
+    /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
+    #[inline(always)]
+    pub(crate) fn update_scaled<const N: usize>(
+        &mut self,
+        columns: Columns<N>,
+        (tile_max, factor): ([S::Vector; N], f32),
+        scores: &mut [[S::Vector; COLS]],
+    ) -> [S::Vector; N] {
+        let (simd, factor) = (self.simd, self.simd.splat(factor));
+        let tile_max = tile_max.map(|max| simd.mul(max, factor));
+        self.update_with(columns, tile_max, scores, |score, offset| less(simd, score, factor, offset))
+    }
+
+    #[inline(always)]
+    fn update_with<const N: usize>(
+        &mut self,
+        columns: Columns<N>,
+        tile_max: [S::Vector; N],
+        scores: &mut [[S::Vector; COLS]],
+        exponent: impl Fn(S::Vector, S::Vector) -> S::Vector,
+    ) -> [S::Vector; N] {
+        let simd = self.simd;
         let (offset, rescale) = self.raise(columns, tile_max);
         let mut sum = [simd.splat(0.0); N];
         for row in scores {
             let row = columns.of_mut(row);
             for c in 0..N {
-                row[c] = simd.exp2(simd.sub(row[c], offset[c]));
+                row[c] = simd.exp2(exponent(row[c], offset[c]));
                 sum[c] = simd.add(sum[c], row[c]);
             }
         }
@@ -50,24 +75,25 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         rescale
     }
 
-    /// [`update`](Self::update) for an even number of scores, the weights of which become pairs: the first half of the rows.
+    /// [`update_scaled`](Self::update_scaled) for an even number of scores, the weights of which become pairs: the first half of the rows.
     #[inline(always)]
     pub(crate) fn update_in_pairs<const N: usize>(
         &mut self,
         pairs: S::Pairs,
         columns: Columns<N>,
-        tile_max: [S::Vector; N],
+        (tile_max, factor): ([S::Vector; N], f32),
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
-        let simd = self.simd;
+        let (simd, factor) = (self.simd, self.simd.splat(factor));
+        let tile_max = tile_max.map(|max| simd.mul(max, factor));
         let (offset, rescale) = self.raise(columns, tile_max);
         let mut sum = [simd.splat(0.0); N];
         for i in 0..scores.len() / 2 {
             let Some([first, second]) = scores.get(2 * i..).and_then(<[_]>::first_chunk) else { break };
             let [mut first, mut second] = [*columns.of(first), *columns.of(second)];
             for c in 0..N {
-                first[c] = simd.exp2(simd.sub(first[c], offset[c]));
-                second[c] = simd.exp2(simd.sub(second[c], offset[c]));
+                first[c] = simd.exp2(less(simd, first[c], factor, offset[c]));
+                second[c] = simd.exp2(less(simd, second[c], factor, offset[c]));
                 sum[c] = simd.add(simd.add(sum[c], first[c]), second[c]);
             }
             if let Some(to) = scores.get_mut(i) {
@@ -316,6 +342,12 @@ impl<'t, S: Simd> FewScores<'t, S> {
         self.simd.transpose(&mut square);
         square
     }
+}
+
+/// `x * factor - offset`, rounded once where the CPU can.
+#[inline(always)]
+fn less<S: Simd>(simd: S, x: S::Vector, factor: S::Vector, offset: S::Vector) -> S::Vector {
+    simd.mul_add(x, factor, simd.sub(simd.splat(0.0), offset))
 }
 
 /// Where no key has been seen: weights of 2^(-inf - 0), zero, instead of NaN.

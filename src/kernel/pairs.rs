@@ -47,6 +47,7 @@ pub(super) struct UpdateInPairs<'t, S: Simd, const N: usize, const COLS: usize> 
     pub(super) softmax: &'t mut Softmax<S, COLS>,
     pub(super) columns: Columns<N>,
     pub(super) max: [S::Vector; N],
+    pub(super) factor: f32,
     pub(super) scores: &'t mut [[S::Vector; COLS]],
 }
 
@@ -55,7 +56,7 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for UpdateInPairs<'_, S, N
 
     #[inline(always)]
     fn run(self) -> [S::Vector; N] {
-        self.softmax.update_in_pairs(self.pairs, self.columns, self.max, self.scores)
+        self.softmax.update_in_pairs(self.pairs, self.columns, (self.max, self.factor), self.scores)
     }
 }
 

@@ -284,13 +284,15 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         }
         let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
         let is_marked = may_be_marked && !tile.is_finite(simd);
+        let [_, factor] = head.factors_of_pairs();
         let rescale = match self.products.pairs(simd) {
             Some(pairs) if !is_marked => {
                 fill_halves(weights, columns, halves, simd.splat(f32::NEG_INFINITY));
                 let (softmax, scores) = (&mut self.softmax, &mut *weights);
-                pairs.call(UpdateInPairs { pairs, softmax, columns, max, scores })
+                pairs.call(UpdateInPairs { pairs, softmax, columns, max, factor, scores })
             }
-            _ => self.softmax.update(columns, max, scores),
+            Some(_) => self.softmax.update_scaled(columns, (max, factor), scores),
+            None => self.softmax.update(columns, max, scores),
         };
         if is_marked {
             let words = masked.unwrap_or([Words::all(simd); N]);
@@ -325,7 +327,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
             }
             Some(pairs) => {
-                let product = PairDot { simd, pairs, factor: head.call.query_factor };
+                let [factor, _] = head.factors_of_pairs();
+                let product = PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != 1.0) };
                 let keys = tile.keys_in_pairs(simd, range)?;
                 let queries = queries.get(..keys.dim())?;
                 pairs.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
@@ -351,7 +354,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 simd.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
             }
             Some(pairs) => {
-                let (product, weights) = (PairDot { simd, pairs, factor: 1.0 }, weights.get(..weights.len() / 2)?);
+                let (product, weights) = (PairDot { simd, pairs, factor: None }, weights.get(..weights.len() / 2)?);
                 let values = tile.values_in_pairs(simd, range)?;
                 let tile = Tile { product, columns, weights, values, is_marked, rescale };
                 pairs.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });

@@ -85,6 +85,14 @@ impl<'a, F: Score> Head<'a, F> {
         [self.sequence.queries.start, self.sequence.room.start]
     }
 
+    /// What scores of pairs are multiplied with, for pairs themselves stay as they are: at first, and in the softmax, which costs less where nothing else
+    /// is done to them.
+    #[inline(always)]
+    pub(crate) fn factors_of_pairs(&self) -> [f32; 2] {
+        let factor = self.call.query_factor;
+        if factor > 0.0 && !self.modifies() { [1.0, factor] } else { [factor, 1.0] }
+    }
+
     /// Whether position alone decides what a query sees.
     #[inline(always)]
     pub(crate) fn is_band(&self) -> bool {

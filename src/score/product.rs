@@ -83,8 +83,8 @@ impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
 pub(crate) struct PairDot<S: Simd> {
     pub(crate) simd: S,
     pub(crate) pairs: S::Pairs,
-    /// What becomes of its sums.
-    pub(crate) factor: f32,
+    /// What becomes of its sums, if it is not left to the softmax.
+    pub(crate) factor: Option<f32>,
 }
 
 impl<S: Simd> Product<S> for PairDot<S> {
@@ -120,6 +120,6 @@ impl<S: Simd> Product<S> for PairDot<S> {
 
     #[inline(always)]
     fn factor(&self) -> Option<f32> {
-        Some(self.factor)
+        self.factor
     }
 }
