@@ -82,27 +82,32 @@ macro_rules! with_queries {
     }};
 }
 
-/// The expression, of a case's attention, the type of which depends on its score function and its closures.
+/// The expression, of a case's attention, the type of which depends on its score function and its closures. Kernels are compiled for each of those.
 macro_rules! with_attention {
     ($case:expr, $attention:ident => $result:expr) => {{
         let case: &Case = $case;
         match (&case.function, case.pattern.rule, case.modifiers.rule) {
+            #[cfg(not(elsewhere))]
             (Function::Bilinear(weights), ..) => {
                 let $attention = case.configure(Attention::with_score(Bilinear::new(weights.view()?)))?;
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Distance, ..) => {
                 let $attention = case.configure(Attention::with_score(Distance))?;
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Sizes(of), ..) => {
                 let $attention = case.configure(Attention::with_score(Sizes(of)))?;
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Additive(v, weights), None, None) => {
                 let $attention = case.configure(Attention::with_score(additive(v, weights.as_ref())?))?;
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Additive(v, weights), mask, rule) => {
                 let $attention = case
                     .configure(Attention::with_score(additive(v, weights.as_ref())?))?
@@ -114,14 +119,17 @@ macro_rules! with_attention {
                 let $attention = case.attention()?;
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Dot, Some(mask), None) => {
                 let $attention = case.attention()?.mask_mod(move |position| mask.sees(at(position)));
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Dot, None, Some(rule)) => {
                 let $attention = case.attention()?.score_mod(move |score, position| rule.score(score, at(position)));
                 $result
             }
+            #[cfg(not(elsewhere))]
             (Function::Dot, Some(mask), Some(rule)) => {
                 let $attention = case
                     .attention()?
@@ -129,6 +137,8 @@ macro_rules! with_attention {
                     .mask_mod(move |position| mask.sees(at(position)));
                 $result
             }
+            #[cfg(elsewhere)]
+            _ => panic!("elsewhere, kernels of the crate's own are tested, not such as are compiled with the tests"),
         }
     }};
 }
