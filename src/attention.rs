@@ -453,7 +453,11 @@ impl<'a, F: Score> Attention<'a, F> {
     /// Computes attention: `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`,
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
-    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any [`Element`].
+    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any [`Element`]. Dot
+    /// products of `bf16` queries with `bf16` keys are computed in pairs by [`Backend::Avx512Bf16`], if `head_dim` is even, there are more than 8
+    /// queries of heads that share keys, and neither [scores](Output::scores) nor [the same bits as for fewer](Self::batch_invariant) are asked for. They
+    /// are exact but for the rounding of sums, which are `f32`; weights, at most 1, are rounded to `bf16` before they are multiplied with values; numbers below
+    /// `f32::MIN_POSITIVE` count as zeros.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
     /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after;

@@ -92,6 +92,9 @@ impl Function {
     /// A score function for the reference that gives sizes instead of scores: applied to the magnitudes of queries and keys, the
     /// error of a score is in proportion to it.
     pub fn sizes(&self) -> Self {
+        if self.is_dot() {
+            return Self::Dot;
+        }
         let magnitudes = |tensor: &Tensor<f32>| tensor.map(f32::abs);
         Self::Sizes(Box::new(match self {
             Self::Bilinear(weights) => Self::Bilinear(magnitudes(weights)),
