@@ -57,8 +57,8 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
 /// and scores of as long a tile as pairs have.
 const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let dims = head_dim.saturating_add(value_dim);
-    let (few, many) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
-    let tiles = dims.saturating_mul(if few < many { many } else { few });
+    let (single, paired) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
+    let tiles = dims.saturating_mul(if single < paired { paired } else { single });
     tiles.saturating_add((2 + S::Pairs::KEY_TILE) * S::MAX_COLS * S::LANES)
 }
 

@@ -12,12 +12,13 @@
 //! ```
 //!
 //! `--window L` lets a query see the `L` keys up to its own; `--mask` masks one pair of sixteen at random; `--bias` is one of each head.
-//! `--dtype` is of keys and values; int8 has `--groups` scales for each token and head. `--page-size` keeps them in scattered pages of as many
-//! tokens.
+//! `--dtype` is of queries, keys, values and output, int8 of keys and values alone, with `--groups` scales for each token and head.
+//! `--page-size` keeps keys and values in scattered pages of as many tokens.
 //!
 //! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
-//! multiply-adds on registers, timed in turn with the kernel. For one query, `gbs` is what is read of keys and values, scales
-//! included, and `peak` a streaming read of as much memory. Results are checked against the reference on sampled rows.
+//! multiply-adds on registers, of pairs of `bf16` where those are what it computes with, timed in turn with the kernel. For one query,
+//! `gbs` is what is read of keys and values, scales included, and `peak` a streaming read of as much memory. Results are checked against
+//! the reference on sampled rows.
 
 mod additive;
 mod cache;
@@ -77,6 +78,7 @@ fn table() -> Result<(), String> {
         long(64, false),
         long(128, true),
         long(64, true),
+        Shape { format: Format { dtype: Dtype::Bf16, ..Format::default() }, ..long(128, false) },
         Shape { q: 128, kv: 128, ..Shape::default() },
         Shape { q: 56, kv: 56, dim: 32, heads: 12, kv_heads: 12, ..Shape::default() },
         decode(Dtype::F32, 8),

@@ -83,7 +83,12 @@ impl Side<'_> {
 
     /// Those of a range within the tile, in pairs of elements.
     #[inline(always)]
-    fn pairs<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+    fn pairs_of_elements<S: Simd>(
+        &mut self,
+        simd: S,
+        tile: &Range<usize>,
+        range: &Range<usize>,
+    ) -> Option<Rows<'_, Pair>> {
         let (rows, from) = (self.row_numbers(tile), self.strips.bf16()?);
         if let Some(pairs) = from.rows(&self.row_numbers(range)).and_then(|rows| rows.pairs()) {
             return Some(pairs);
@@ -162,7 +167,7 @@ impl KeyTile<'_, '_> {
     /// Keys of this range, which somebody sees, in pairs of elements; `None` where there are none, or they are not [so kept](Cache::has_pairs).
     #[inline(always)]
     pub(super) fn keys_in_pairs<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
-        self.tiles.keys.pairs(simd, &self.seen, range)
+        self.tiles.keys.pairs_of_elements(simd, &self.seen, range)
     }
 
     /// Values of all pairs of keys, an even one and the next, of which one is in this range; `None` likewise.

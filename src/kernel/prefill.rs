@@ -261,22 +261,17 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             Seen::All => None,
             Seen::Some(words) => Some(words),
         };
-        let in_pairs = self.products == Products::ManyInPairs;
         // Where the range begins or ends with half a pair of keys, the other half has a row, too.
+        let in_pairs = self.products == Products::ManyInPairs;
         let halves = if in_pairs { [range.start % 2, range.end % 2] } else { [0, 0] };
-        let end = halves[0] + range.len();
-        let Some(weights) = scores.get_mut(..end + halves[1]) else { return };
-        let Some(scores) = weights.get_mut(halves[0]..end) else { return };
-
-        let Some(mut max) =
-            self.products_with_keys::<F, ROWS, NARROW, N>((simd, head), columns, (tile, &range), scores)
-        else {
+        let Some(rows) = scores.get_mut(..halves[0] + range.len() + halves[1]) else { return };
+        let (scores, keys) = (without(rows, halves), (&mut *tile, &range));
+        let Some(mut max) = self.products_with_keys::<F, ROWS, NARROW, N>((simd, head), columns, keys, scores) else {
             return;
         };
+        let words = || masked.unwrap_or([Words::all(simd); N]);
         if masked.is_some() || head.modifies() {
-            let words = masked.unwrap_or([Words::all(simd); N]);
-            for (c, (max, words)) in max.iter_mut().zip(&words).enumerate() {
-                let c = columns.first() + c;
+            for (c, (max, words)) in (columns.first()..).zip(max.iter_mut().zip(&words())) {
                 let column = self.column(simd, head, c, range.start, words);
                 let (scores, len) = (strided(scores, c), range.len());
                 *max = simd.call(Apply { column, stage: Stage::Masked, scores, len });
@@ -285,30 +280,52 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
         let is_marked = may_be_marked && !tile.is_finite(simd);
         let [_, factor] = head.factors_of_pairs();
-        let rescale = match self.products.pairs(simd) {
-            Some(pairs) if !is_marked => {
-                fill_halves(weights, columns, halves, simd.splat(f32::NEG_INFINITY));
-                let (softmax, scores) = (&mut self.softmax, &mut *weights);
+        let rescale = self.weigh(simd, columns, (max, factor), (rows, halves), is_marked);
+        if is_marked {
+            self.mark((simd, head), columns, (&range, &words()), (rows, halves));
+        }
+        self.products_with_values::<ROWS, NARROW, N>(simd, columns, (tile, &range), rows, (is_marked, rescale));
+    }
+
+    /// Turns scores into weights; into pairs of them where products are of pairs, unless some are yet to be marked.
+    #[inline(always)]
+    fn weigh<const N: usize>(
+        &mut self,
+        simd: S,
+        columns: Columns<N>,
+        (max, factor): ([S::Vector; N], f32),
+        (scores, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
+        is_marked: bool,
+    ) -> [S::Vector; N] {
+        let softmax = &mut self.softmax;
+        match self.products.pairs(simd) {
+            None => softmax.update(columns, max, scores),
+            Some(_) if is_marked => softmax.update_scaled(columns, (max, factor), without(scores, halves)),
+            Some(pairs) => {
+                fill_halves(scores, columns, halves, simd.splat(f32::NEG_INFINITY));
                 pairs.call(UpdateInPairs { pairs, softmax, columns, max, factor, scores })
             }
-            Some(_) => self.softmax.update_scaled(columns, (max, factor), scores),
-            None => self.softmax.update(columns, max, scores),
-        };
-        if is_marked {
-            let words = masked.unwrap_or([Words::all(simd); N]);
-            for (c, words) in words.iter().enumerate() {
-                let c = columns.first() + c;
-                let column = self.column(simd, head, c, range.start, words);
-                // Their values must not even be multiplied by zero.
-                let weights = strided(weights.get_mut(halves[0]..end).unwrap_or_default(), c);
-                simd.call(Mark { column, weights, len: range.len(), mark: MARK });
-            }
-            fill_halves(weights, columns, halves, simd.splat(MARK));
-            if let Some(pairs) = self.products.pairs(simd) {
-                pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: &mut *weights });
-            }
         }
-        self.products_with_values::<ROWS, NARROW, N>(simd, columns, (tile, &range), weights, (is_marked, rescale));
+    }
+
+    /// Marks the weights of keys that are masked: their values must not even be multiplied by zero.
+    #[inline(always)]
+    fn mark<F: Score, const N: usize>(
+        &self,
+        (simd, head): (S, &Head<'_, F>),
+        columns: Columns<N>,
+        (range, words): (&Range<usize>, &[Words<S>; N]),
+        (weights, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
+    ) {
+        for (c, words) in (columns.first()..).zip(words) {
+            let column = self.column(simd, head, c, range.start, words);
+            let weights = strided(without(weights, halves), c);
+            simd.call(Mark { column, weights, len: range.len(), mark: MARK });
+        }
+        if let Some(pairs) = self.products.pairs(simd) {
+            fill_halves(weights, columns, halves, simd.splat(MARK));
+            pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: weights });
+        }
     }
 
     /// The scores, scaled, and the largest one of each query; `None` where there is no key.
@@ -436,7 +453,14 @@ impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, '_,
     }
 }
 
-/// Puts something in the rows that stand for the other halves of pairs of which one half is meant: before the first, and the last.
+/// Rows without those that stand for the other halves of pairs of which one half is meant: before the first, and the last.
+#[inline(always)]
+fn without<V>(rows: &mut [V], [first, last]: [usize; 2]) -> &mut [V] {
+    let end = rows.len() - last;
+    rows.get_mut(first..end).unwrap_or_default()
+}
+
+/// Puts something in the rows that [`without`] leaves out.
 #[inline(always)]
 fn fill_halves<V: Copy, const N: usize, const COLS: usize>(
     rows: &mut [[V; COLS]],
