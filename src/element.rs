@@ -92,15 +92,15 @@ impl Load for i8 {
 #[cfg(feature = "half")]
 pub(crate) use half::bf16 as Bf16;
 
-/// Takes the place of `bf16` where there is none.
+/// Takes the place of `bf16`, and as much room, where there is none.
 #[cfg(not(feature = "half"))]
 #[derive(Clone, Copy)]
-pub(crate) enum Bf16 {}
+pub(crate) struct Bf16(core::convert::Infallible, u16);
 
 #[cfg(not(feature = "half"))]
 impl Bf16 {
     pub(crate) const fn to_bits(self) -> u16 {
-        match self {}
+        self.1
     }
 }
 
@@ -108,7 +108,7 @@ impl Bf16 {
 impl Load for Bf16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
-        from.first().map_or(simd.splat(0.0), |x| match *x {})
+        from.first().map_or(simd.splat(0.0), |x| match x.0 {})
     }
 }
 
