@@ -97,7 +97,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
                 sum[c] = simd.add(simd.add(sum[c], first[c]), second[c]);
             }
             if let Some(to) = scores.get_mut(i) {
-                *columns.of_mut(to) = from_fn(|c| pairs.pair(first[c], second[c]));
+                let to = columns.of_mut(to);
+                for c in 0..N {
+                    to[c] = pairs.pair(first[c], second[c]);
+                }
             }
         }
         self.add(columns, sum, rescale);
