@@ -104,14 +104,6 @@ impl Bf16 {
     }
 }
 
-#[cfg(not(feature = "half"))]
-impl Load for Bf16 {
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, from: &[Self]) -> S::Vector {
-        from.first().map_or(simd.splat(0.0), |x| match x.0 {})
-    }
-}
-
 macro_rules! float {
     ($type:ident, $variant:ident, [$load:ident, $store:ident], $from_f32:expr, $to_f32:expr) => {
         impl Element for $type {}

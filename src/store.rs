@@ -71,7 +71,7 @@ impl<'a> Store<'a> {
     }
 }
 
-impl Strips<'_> {
+impl<'a> Strips<'a> {
     pub(crate) const fn dim(&self) -> usize {
         with_elements!(Strips::self, strip => strip.dim())
     }
@@ -85,7 +85,7 @@ impl Strips<'_> {
     }
 
     /// Those that are of `bf16`.
-    pub(crate) const fn bf16(&self) -> Option<Strip<'_, Bf16>> {
+    pub(crate) const fn bf16(&self) -> Option<Strip<'a, Bf16>> {
         match self {
             #[cfg(feature = "half")]
             Self::Bf16(strip) => Some(*strip),

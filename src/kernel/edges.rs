@@ -58,9 +58,12 @@ impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
     #[inline(always)]
     fn run(self) {
         let Self { simd, from, products, factor, to, first } = self;
-        with_floats!(FloatRowsMut::to, rows => match products {
-            Products::Many | Products::ManyInPairs => transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0)),
-            _ => decode::store(simd, from, factor[0], rows),
+        with_floats!(FloatRowsMut::to, rows => {
+            if products.are_for_few() {
+                decode::store(simd, from, factor[0], rows);
+            } else {
+                transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0));
+            }
         });
     }
 }

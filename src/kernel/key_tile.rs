@@ -65,6 +65,15 @@ impl Side<'_> {
         range.start + self.origin..range.end + self.origin
     }
 
+    /// Has `put` fill the room with a tile's rows, given their numbers, unless they are there already.
+    #[inline(always)]
+    fn stage(&mut self, tile: &Range<usize>, put: impl FnOnce(Range<usize>, &mut [f32])) {
+        if self.staged != *tile {
+            put(self.row_numbers(tile), self.room);
+            self.staged = tile.clone();
+        }
+    }
+
     /// Those of a range within the tile, which is at most as long as there is room for.
     #[inline(always)]
     fn rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, f32>> {
@@ -73,11 +82,8 @@ impl Side<'_> {
         {
             return Some(rows);
         }
-        if self.staged != *tile {
-            let rows = self.row_numbers(tile);
-            simd.call(Stage { simd, from: &self.strips, rows, to: self.room });
-            self.staged = tile.clone();
-        }
+        let from = self.strips;
+        self.stage(tile, |rows, to| simd.call(Stage { simd, from: &from, rows, to }));
         Rows::of(self.room, self.dim)?.range(range.start - tile.start, range.len())
     }
 
@@ -89,14 +95,11 @@ impl Side<'_> {
         tile: &Range<usize>,
         range: &Range<usize>,
     ) -> Option<Rows<'_, Pair>> {
-        let (rows, from) = (self.row_numbers(tile), self.strips.bf16()?);
+        let from = self.strips.bf16()?;
         if let Some(pairs) = from.rows(&self.row_numbers(range)).and_then(|rows| rows.pairs()) {
             return Some(pairs);
         }
-        if self.staged != *tile {
-            simd.call(Gather { from, rows, to: &mut *self.room });
-            self.staged = tile.clone();
-        }
+        self.stage(tile, |rows, to| simd.call(Gather { from, rows, to }));
         let dim = NonZeroUsize::new(self.dim.get() / 2)?;
         Some(Rows::of(self.room, dim)?.range(range.start - tile.start, range.len())?.as_pairs())
     }
@@ -105,11 +108,7 @@ impl Side<'_> {
     #[inline(always)]
     fn pairs_of_rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
         let (from, unseen, pairs) = (self.strips.bf16()?, tile.start % 2, simd.pairs()?);
-        if self.staged != *tile {
-            let rows = self.row_numbers(tile);
-            pairs.call(PairValues { simd, pairs, from, rows, unseen, to: &mut *self.room });
-            self.staged = tile.clone();
-        }
+        self.stage(tile, |rows, to| pairs.call(PairValues { simd, pairs, from, rows, unseen, to }));
         let (first, end) = (range.start / 2, range.end.div_ceil(2));
         Some(Rows::of(self.room, self.dim)?.range(first - tile.start / 2, end - first)?.as_pairs())
     }

@@ -82,7 +82,6 @@ impl Simd for Avx2 {
     type Vector = __m256;
     type Mask = __m256;
     type Square = [__m256; 8];
-
     type Pairs = NoPairs;
 
     const LANES: usize = 8;

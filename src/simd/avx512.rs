@@ -144,7 +144,6 @@ impl Simd for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
     type Square = [__m512; 16];
-
     type Pairs = Bf16Pairs;
 
     const LANES: usize = 16;

@@ -100,12 +100,11 @@ pub(crate) trait Simd: Copy {
     type Mask: Copy;
     /// `LANES` vectors.
     type Square: AsRef<[Self::Vector]> + AsMut<[Self::Vector]>;
-
-    /// Elements of a vector.
-    const LANES: usize;
     /// What this backend has for pairs of `bf16`.
     type Pairs: Pairs<Self>;
 
+    /// Elements of a vector.
+    const LANES: usize;
     /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
     const MAX_COLS: usize;
     /// Up to so many queries have [products of their own](crate::kernel::decode): 1, 4 or 8.

@@ -40,7 +40,6 @@ impl Simd for Portable {
     type Vector = Floats;
     type Mask = Floats;
     type Square = [Floats; LANES];
-
     type Pairs = NoPairs;
 
     const LANES: usize = LANES;
