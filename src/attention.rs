@@ -508,7 +508,6 @@ impl<'a, F: Score> Attention<'a, F> {
     {
         let kv = kv.cache();
         let form = Form::new(&self.score, kv.shape());
-        validate::problem(&self.config, form, Q::queries(q), kv, out.into())
-            .map(|problem| Work::new(problem, self.score))
+        validate::problem(&self.config, form, Q::view(q), kv, out.into()).map(|problem| Work::new(problem, self.score))
     }
 }

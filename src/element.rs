@@ -49,10 +49,10 @@ pub trait Sealed: Sized {
     fn convert(row: &[f32], to: &mut [Self], scales: &mut [f32]);
 }
 
-/// Takes the type from queries and outputs, of which the kernels need not be compiled once for each.
+/// Takes the type from views, of which the kernels need not be compiled once for each.
 pub trait Erase: Sized {
     #[doc(hidden)]
-    fn queries(view: View<'_, Self>) -> FloatView<'_>;
+    fn view(view: View<'_, Self>) -> FloatView<'_>;
 
     #[doc(hidden)]
     fn output(view: ViewMut<'_, Self>) -> FloatViewMut<'_>;
@@ -126,7 +126,7 @@ macro_rules! float {
 
         impl Sealed for $type {
             fn store<'a>(numbers: View<'a, Self>, _: Option<View<'a, f32>>) -> store::Store<'a> {
-                store::Store::$variant(numbers)
+                store::Store::Floats(Self::view(numbers))
             }
 
             fn convert(row: &[f32], to: &mut [Self], _: &mut [f32]) {
@@ -149,7 +149,7 @@ macro_rules! float {
         }
 
         impl Erase for $type {
-            fn queries(view: View<'_, Self>) -> FloatView<'_> {
+            fn view(view: View<'_, Self>) -> FloatView<'_> {
                 FloatView::$variant(view)
             }
 

@@ -1,4 +1,4 @@
-//! Queries and outputs, whatever the type of their elements.
+//! Queries, outputs, and keys and values without scales, whatever the type of their elements.
 
 use core::ops::Range;
 
@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use crate::{
     Shape, View, ViewMut,
     element::Float,
-    view::{GroupRows, RowsMut, SharedRows},
+    view::{GroupRows, RowsMut, SharedRows, Strip},
 };
 
 /// One of some type for each type of floating-point numbers.
@@ -26,13 +26,18 @@ macro_rules! floats {
 }
 
 floats! {
-    /// Queries `[batch, q_heads, q_len, head_dim]`.
+    /// Queries `[batch, q_heads, q_len, head_dim]`, or keys or values.
     #[derive(Clone, Copy)]
     pub FloatView of View
 }
 floats! {
     /// An output `[batch, q_heads, q_len, value_dim]`.
     pub FloatViewMut of ViewMut
+}
+floats! {
+    /// Keys or values of one head of one sequence.
+    #[derive(Clone, Copy)]
+    pub(crate) FloatStrip of Strip
 }
 floats! {
     /// A query.

@@ -225,7 +225,7 @@ impl<'a> Cache<'a> {
 
     /// Whether keys and values are `f32` that lie evenly.
     pub(crate) const fn is_plain(&self) -> bool {
-        matches!((&self.keys, &self.values), (Store::F32(_), Store::F32(_))) && !self.is_paged()
+        self.keys.is_f32() && self.values.is_f32() && !self.is_paged()
     }
 
     /// Whether keys and values are `bf16`, and keys of an even number of them.

@@ -26,7 +26,7 @@ pub fn forward<'a, F: Score, Q: Float, T: Element>(
     let mut out = out.into();
     let Attention { config, score } = attention;
     let kv = kv.cache();
-    let call = Call::new(config, Form::new(score, kv.shape()), Q::queries(q), kv, &out)?;
+    let call = Call::new(config, Form::new(score, kv.shape()), Q::view(q), kv, &out)?;
     for index in 0..call.sequences() {
         let sequence = call.sequence(index);
         for head in 0..q.shape().heads {

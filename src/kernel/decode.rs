@@ -20,6 +20,7 @@ use super::{
 use crate::{
     Stage,
     element::{Load, Store},
+    floats::FloatStrip,
     score::{
         function::Score,
         head::Head,
@@ -162,7 +163,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 // Their values must not even be multiplied by zero.
                 weights.turned(turned, |weights, len| simd.call(Mark { column, weights, len, mark: -1.0 }));
             }
-            with_elements!(Strips::values, strip => {
+            with_elements!(values, strip => {
                 accumulate(&weights, (strip, first), is_marked, rescale, self.output);
             });
             rescale = simd.splat(1.0);
@@ -195,7 +196,7 @@ fn products<S: Simd, const COLS: usize>(
     (keys, first): (Strips<'_>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
-    with_elements!(Strips::keys, strip => dots(queries, (strip, first), scores));
+    with_elements!(keys, strip => dots(queries, (strip, first), scores));
     if let Strips::I8(_, scales) = keys {
         // SAFETY: there are as many.
         unsafe { scores.scale(scales.walk(first)) };

@@ -5,6 +5,7 @@ use core::{num::NonZeroUsize, ops::Range};
 use super::{Products, pairs::PairValues};
 use crate::{
     element::{Bf16, Load},
+    floats::{FloatStrip, with_floats},
     scratch::Scratch,
     simd::{Pairs, Simd, Task},
     store::{Strips, with_elements},
@@ -77,7 +78,7 @@ impl Side<'_> {
     /// Those of a range within the tile, which is at most as long as there is room for.
     #[inline(always)]
     fn rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, f32>> {
-        if let Strips::F32(strip) = &self.strips
+        if let Strips::Floats(FloatStrip::F32(strip)) = &self.strips
             && let Some(rows) = strip.rows(&self.row_numbers(range))
         {
             return Some(rows);
@@ -128,7 +129,10 @@ impl Side<'_> {
             range if self.strips.has_plain_rows() && (with_scales || !self.strips.have_scales()) => {
                 Some((self.strips, self.row_numbers(range).start))
             }
-            range => Some((Strips::F32(Strip::one_page(self.rows(simd, tile, range)?)?), 0)),
+            range => {
+                let rows = Strip::one_page(self.rows(simd, tile, range)?)?;
+                Some((Strips::Floats(FloatStrip::F32(rows)), 0))
+            }
         }
     }
 }
@@ -246,7 +250,7 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
     #[inline(always)]
     fn run(self) {
         let Self { simd, from, rows, to } = self;
-        with_elements!(Strips::*from, strip => {
+        with_elements!(*from, strip => {
             let mut walk = strip.walk(rows.start);
             // SAFETY: there are as many rows.
             each(to, from.dim(), rows.len(), |to| convert(simd, unsafe { walk.next_row() }, to));
@@ -311,11 +315,9 @@ impl<S: Simd> Task for AreFinite<'_, '_, S> {
             match *values {
                 // Nor what numbers may be multiplied with them.
                 Strips::I8(_, scales) => are_finite(simd, 128.0, scales.walk(rows.start), rows.len()),
-                Strips::F32(strip) => are_finite(simd, 1.0, strip.walk(rows.start), rows.len()),
-                #[cfg(feature = "half")]
-                Strips::F16(strip) => are_finite(simd, 1.0, strip.walk(rows.start), rows.len()),
-                #[cfg(feature = "half")]
-                Strips::Bf16(strip) => are_finite(simd, 1.0, strip.walk(rows.start), rows.len()),
+                Strips::Floats(floats) => with_floats!(FloatStrip::floats, strip => {
+                    are_finite(simd, 1.0, strip.walk(rows.start), rows.len())
+                }),
             }
         }
     }
