@@ -228,9 +228,14 @@ impl<'a> Cache<'a> {
         self.keys.is_f32() && self.values.is_f32() && !self.is_paged()
     }
 
-    /// Whether keys and values are `bf16`, and keys of an even number of them.
-    pub(crate) fn has_pairs(&self) -> bool {
-        self.keys.is_bf16() && self.values.is_bf16() && self.shape().dim.is_multiple_of(2)
+    /// Whether keys and values are `bf16`.
+    pub(crate) const fn is_bf16(&self) -> bool {
+        self.keys.is_bf16() && self.values.is_bf16()
+    }
+
+    /// Whether keys and values are integers, with one scale for each row, and keys are so short that sums of their products with 16 bits fit into 32.
+    pub(crate) fn is_i8_with_single_scales(&self) -> bool {
+        self.keys.has_single_scales() && self.values.has_single_scales() && self.shape().dim <= 1 << 12
     }
 
     /// Whether the pages of all these keys of a sequence exist.

@@ -4,7 +4,7 @@ use crate::{
     Error,
     kernel::Products,
     ranges::Partial,
-    simd::{Pairs, Portable, Simd},
+    simd::{Bf16Pairs, Portable, Simd},
     softmax::FEW_TILES,
 };
 
@@ -59,7 +59,7 @@ const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let dims = head_dim.saturating_add(value_dim);
     let (single, paired) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
     let tiles = dims.saturating_mul(if single < paired { paired } else { single });
-    tiles.saturating_add((2 + S::Pairs::KEY_TILE) * S::MAX_COLS * S::LANES)
+    tiles.saturating_add((2 + S::Bf16Pairs::KEY_TILE) * S::MAX_COLS * S::LANES)
 }
 
 /// Rows of `f32`, or of pairs, that a tile of keys or of values takes.
@@ -122,7 +122,7 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     #[inline(always)]
     pub(crate) fn score_tile(&mut self, products: Products) -> Option<&'s mut [[S::Vector; COLS]]> {
         let in_pairs = matches!(products, Products::ManyInPairs);
-        self.take(if in_pairs { S::Pairs::KEY_TILE } else { score_rows::<S>(COLS) })
+        self.take(if in_pairs { S::Bf16Pairs::KEY_TILE } else { score_rows::<S>(COLS) })
     }
 
     /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.

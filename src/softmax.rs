@@ -5,8 +5,8 @@ use core::array::from_fn;
 use crate::{
     kernel::Columns,
     score::modify::Strided,
-    scratch::elements_mut,
-    simd::{Pairs, Simd},
+    scratch::{elements, elements_mut},
+    simd::{Bf16Pairs, Simd},
     view::{RowsMut, Walk},
 };
 
@@ -79,7 +79,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     pub(crate) fn update_in_pairs<const N: usize>(
         &mut self,
-        pairs: S::Pairs,
+        pairs: S::Bf16Pairs,
         columns: Columns<N>,
         (tile_max, factor): ([S::Vector; N], f32),
         scores: &mut [[S::Vector; COLS]],
@@ -256,10 +256,14 @@ impl<'t, S: Simd> FewScores<'t, S> {
         FewScores { simd: self.simd, vectors, count: self.count, tiles: 1, len }
     }
 
-    /// Where those of query `i` begin; there is room for [`FEW`](Simd::FEW) queries.
+    pub(crate) const fn vectors(&self) -> &[S::Vector] {
+        self.vectors
+    }
+
+    /// Those of all queries, and how far apart two queries are; there is room for [`FEW`](Simd::FEW) of them.
     #[inline(always)]
-    pub(crate) fn row_ptr(&self, i: usize) -> *const f32 {
-        self.vectors.as_ptr().wrapping_add(i * Self::OF_QUERY).cast()
+    pub(crate) fn rows(&self) -> (&[f32], usize) {
+        (elements::<S>(self.vectors), FEW_TILES * S::KEY_TILE)
     }
 
     /// Those of query `i` with the keys of vector `group`; zeros where there is no such query.
@@ -276,13 +280,24 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
-    /// Multiplies those of each query with a number for each key.
+    /// Multiplies those of each query with a number of its own.
+    #[inline(always)]
+    pub(crate) fn multiply(&mut self, factors: &[f32; 16]) {
+        let simd = self.simd;
+        for (i, factor) in factors.iter().enumerate().take(self.count) {
+            for group in 0..Self::OF_TILE {
+                self.set(i, group, simd.mul(self.get(i, group), simd.splat(*factor)));
+            }
+        }
+    }
+
+    /// Multiplies those of each query with a number of its own, and with one for each key.
     ///
     /// # Safety
     ///
     /// There are as many numbers as keys, each a row of its own.
     #[inline(always)]
-    pub(crate) unsafe fn scale(&mut self, mut scales: Walk<'_, f32>) {
+    pub(crate) unsafe fn scale(&mut self, mut scales: Walk<'_, f32>, factors: &[f32; 16]) {
         let simd = self.simd;
         for group in 0..Self::OF_TILE {
             let mut of_keys = [0.0; 16];
@@ -291,8 +306,8 @@ impl<'t, S: Simd> FewScores<'t, S> {
                 *to = unsafe { *scales.next() };
             }
             let of_keys = simd.load(&of_keys);
-            for i in 0..self.count {
-                self.set(i, group, simd.mul(self.get(i, group), of_keys));
+            for (i, factor) in factors.iter().enumerate().take(self.count) {
+                self.set(i, group, simd.mul(simd.mul(self.get(i, group), simd.splat(*factor)), of_keys));
             }
         }
     }
@@ -303,6 +318,14 @@ impl<'t, S: Simd> FewScores<'t, S> {
         let tile = elements_mut::<S>(self.vectors);
         if let Some(to) = tile.get_mut(i * FEW_TILES * S::KEY_TILE + first..).and_then(<[f32]>::first_chunk_mut) {
             *to = scores;
+        }
+    }
+
+    /// That of query `i`, if there is one, with key `j`.
+    #[inline(always)]
+    pub(crate) fn set_one(&mut self, i: usize, j: usize, score: f32) {
+        if let Some(to) = elements_mut::<S>(self.vectors).get_mut(i * FEW_TILES * S::KEY_TILE + j) {
+            *to = score;
         }
     }
 

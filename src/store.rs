@@ -51,6 +51,10 @@ impl<'a> Store<'a> {
         matches!(self, Self::Floats(view) if view.is_bf16())
     }
 
+    pub(crate) fn has_single_scales(&self) -> bool {
+        matches!(self, Self::I8(_, Some(scales)) if scales.shape().dim == 1)
+    }
+
     /// Those of a head: of a sequence of the batch, or in the pages that a row of a table names.
     pub(crate) fn head(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strips<'a>> {
         Some(match self {

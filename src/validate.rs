@@ -7,10 +7,11 @@ use crate::{
     attention::{Config, Packed},
     error::Operand,
     floats::{FloatView, SharedFloats},
+    kernel::HasPairs,
     kv::{Cache, expect_shape},
     score::{function::Form, mask::Fitted},
     scratch::{scratch_len, staging_len},
-    simd::Token,
+    simd::{Simd, Token},
     view::SharedRows,
 };
 
@@ -167,9 +168,13 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    /// Whether all that is multiplied is `bf16`, and comes in pairs.
-    pub(crate) fn has_pairs(&self) -> bool {
-        self.queries.is_bf16() && self.kv.has_pairs() && !self.is_projected
+    /// Where this backend multiplies pairs of what is to be multiplied.
+    pub(crate) fn has_pairs<S: Simd>(&self, simd: S) -> HasPairs {
+        let of_bf16 = self.queries.is_bf16() && self.kv.is_bf16() && !self.is_projected && simd.bf16_pairs().is_some();
+        HasPairs {
+            many: of_bf16 && self.kv.shape().dim.is_multiple_of(2),
+            few: of_bf16 || self.kv.is_i8_with_single_scales() && simd.i8_pairs().is_some(),
+        }
     }
 
     pub(crate) fn sequences(&self) -> usize {

@@ -532,8 +532,8 @@ impl<T: Copy> Ask for Ahead<'_, T> {
     #[inline(always)]
     fn ask(&mut self, elements: usize) {
         let end = self.asked + elements;
-        for t in (self.asked..end).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            prefetch_early(self.row.wrapping_add(t));
+        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            prefetch_early(self.row.wrapping_add(self.asked + t));
         }
         self.asked = end;
         if end >= self.walk.dim() {

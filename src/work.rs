@@ -9,7 +9,7 @@ use crate::{
     Error,
     floats::{FloatRows, FloatRowsMut, SharedFloats, with_floats},
     kernel::{
-        Products,
+        HasPairs, Products,
         prefill::{KeyRange, Unit},
     },
     partition::{Part, Partition, Split},
@@ -125,8 +125,7 @@ impl<'a, F: Score> Work<'a, F> {
 pub struct Plan<'a> {
     problem: Problem<'a>,
     split: Split,
-    /// Whether products may be of pairs of `bf16`.
-    has_pairs: bool,
+    has_pairs: HasPairs,
     units: usize,
     next: Counter,
 }
@@ -141,7 +140,7 @@ impl<'a> Plan<'a> {
             None => call.queries.shape().batch * split.sequence(call, 0).all_units(heads),
             Some(sequences) => (0..sequences).map(|s| split.sequence(call, s).all_units(heads)).sum(),
         };
-        let has_pairs = call.has_pairs() && with_simd!(problem.backend, simd => simd.pairs().is_some());
+        let has_pairs = with_simd!(problem.backend, simd => call.has_pairs(simd));
         Self { problem, split, has_pairs, units, next: Counter::new() }
     }
 
@@ -228,7 +227,7 @@ impl<'a> Plan<'a> {
             heads,
             cols: part.cols,
             products,
-            ranges: if products == Products::Few { ranges(&head, &queries) } else { 0..1 },
+            ranges: if products.are_of_rows() { ranges(&head, &queries) } else { 0..1 },
         })
     }
 

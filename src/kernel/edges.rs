@@ -1,6 +1,6 @@
 //! The two ends of a block: queries come in, of whatever type and in whatever order its products want them, and results go out.
 
-use super::{Columns, Products, decode, transpose};
+use super::{Columns, Products, few, transpose};
 use crate::{
     floats::{FloatRows, FloatRowsMut, with_floats},
     simd::{Simd, Task},
@@ -25,7 +25,7 @@ impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
     fn run(self) {
         let Self { simd, from, first, products, factor, to } = self;
         let len = from.len().saturating_sub(first);
-        if len == 0 || (products != Products::Few && to.len() > from.dim()) {
+        if len == 0 || (!products.are_of_rows() && to.len() > from.dim()) {
             return;
         }
         with_floats!(FloatRows::from, rows => {
@@ -33,7 +33,7 @@ impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
             // SAFETY: these rows exist, and have as many elements.
             unsafe {
                 match products {
-                    Products::Few => decode::load(simd, row, [len, rows.dim()], factor, to),
+                    Products::Few | Products::FewInPairs => few::load(simd, row, [len, rows.dim()], factor, to),
                     _ => transpose::load(simd, row, len, factor, to),
                 }
             }
@@ -60,7 +60,7 @@ impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
         let Self { simd, from, products, factor, to, first } = self;
         with_floats!(FloatRowsMut::to, rows => {
             if products.are_for_few() {
-                decode::store(simd, from, factor[0], rows);
+                few::store(simd, from, factor[0], rows);
             } else {
                 transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0));
             }

@@ -108,7 +108,7 @@ impl Side<'_> {
     /// Those of a range within the tile in pairs of rows, an even one and the next, with zeros for what is not of the tile.
     #[inline(always)]
     fn pairs_of_rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
-        let (from, unseen, pairs) = (self.strips.bf16()?, tile.start % 2, simd.pairs()?);
+        let (from, unseen, pairs) = (self.strips.bf16()?, tile.start % 2, simd.bf16_pairs()?);
         self.stage(tile, |rows, to| pairs.call(PairValues { simd, pairs, from, rows, unseen, to }));
         let (first, end) = (range.start / 2, range.end.div_ceil(2));
         Some(Rows::of(self.room, self.dim)?.range(first - tile.start / 2, end - first)?.as_pairs())

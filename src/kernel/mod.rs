@@ -1,7 +1,7 @@
 //! The fused loops, and the register tile that both of their products are computed with.
 
-mod decode;
 mod edges;
+mod few;
 mod key_tile;
 mod pairs;
 pub(crate) mod prefill;
@@ -12,8 +12,15 @@ use core::num::NonZeroUsize;
 
 use crate::{
     score::{function::Score, product::Product},
-    simd::{CACHE_LINE, Pairs, Simd, prefetch},
+    simd::{Bf16Pairs, CACHE_LINE, Simd, prefetch},
 };
+
+/// Whether products may be of pairs: with many queries, and with few.
+#[derive(Clone, Copy)]
+pub(crate) struct HasPairs {
+    pub(crate) many: bool,
+    pub(crate) few: bool,
+}
 
 /// How the products of a block are computed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,34 +33,47 @@ pub(crate) enum Products {
     FewInOrder,
     /// With elements of keys and columns of values in lanes, as memory is read fastest.
     Few,
+    /// So, of two elements and of two rows of values at a time.
+    FewInPairs,
 }
 
 impl Products {
     /// For queries in a block of `cols` vectors: those for few where they do not fill a vector's lanes by far. In order, sums are to be what they
     /// are for whatever number of queries.
-    pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool, have_pairs: bool) -> Self {
+    pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool, has_pairs: HasPairs) -> Self {
         match (cols > 1 || !are_few, in_order || !(F::IS_DOT && F::LINEAR)) {
-            (true, false) if have_pairs => Self::ManyInPairs,
+            (true, false) if has_pairs.many => Self::ManyInPairs,
             (true, _) => Self::Many,
             (false, true) => Self::FewInOrder,
+            (false, false) if has_pairs.few => Self::FewInPairs,
             (false, false) => Self::Few,
         }
     }
 
     pub(crate) const fn are_for_few(self) -> bool {
-        matches!(self, Self::Few | Self::FewInOrder)
+        self.are_of_rows() || matches!(self, Self::FewInOrder)
     }
 
-    /// The instructions for pairs, where those are what is computed with.
+    /// Whether rows are multiplied as memory has them.
+    pub(crate) const fn are_of_rows(self) -> bool {
+        matches!(self, Self::Few | Self::FewInPairs)
+    }
+
+    /// Whether queries come to them as they are.
+    pub(crate) const fn are_in_pairs(self) -> bool {
+        matches!(self, Self::ManyInPairs | Self::FewInPairs)
+    }
+
+    /// The instructions for pairs of many queries, where those are what is computed with.
     #[inline(always)]
-    pub(crate) fn pairs<S: Simd>(self, simd: S) -> Option<S::Pairs> {
-        if self == Self::ManyInPairs { simd.pairs() } else { None }
+    pub(crate) fn pairs<S: Simd>(self, simd: S) -> Option<S::Bf16Pairs> {
+        if self == Self::ManyInPairs { simd.bf16_pairs() } else { None }
     }
 
     /// Where tiles of keys may begin: at multiples of this.
     #[inline(always)]
     pub(crate) const fn key_tile<S: Simd>(self) -> NonZeroUsize {
-        let keys = if matches!(self, Self::ManyInPairs) { S::Pairs::KEY_TILE } else { S::KEY_TILE };
+        let keys = if matches!(self, Self::ManyInPairs) { S::Bf16Pairs::KEY_TILE } else { S::KEY_TILE };
         NonZeroUsize::MIN.saturating_add(keys - 1)
     }
 }

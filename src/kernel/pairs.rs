@@ -10,14 +10,14 @@ use core::{
 use super::{Columns, key_tile::each};
 use crate::{
     element::Bf16,
-    simd::{Pairs, Simd, Task},
+    simd::{Bf16Pairs, Simd, Task},
     softmax::Softmax,
     view::Strip,
 };
 
 /// `rows[i] = (rows[2 i], rows[2 i + 1])` for as many as there are of those, each number rounded.
 pub(super) struct PairRows<'t, S: Simd, const N: usize, const COLS: usize> {
-    pub(super) pairs: S::Pairs,
+    pub(super) pairs: S::Bf16Pairs,
     pub(super) columns: Columns<N>,
     pub(super) rows: &'t mut [[S::Vector; COLS]],
 }
@@ -43,7 +43,7 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for PairRows<'_, S, N, COL
 
 /// [`Softmax::update_in_pairs`]
 pub(super) struct UpdateInPairs<'t, S: Simd, const N: usize, const COLS: usize> {
-    pub(super) pairs: S::Pairs,
+    pub(super) pairs: S::Bf16Pairs,
     pub(super) softmax: &'t mut Softmax<S, COLS>,
     pub(super) columns: Columns<N>,
     pub(super) max: [S::Vector; N],
@@ -63,7 +63,7 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for UpdateInPairs<'_, S, N
 /// `to[i][c] = (rows[2 i][c], rows[2 i + 1][c])`, with zeros for rows that nobody sees.
 pub(super) struct PairValues<'t, 'a, S: Simd> {
     pub(super) simd: S,
-    pub(super) pairs: S::Pairs,
+    pub(super) pairs: S::Bf16Pairs,
     pub(super) from: Strip<'a, Bf16>,
     pub(super) rows: Range<usize>,
     /// How many rows before those nobody sees: one or none.
@@ -91,15 +91,15 @@ impl<S: Simd> Task for PairValues<'_, '_, S> {
                     // SAFETY: each of them has these elements. Of vectors known to be whole, no lane is masked off.
                     let load = |row: &[Bf16]| unsafe { from_raw_parts(row.as_ptr().add(t), S::LANES) };
                     // SAFETY: as above.
-                    simd.store(pairs.load(load(first), load(second)), unsafe {
+                    simd.store(pairs.load_both([load(first), load(second)]), unsafe {
                         from_raw_parts_mut(to.as_mut_ptr().add(t), S::LANES)
                     });
                     t += S::LANES;
                 }
             }
             while let Some(to @ [_, ..]) = to.get_mut(t..) {
-                let [first, second] = [first, second].map(|row| row.get(t..).unwrap_or_default());
-                simd.store(pairs.load(first, second), to);
+                let rows = [first, second].map(|row| row.get(t..).unwrap_or_default());
+                simd.store(pairs.load_both(rows), to);
                 t += S::LANES;
             }
         });

@@ -9,6 +9,7 @@ use core::{num::NonZeroUsize, ops::Range};
 use super::{
     Columns, Products,
     edges::{LoadQueries, StoreOutput},
+    few::{self, Rounded},
     key_tile::{KeyTile, Tiles},
     pairs::{PairRows, UpdateInPairs},
     score_matrix::{StoreScores, Tiled},
@@ -90,14 +91,15 @@ impl<F: Score> Kernel for Unit<'_, F> {
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
-            let factor = if products == Products::ManyInPairs { 1.0 } else { self.head.call.query_factor };
+            let factor = if products.are_in_pairs() { 1.0 } else { self.head.call.query_factor };
             let load = LoadQueries { simd, from: &self.rows, first, products, factor, to: &mut *q };
             load_queries::<_, _, ROWS, NARROW, COLS>(&self.head, load, raw);
             if let Some(pairs) = products.pairs(simd) {
                 pairs.call(PairRows::<S, COLS, COLS> { pairs, columns: Columns::new(0), rows: &mut *q });
             }
+            let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q);
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
-            let new = Block::new(simd, &self.head, (queries, has_sinks), products, [q, o]);
+            let new = Block::new(simd, &self.head, (queries, has_sinks), (products, rounded), [q, o]);
             for span in &new.spans {
                 (start, end) = (start.min(span.some.start), end.max(span.some.end));
             }
@@ -190,6 +192,8 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     /// What the queries of each vector see by their position.
     pub(super) spans: [Span; COLS],
     pub(super) products: Products,
+    /// What became of few queries.
+    pub(super) rounded: Rounded,
     pub(super) softmax: Softmax<S, COLS>,
     /// `[key_dim][query]`, or as the products for few queries want them; scaled
     pub(super) queries: &'s mut [[S::Vector; COLS]],
@@ -203,7 +207,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         simd: S,
         head: &Head<'_, F>,
         (of, has_sinks): (Queries, bool),
-        products: Products,
+        (products, rounded): (Products, Rounded),
         [queries, output]: [&'s mut [[S::Vector; COLS]]; 2],
     ) -> Self {
         output.fill([simd.splat(0.0); COLS]);
@@ -213,7 +217,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         });
         let sinks: [f32; 16] =
             core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { f32::NEG_INFINITY });
-        Self { of, spans, products, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
+        Self { of, spans, products, rounded, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
     }
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.

@@ -11,7 +11,7 @@ use crate::{
     Error, Shape, View,
     error::Operand,
     kv::expect_shape,
-    simd::{Pairs, Simd, Task, prefetch},
+    simd::{Bf16Pairs, Simd, Task, prefetch},
     view::Rows,
 };
 
@@ -311,7 +311,7 @@ pub(crate) struct Words<S: Simd> {
 }
 
 impl<S: Simd> Words<S> {
-    const FIT: () = assert!(S::KEY_TILE <= 32 * MAX_WORDS && S::Pairs::KEY_TILE <= 32 * MAX_WORDS);
+    const FIT: () = assert!(S::KEY_TILE <= 32 * MAX_WORDS && S::Bf16Pairs::KEY_TILE <= 32 * MAX_WORDS);
 
     /// All see all.
     #[inline(always)]

@@ -82,7 +82,7 @@ impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
 #[derive(Clone, Copy)]
 pub(crate) struct PairDot<S: Simd> {
     pub(crate) simd: S,
-    pub(crate) pairs: S::Pairs,
+    pub(crate) pairs: S::Bf16Pairs,
     /// What becomes of its sums, if it is not left to the softmax.
     pub(crate) factor: Option<f32>,
 }

@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{Kernel, Known, NoPairs, Simd, Task};
-use crate::math::exp::polynomial;
+use crate::{element::Bf16, math::exp::polynomial};
 
 cpufeatures::new!(cpu, "avx2", "fma");
 
@@ -82,7 +82,8 @@ impl Simd for Avx2 {
     type Vector = __m256;
     type Mask = __m256;
     type Square = [__m256; 8];
-    type Pairs = NoPairs;
+    type Bf16Pairs = NoPairs<Bf16>;
+    type I8Pairs = NoPairs<i8>;
 
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
@@ -104,7 +105,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn pairs(self) -> Option<NoPairs> {
+    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
+        None
+    }
+
+    #[inline(always)]
+    fn i8_pairs(self) -> Option<NoPairs<i8>> {
         None
     }
 

@@ -2,7 +2,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Kernel, Known, Pairs, Simd, Task};
+use super::{Bf16Pairs, Kernel, Known, Pairs, Simd, Task};
 use crate::{element::Bf16, math::exp::polynomial};
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
@@ -10,7 +10,7 @@ cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "f
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512 {
-    pairs: Option<Bf16Pairs>,
+    pairs: Option<HasPairs>,
 }
 
 impl Avx512 {
@@ -18,9 +18,9 @@ impl Avx512 {
         cpu::get().then_some(Self { pairs: None })
     }
 
-    /// With instructions for pairs of `bf16` numbers.
-    pub(super) fn with_bf16() -> Option<Self> {
-        (cpu::get() && has_bf16()).then_some(Self { pairs: Some(Bf16Pairs(())) })
+    /// With instructions for pairs of numbers.
+    pub(super) fn with_pairs() -> Option<Self> {
+        (cpu::get() && has_pairs()).then_some(Self { pairs: Some(HasPairs(())) })
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
@@ -39,44 +39,120 @@ impl Avx512 {
     }
 }
 
-/// Exists only on a CPU with AVX512-BF16, besides what [`Avx512`] asks for.
+/// Exists only on a CPU with AVX512-BF16 and VNNI, besides what [`Avx512`] asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Bf16Pairs(());
+struct HasPairs(());
 
-/// Whether the CPU multiplies pairs of `bf16` numbers; `cpufeatures` does not know of it.
-fn has_bf16() -> bool {
+/// Whether the CPU multiplies pairs of `bf16` numbers, of which `cpufeatures` does not know, and of integers, as all do that have the former.
+fn has_pairs() -> bool {
     static KNOWN: Known = Known::new();
     KNOWN.get_or(|| {
         let has_leaf = |leaf| __cpuid(0).eax >= leaf;
-        has_leaf(7) && __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 5 & 1 == 1
+        let has_bit = |register: u32, bit: u32| register >> bit & 1 == 1;
+        has_leaf(7)
+            && __cpuid_count(7, 0).eax >= 1
+            && has_bit(__cpuid_count(7, 1).eax, 5)
+            && has_bit(__cpuid_count(7, 0).ecx, 11)
     })
 }
 
-impl Bf16Pairs {
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-    fn outlined<T: Task>(self, task: T) -> T::Output {
-        task.run()
-    }
-}
-
-impl Pairs<Avx512> for Bf16Pairs {
-    /// Without the numbers, no tile is to have room.
-    const KEY_TILE: usize = if cfg!(feature = "half") { 256 } else { 2 };
-
+impl HasPairs {
     #[inline(never)]
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.outlined(task) }
     }
 
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+    fn outlined<T: Task>(self, task: T) -> T::Output {
+        task.run()
+    }
+}
+
+/// Pairs of `bf16`.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16s(HasPairs);
+
+impl Pairs<Avx512> for Bf16s {
+    type Number = Bf16;
+
+    const LARGEST: Option<f32> = None;
+
     #[inline(always)]
-    fn load(self, first: &[Bf16], second: &[Bf16]) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of a slice are masked off. The numbers have 16 bits.
-        let load = |from: &[Bf16]| unsafe {
-            _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(from.len()), from.as_ptr().cast()))
-        };
+    fn call<T: Task>(self, task: T) -> T::Output {
+        self.0.call(task)
+    }
+
+    #[inline(always)]
+    fn load(self, row: &[Bf16]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and BW; lanes past the end of the slice are masked off. The numbers have 16 bits.
+        unsafe { _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(halves(row.len()), row.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_raw(self, row: &[Bf16]) -> __m512 {
+        self.load(row)
+    }
+
+    #[inline(always)]
+    fn zip(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and BW.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            let (first, second) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
+            [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
+        }
+    }
+
+    /// Each quarter of a row has become one of either vector.
+    #[inline(always)]
+    fn unzip(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
         // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_castsi512_ps(_mm512_or_si512(load(first), _mm512_slli_epi32::<16>(load(second)))) }
+        unsafe {
+            let (front, back) =
+                (_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+            [_mm512_shuffle_f32x4::<0b11_01_10_00>(front, front), _mm512_shuffle_f32x4::<0b11_01_10_00>(back, back)]
+        }
+    }
+
+    #[inline(always)]
+    fn join(self, [a, b]: [__m512; 2]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
+        unsafe { core::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a)) }
+    }
+
+    #[inline(always)]
+    fn split(self, pairs: __m512) -> [__m512; 2] {
+        split(pairs, self.0)
+    }
+
+    #[inline(always)]
+    fn dot(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
+        unsafe {
+            let [a, b] = [a, b].map(|pairs| core::mem::transmute::<__m512, __m512bh>(pairs));
+            _mm512_dpbf16_ps(sum, a, b)
+        }
+    }
+
+    #[inline(always)]
+    fn total(self, sum: __m512) -> __m512 {
+        sum
+    }
+}
+
+impl Bf16Pairs<Avx512> for Bf16s {
+    /// Without the numbers, no tile is to have room.
+    const KEY_TILE: usize = if cfg!(feature = "half") { 256 } else { 2 };
+
+    #[inline(always)]
+    fn load_both(self, rows: [&[Bf16]; 2]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of a slice are masked off. The numbers have 16 bits.
+        let [first, second] = rows.map(|row| unsafe {
+            _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(row.len()), row.as_ptr().cast()))
+        });
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_castsi512_ps(_mm512_or_si512(first, _mm512_slli_epi32::<16>(second))) }
     }
 
     #[inline(always)]
@@ -90,33 +166,110 @@ impl Pairs<Avx512> for Bf16Pairs {
             }
             numbers
         };
-        // SAFETY: `self` exists, so the CPU has AVX512-BF16 and BW; the vectors have 512 bits, all of which mean something.
+        // SAFETY: `self` exists, so the CPU has AVX-512F and BW.
         unsafe {
-            let numbers = core::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
             let in_turn = _mm512_loadu_epi16(IN_TURN.as_ptr().cast());
+            let numbers = _mm512_castps_si512(self.join([first, second]));
             _mm512_castsi512_ps(_mm512_permutexvar_epi16(in_turn, numbers))
+        }
+    }
+}
+
+/// Pairs of integers: bytes in memory, 16 bits in registers, with sums of 32.
+#[derive(Clone, Copy)]
+pub(crate) struct I8s(HasPairs);
+
+impl Pairs<Avx512> for I8s {
+    type Number = i8;
+
+    const LARGEST: Option<f32> = Some(i16::MAX as f32);
+
+    #[inline(always)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        self.0.call(task)
+    }
+
+    #[inline(always)]
+    fn load(self, row: &[i8]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of the slice are masked off.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(halves(row.len()), row.as_ptr()))) }
+    }
+
+    #[inline(always)]
+    fn load_raw(self, row: &[i8]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of the slice are masked off.
+        unsafe {
+            let bytes = _mm256_maskz_loadu_epi8(halves(row.len()), row.as_ptr());
+            _mm512_castsi512_ps(_mm512_castsi256_si512(bytes))
+        }
+    }
+
+    #[inline(always)]
+    fn zip(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and BW.
+        unsafe {
+            let a = _mm512_castsi512_si256(_mm512_castps_si512(a));
+            let b = _mm512_castsi512_si256(_mm512_castps_si512(b));
+            let first = _mm512_cvtepi8_epi16(_mm256_unpacklo_epi8(a, b));
+            let second = _mm512_cvtepi8_epi16(_mm256_unpackhi_epi8(a, b));
+            [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
+        }
+    }
+
+    /// Each quarter of a row has become half of either vector.
+    #[inline(always)]
+    fn unzip(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { [_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b)] }
+    }
+
+    #[inline(always)]
+    fn join(self, [a, b]: [__m512; 2]) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe {
+            let a = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a));
+            let b = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(b));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
         }
     }
 
     #[inline(always)]
     fn split(self, pairs: __m512) -> [__m512; 2] {
-        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
-        unsafe {
-            let pairs = _mm512_castps_si512(pairs);
-            let first = _mm512_srli_epi32::<16>(_mm512_slli_epi32::<16>(pairs));
-            let second = _mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(pairs));
-            [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
-        }
+        split(pairs, self.0)
     }
 
     #[inline(always)]
     fn dot(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
+        // SAFETY: `self` exists, so the CPU has AVX512-VNNI.
         unsafe {
-            let [a, b] = [a, b].map(|pairs| core::mem::transmute::<__m512, __m512bh>(pairs));
-            _mm512_dpbf16_ps(sum, a, b)
+            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(sum), a, b))
         }
     }
+
+    #[inline(always)]
+    fn total(self, sum: __m512) -> __m512 {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(sum)) }
+    }
+}
+
+/// [`Pairs::split`]
+#[inline(always)]
+fn split(pairs: __m512, _: HasPairs) -> [__m512; 2] {
+    // SAFETY: the CPU has AVX-512F.
+    unsafe {
+        let pairs = _mm512_castps_si512(pairs);
+        let first = _mm512_srli_epi32::<16>(_mm512_slli_epi32::<16>(pairs));
+        let second = _mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(pairs));
+        [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
+    }
+}
+
+/// The halves of lanes that the first `len` numbers fill.
+#[inline(always)]
+fn halves(len: usize) -> __mmask32 {
+    if len >= 32 { u32::MAX } else { (1 << len) - 1 }
 }
 
 /// The lanes that the first `len` elements fill.
@@ -144,7 +297,8 @@ impl Simd for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
     type Square = [__m512; 16];
-    type Pairs = Bf16Pairs;
+    type Bf16Pairs = Bf16s;
+    type I8Pairs = I8s;
 
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
@@ -166,8 +320,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn pairs(self) -> Option<Bf16Pairs> {
-        self.pairs
+    fn bf16_pairs(self) -> Option<Bf16s> {
+        self.pairs.map(Bf16s)
+    }
+
+    #[inline(always)]
+    fn i8_pairs(self) -> Option<I8s> {
+        self.pairs.map(I8s)
     }
 
     #[inline(always)]

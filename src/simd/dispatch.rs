@@ -67,7 +67,7 @@ impl Backend {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Avx512::new().map(Token::Avx512),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => Avx512::with_bf16().map(Token::Avx512),
+            Self::Avx512Bf16 => Avx512::with_pairs().map(Token::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => None,
         }

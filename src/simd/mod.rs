@@ -17,6 +17,8 @@ pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
+use core::{convert::Infallible, marker::PhantomData};
+
 use crate::element::Bf16;
 
 /// A computation to be compiled for each backend.
@@ -101,7 +103,9 @@ pub(crate) trait Simd: Copy {
     /// `LANES` vectors.
     type Square: AsRef<[Self::Vector]> + AsMut<[Self::Vector]>;
     /// What this backend has for pairs of `bf16`.
-    type Pairs: Pairs<Self>;
+    type Bf16Pairs: Bf16Pairs<Self>;
+    /// What this backend has for pairs of integers.
+    type I8Pairs: Pairs<Self, Number = i8>;
 
     /// Elements of a vector.
     const LANES: usize;
@@ -122,7 +126,10 @@ pub(crate) trait Simd: Copy {
     fn call<T: Task>(self, task: T) -> T::Output;
 
     /// `None` where the CPU has nothing of the kind, or it is not wanted.
-    fn pairs(self) -> Option<Self::Pairs>;
+    fn bf16_pairs(self) -> Option<Self::Bf16Pairs>;
+
+    /// `None` likewise.
+    fn i8_pairs(self) -> Option<Self::I8Pairs>;
 
     fn splat(self, x: f32) -> Self::Vector;
 
@@ -197,54 +204,109 @@ pub(crate) trait Simd: Copy {
     fn max_each(self, of: [Self::Vector; 4]) -> [f32; 4];
 }
 
-/// Instructions for `bf16` numbers that stand two by two in the lanes of a vector, the first in the lower half of the 32 bits.
-///
-/// Subnormal numbers count as zeros.
+/// Instructions for numbers of 16 bits that stand two by two in the lanes of a vector, the first in the lower half of the 32 bits.
 pub(crate) trait Pairs<S: Simd>: Copy {
-    /// Keys of a tile, an even number.
-    const KEY_TILE: usize;
+    /// What keys and values are kept as.
+    type Number: Copy;
+
+    /// The largest of the numbers, if they are integers. If not, subnormal ones count as zeros.
+    const LARGEST: Option<f32>;
 
     /// Runs `task`, compiled for these instructions too.
     fn call<T: Task>(self, task: T) -> T::Output;
 
-    /// The first `LANES` numbers of each, as pairs; zero where there are fewer.
-    fn load(self, first: &[Bf16], second: &[Bf16]) -> S::Vector;
+    /// The first `2 * LANES` numbers of a row as they lie; zero where there are fewer.
+    fn load(self, row: &[Self::Number]) -> S::Vector;
 
-    /// Pairs of the nearest numbers, of two the even one.
-    fn pair(self, first: S::Vector, second: S::Vector) -> S::Vector;
+    /// The first `2 * LANES` numbers of a row for [`zip`](Self::zip); zero where there are fewer.
+    fn load_raw(self, row: &[Self::Number]) -> S::Vector;
+
+    /// Numbers of two rows, each with its counterpart, in an order of its own.
+    fn zip(self, rows: [S::Vector; 2]) -> [S::Vector; 2];
+
+    /// What was summed up of such pairs, in the order of the rows.
+    fn unzip(self, sums: [S::Vector; 2]) -> [S::Vector; 2];
+
+    /// The nearest numbers, of two the even one: those of the first vector, then those of the second.
+    fn join(self, numbers: [S::Vector; 2]) -> S::Vector;
 
     /// The same pairs with zeros in the place of the second, and in the place of the first.
     fn split(self, pairs: S::Vector) -> [S::Vector; 2];
 
-    /// `sum + a[1] * b[1] + a[0] * b[0]`, rounded after either sum.
+    /// `sum + a[1] * b[1] + a[0] * b[0]`, of floats rounded after either sum.
     fn dot(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
+
+    /// Such sums as `f32`.
+    fn total(self, sum: S::Vector) -> S::Vector;
 }
 
-/// Of a backend without.
-#[derive(Clone, Copy)]
-pub(crate) enum NoPairs {}
+/// [`Pairs`] of `bf16`, for many queries too.
+pub(crate) trait Bf16Pairs<S: Simd>: Pairs<S, Number = Bf16> {
+    /// Keys of a tile, an even number.
+    const KEY_TILE: usize;
 
-impl<S: Simd> Pairs<S> for NoPairs {
-    const KEY_TILE: usize = 2;
+    /// The first `LANES` numbers of each row, each with its counterpart; zero where there are fewer.
+    fn load_both(self, rows: [&[Bf16]; 2]) -> S::Vector;
+
+    /// The nearest numbers, of two the even one, each with its counterpart.
+    fn pair(self, first: S::Vector, second: S::Vector) -> S::Vector;
+}
+
+/// Of a backend without, for numbers of some type.
+#[derive(Clone, Copy)]
+pub(crate) struct NoPairs<T>(Infallible, PhantomData<T>);
+
+impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
+    type Number = N;
+
+    const LARGEST: Option<f32> = None;
 
     fn call<T: Task>(self, _: T) -> T::Output {
-        match self {}
+        match self.0 {}
     }
 
-    fn load(self, _: &[Bf16], _: &[Bf16]) -> S::Vector {
-        match self {}
+    fn load(self, _: &[N]) -> S::Vector {
+        match self.0 {}
     }
 
-    fn pair(self, _: S::Vector, _: S::Vector) -> S::Vector {
-        match self {}
+    fn load_raw(self, _: &[N]) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn zip(self, _: [S::Vector; 2]) -> [S::Vector; 2] {
+        match self.0 {}
+    }
+
+    fn unzip(self, _: [S::Vector; 2]) -> [S::Vector; 2] {
+        match self.0 {}
+    }
+
+    fn join(self, _: [S::Vector; 2]) -> S::Vector {
+        match self.0 {}
     }
 
     fn split(self, _: S::Vector) -> [S::Vector; 2] {
-        match self {}
+        match self.0 {}
     }
 
     fn dot(self, _: S::Vector, _: S::Vector, _: S::Vector) -> S::Vector {
-        match self {}
+        match self.0 {}
+    }
+
+    fn total(self, _: S::Vector) -> S::Vector {
+        match self.0 {}
+    }
+}
+
+impl<S: Simd> Bf16Pairs<S> for NoPairs<Bf16> {
+    const KEY_TILE: usize = 2;
+
+    fn load_both(self, _: [&[Bf16]; 2]) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn pair(self, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self.0 {}
     }
 }
 

@@ -1,7 +1,7 @@
 //! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
 
 use super::{Kernel, NoPairs, Simd, Task};
-use crate::math::exp::polynomial;
+use crate::{element::Bf16, math::exp::polynomial};
 
 #[cfg(target_feature = "avx512f")]
 mod width {
@@ -40,7 +40,8 @@ impl Simd for Portable {
     type Vector = Floats;
     type Mask = Floats;
     type Square = [Floats; LANES];
-    type Pairs = NoPairs;
+    type Bf16Pairs = NoPairs<Bf16>;
+    type I8Pairs = NoPairs<i8>;
 
     const LANES: usize = LANES;
     const MAX_COLS: usize = if SCALAR { 1 } else { 2 };
@@ -63,7 +64,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn pairs(self) -> Option<NoPairs> {
+    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
+        None
+    }
+
+    #[inline(always)]
+    fn i8_pairs(self) -> Option<NoPairs<i8>> {
         None
     }
 

@@ -56,12 +56,12 @@ impl Kind {
 }
 
 /// The largest divisor of `n` that is at most `wanted`.
-fn divisor(n: usize, wanted: usize) -> usize {
+pub fn divisor(n: usize, wanted: usize) -> usize {
     (1..=wanted.clamp(1, n)).rev().find(|d| n.is_multiple_of(*d)).unwrap_or(1)
 }
 
 /// A power of two that makes bytes of all, so that what was rounded once stays; what is not finite, where something is not.
-fn scale(group: &[f32]) -> f32 {
+pub fn scale(group: &[f32]) -> f32 {
     match group.iter().find(|x| !x.is_finite()) {
         Some(x) => *x,
         None => {

@@ -1,7 +1,7 @@
 //! A call of the crate with all that it needs, owned.
 
 use super::{
-    cache::{Cache, Kept, Kind, with_kv},
+    cache::{Cache, Kept, Kind, divisor, with_kv},
     functions::{Distance, Function, Sizes},
     modifiers::Modifiers,
     pattern::{Pattern, Sequence},
@@ -148,6 +148,13 @@ fn additive<'a>(v: &'a [f32], query_weights: Option<&'a Tensor<f32>>) -> Result<
     query_weights.map_or(Ok(score), |weights| Ok(score.query_weights(weights.view()?)))
 }
 
+/// Numbers that backends may multiply two at a time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    Bf16,
+    I8,
+}
+
 impl Case {
     /// All but the closures, of a case of dot products.
     pub fn attention(&self) -> Result<Attention<'_>, Error> {
@@ -177,11 +184,16 @@ impl Case {
         Ok(self.pattern.lens.as_ref().map_or(kv, |lens| kv.lens(lens)))
     }
 
-    /// Whether products of many queries may be of pairs of `bf16`.
-    pub fn is_in_pairs(&self) -> bool {
-        let is_dot = matches!(self.function, Function::Dot) && self.k.shape.dim.is_multiple_of(2);
-        let is_asked_for = !self.modifiers.batch_invariant && self.scores.is_none();
-        is_dot && is_asked_for && self.queries == Kind::Bf16 && self.cache.kind == Kind::Bf16
+    /// What products may be of pairs of.
+    pub fn pairs(&self) -> Option<Pairs> {
+        let may_be = matches!(self.function, Function::Dot) && !self.modifiers.batch_invariant && self.scores.is_none();
+        match (self.queries, self.cache.kind) {
+            (Kind::Bf16, Kind::Bf16) if may_be => Some(Pairs::Bf16),
+            (_, Kind::I8(scales)) if may_be && [&self.k, &self.v].iter().all(|t| divisor(t.shape.dim, scales) == 1) => {
+                Some(Pairs::I8)
+            }
+            _ => None,
+        }
     }
 
     pub fn kv_len(&self) -> usize {

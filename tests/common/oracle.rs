@@ -11,12 +11,15 @@
 //!   `E = ln sum_j p_j e^(e_j)` bounds what the sum is off by; and a sum of `n` weights adds `(n + few) U`.
 //!
 //! - Pairs of `bf16`: a weight is off by `U_BF16` more, subnormal numbers count as zeros, and scores are scaled last.
+//! - Pairs of integers: elements of a query are off by `STEP` of its largest, weights with their scales by `STEP` of the largest of those, and scores are
+//!   scaled last.
 //!
 //! No correct kernel can fail, whatever the input; one that loses a key, a rescaling or a lane cannot pass.
 //! How much *better* than the bound the kernels are is measured by `promises.rs` and `minilm.rs`.
 
 use super::{
-    case::{Answer, Case, MARKER},
+    cache::scale,
+    case::{Answer, Case, MARKER, Pairs},
     modifiers::Modifiers,
     pattern::{Band, Pattern, Sequence},
     plan::Plan,
@@ -29,6 +32,8 @@ use simd_attention::{Backend, Shape, Stage};
 pub const U: f64 = f32::EPSILON as f64 / 2.0;
 /// Unit roundoff of `bf16`.
 const U_BF16: f64 = 1.0 / 256.0;
+/// Half the distance of two numbers of 16 bits, in proportion to the largest, and some roundings.
+const STEP: f64 = 0.501 / 32767.0;
 /// Half the smallest subnormal: the most that rounding a subnormal result is off by.
 const SUBNORMAL: f64 = f32::MIN_POSITIVE as f64 * U;
 /// Roundings besides those that grow with a dimension: scale (2), difference to the maximum and rescaling (4), exponential (4),
@@ -60,7 +65,7 @@ impl Oracle {
         let exact = case.reference();
         let bounds = Bounds::new(case, &exact);
         let tolerance = bounds.tolerance();
-        let of_pairs = case.is_in_pairs().then(|| Bounds { in_pairs: true, ..bounds }.tolerance());
+        let of_pairs = case.pairs().map(|pairs| Bounds { pairs: Some(pairs), ..bounds }.tolerance());
         Self { name: case.name.clone(), tolerance, of_pairs, exact }
     }
 
@@ -91,7 +96,7 @@ impl Oracle {
 pub fn check(plan: &Plan) {
     let case = plan.case();
     let oracle = Oracle::new(&case);
-    for backend in Backend::available().filter(|backend| *backend != Backend::Avx512Bf16 || case.is_in_pairs()) {
+    for backend in Backend::available().filter(|backend| *backend != Backend::Avx512Bf16 || case.pairs().is_some()) {
         oracle.check(backend, &case.run(backend));
     }
 }
@@ -171,8 +176,8 @@ struct Bounds<'a> {
     products: Tensor<f64>,
     /// Of queries, keys and values.
     ranges: [Range; 3],
-    /// Whether products are of pairs of `bf16`.
-    in_pairs: bool,
+    /// What products are of pairs of, if they are.
+    pairs: Option<Pairs>,
 }
 
 /// A key that a query sees.
@@ -187,7 +192,7 @@ struct Key {
 impl<'a> Bounds<'a> {
     fn new(case: &'a Case, exact: &'a Answer<f64>) -> Self {
         let ranges = [&case.q, &case.k, &case.v].map(Range::of);
-        Self { case, exact, scores: scores(case, Stage::Masked), products: products(case), ranges, in_pairs: false }
+        Self { case, exact, scores: scores(case, Stage::Masked), products: products(case), ranges, pairs: None }
     }
 
     /// The bound for every element; zero for rows of no sequence, which stay as they are.
@@ -231,7 +236,7 @@ impl<'a> Bounds<'a> {
     fn bound_output(&self, [b, h, _]: Row, keys: &[Key], shares: &Shares, bounds: &mut [f64]) {
         let Shape { heads, len, .. } = self.case.v.shape;
         let [_, _, v] = &self.ranges;
-        let [rounding, flushed] = if self.in_pairs { [U_BF16, TINY] } else { [0.0; 2] };
+        let [rounding, flushed] = if self.pairs == Some(Pairs::Bf16) { [U_BF16, TINY] } else { [0.0; 2] };
         if keys.is_empty() {
             return;
         }
@@ -248,12 +253,37 @@ impl<'a> Bounds<'a> {
                 *bound += error * size((*value).into());
             }
         }
+        if self.pairs == Some(Pairs::I8) {
+            self.bound_steps([b, kv_head], keys, shares, bounds);
+        }
         // Weights below the smallest normal number may be zero, and so may products with them.
         let underflow = 2.0 * len as f64 * (TINY * v.largest + SUBNORMAL + flushed);
         for bound in bounds {
             // However wrong the weights: both results are averages of the values.
             *bound = bound.min(2.0 * v.largest) + underflow;
         }
+    }
+
+    /// Adds what weights that are integers are off by.
+    fn bound_steps(&self, [b, kv_head]: [usize; 2], keys: &[Key], shares: &Shares, bounds: &mut [f64]) {
+        let row = |key: &Key| self.case.v.row([b, kv_head, key.index]);
+        let scale = |key: &Key| size(scale(row(key)).into());
+        let weights = keys.iter().zip(shares.shares.iter().zip(&shares.errors));
+        let heaviest = weights.map(|(key, (share, error))| (share + error) * scale(key)).fold(0.0, f64::max);
+        for key in keys.iter().filter(|key| scale(key) > 0.0) {
+            for (bound, value) in bounds.iter_mut().zip(row(key)) {
+                *bound += STEP * heaviest * size((*value).into()) / scale(key);
+            }
+        }
+    }
+
+    /// What an inexact query makes a score off by.
+    fn steps(&self, [b, h, i]: Row, j: usize) -> f64 {
+        let kv_head = h / (self.case.q.shape.heads / self.case.k.shape.heads);
+        let sizes = |row: &[f32]| row.iter().map(|x| size((*x).into())).collect::<Vec<_>>();
+        let (query, key) = (sizes(self.case.q.row([b, h, i])), sizes(self.case.k.row([b, kv_head, j])));
+        let scale = f64::from(self.case.scale()).abs();
+        STEP * query.into_iter().fold(0.0, f64::max) * key.into_iter().sum::<f64>() * scale
     }
 
     fn key(&self, sequence: &Sequence, row: Row, index: usize) -> Key {
@@ -288,22 +318,25 @@ impl<'a> Bounds<'a> {
         let product = f64::from(self.case.scale()).abs() * unscaled;
         let scale = f64::from(self.case.scale()).abs() / cap.unwrap_or(1.0);
         // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
-        let least = if self.in_pairs { TINY } else { 2.0 * SUBNORMAL / scale };
+        let (in_pairs, of_bf16) = (self.pairs.is_some(), self.pairs == Some(Pairs::Bf16));
+        let least = if of_bf16 { TINY } else { 2.0 * SUBNORMAL / scale };
         let vanishes = (q.smallest < least || gain > 1.0) && !k.is_finite;
-        let vanishes = vanishes || self.in_pairs && k.smallest < TINY && !q.is_finite;
-        let scales_queries = function.is_linear() && !self.in_pairs;
+        let vanishes = vanishes || of_bf16 && k.smallest < TINY && !q.is_finite;
+        let scales_queries = function.is_linear() && !in_pairs;
         let late_scale = if scales_queries { 1.0 } else { scale.max(1.0) };
         let largest = if scales_queries { scale * q.largest * gain } else { (q.largest * gain).max(unscaled) };
         let is_out_of_range = largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
         // A scale so small that it is rounded as a subnormal, and queries and products that become subnormal when scaled.
         let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
         let scaling_error = head_dim * SUBNORMAL * gain * (k.largest + 10.0) * (cap.unwrap_or(0.0) + 1.0) * late_scale;
-        let flushed = if self.in_pairs {
+        let inexact = if of_bf16 {
             2.0 * head_dim * TINY * (q.largest + k.largest + 1.0) * f64::from(self.case.scale()).abs()
+        } else if in_pairs {
+            self.steps(row, j)
         } else {
             0.0
         };
-        let error = ((head_dim + few) * U + scale_error) * product + scaling_error + flushed;
+        let error = ((head_dim + few) * U + scale_error) * product + scaling_error + inexact;
         if is_out_of_range {
             return f64::INFINITY;
         }

@@ -1,12 +1,17 @@
-//! Products of pairs of `bf16`, where a CPU has them: many queries, keys and values that are all `bf16`.
+//! Products of pairs, where a CPU has them: of queries, keys and values that are all `bf16`, and of few queries with integers.
 
 use crate::common::{
-    Band, BiasPlan, Cache, Content, GARBAGE, GridPlan, Kind, Layout, Lens, MaskKind, Plan, assert_same,
+    Band, BiasPlan, Cache, Content, GARBAGE, GridPlan, Kind, Layout, Lens, MaskKind, Oracle, Plan, assert_same,
     assert_same_row, check,
 };
 use simd_attention::Backend;
 
 const PAIRS: Cache = Cache::of(Kind::Bf16);
+const BYTES: Cache = Cache::of(Kind::I8(1));
+
+fn of_bytes([q_len, kv_len]: [usize; 2], dims: [usize; 2]) -> Plan {
+    Plan { cache: BYTES, ..Plan::new([q_len, kv_len], dims) }
+}
 
 fn plan([q_len, kv_len]: [usize; 2], dims: [usize; 2]) -> Plan {
     Plan { queries: Kind::Bf16, cache: PAIRS, ..Plan::new([q_len, kv_len], dims) }
@@ -24,9 +29,13 @@ const BANDS: [Band; 5] = [
 #[test]
 fn dimensions_about_vectors() {
     for dim in [1, 2, 3, 4, 6, 7, 8, 10, 14, 15, 16, 17, 18, 30, 31, 32, 34, 62, 64, 66, 100, 128, 130] {
-        for q_len in [9, 40] {
+        for q_len in [1, 3, 8, 9, 40] {
             check(&plan([q_len, 40], [dim, 2]));
             check(&plan([q_len, 41], [2, dim]));
+            if q_len <= 8 {
+                check(&of_bytes([q_len, 40], [dim, 2]));
+                check(&of_bytes([q_len, 41], [2, dim]));
+            }
         }
     }
 }
@@ -34,9 +43,12 @@ fn dimensions_about_vectors() {
 #[test]
 fn lengths_about_vectors_and_tiles() {
     for kv_len in [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 258, 300, 383, 385, 513] {
-        for q_len in [9, 17, 33, 49, 100] {
-            for band in BANDS {
+        for band in BANDS {
+            for q_len in [1, 2, 8, 9, 17, 33, 49, 100] {
                 check(&Plan { band, ..plan([q_len, kv_len], [6, 5]) });
+            }
+            for q_len in [1, 2, 8] {
+                check(&Plan { band, ..of_bytes([q_len, kv_len], [6, 5]) });
             }
         }
     }
@@ -48,12 +60,14 @@ fn with_masks_and_modifiers() {
     let own = Content::Normal(1.0);
     for page_size in [None, Some(1), Some(7), Some(16), Some(128)] {
         for band in BANDS {
-            let cache = Cache { page_size, ..PAIRS };
-            let plan = Plan { band, cache, batch: 2, q_heads: 4, kv_heads: 2, ..plan([60, 200], [16, 8]) };
-            check(&Plan { mask: Some(GridPlan::HALF), softcap: Some(5.0), bias: Some(BiasPlan::new(own)), ..plan });
-            check(&Plan { alibi_slopes: Some(own), sinks: Some(own), batch: 1, packed: Some(3), ..plan });
-            check(&Plan { scale: Some(-0.3), lens: Lens::Random, mask_rule: Some(MaskKind::Parity), ..plan });
-            check(&Plan { bias: Some(BiasPlan::new(Content::Masking)), ..plan });
+            for plan in [plan([60, 200], [16, 8]), plan([3, 200], [16, 8]), of_bytes([3, 200], [16, 8])] {
+                let cache = Cache { page_size, ..plan.cache };
+                let plan = Plan { band, cache, batch: 2, q_heads: 4, kv_heads: 2, ..plan };
+                check(&Plan { mask: Some(GridPlan::HALF), softcap: Some(5.0), bias: Some(BiasPlan::new(own)), ..plan });
+                check(&Plan { alibi_slopes: Some(own), sinks: Some(own), batch: 1, packed: Some(3), ..plan });
+                check(&Plan { scale: Some(-0.3), lens: Lens::Random, mask_rule: Some(MaskKind::Parity), ..plan });
+                check(&Plan { bias: Some(BiasPlan::new(Content::Masking)), ..plan });
+            }
         }
     }
 }
@@ -68,10 +82,11 @@ fn numbers_of_any_size() {
         Content::Normal(0.0),
     ] {
         let layout = Layout::HeadsFirst;
-        let plan = plan([40, 150], [12, 10]);
-        check(&Plan { q: (layout, content), ..plan });
-        check(&Plan { k: (layout, content), ..plan });
-        check(&Plan { v: (layout, content), ..plan });
+        for plan in [plan([40, 150], [12, 10]), plan([5, 150], [12, 10]), of_bytes([5, 150], [12, 10])] {
+            check(&Plan { q: (layout, content), ..plan });
+            check(&Plan { k: (layout, content), ..plan });
+            check(&Plan { v: (layout, content), ..plan });
+        }
     }
 }
 
@@ -79,17 +94,19 @@ fn numbers_of_any_size() {
 #[test]
 fn layouts_and_pages_change_no_bit() {
     for band in BANDS {
-        let even = Plan { band, q_heads: 4, kv_heads: 2, ..plan([60, 320], [24, 20]) };
-        for backend in Backend::available() {
-            let expected = even.case().run(backend);
-            for page_size in [1, 7, 16, 64, 320] {
-                let cache = Cache { page_size: Some(page_size), ..PAIRS };
-                let paged = even.case().with(|case| case.cache = cache);
-                assert_same(&format!("{backend}, {cache:?}"), &paged.run(backend), &expected);
+        for even in [plan([60, 320], [24, 20]), plan([4, 320], [24, 20]), of_bytes([4, 320], [24, 20])] {
+            let even = Plan { band, q_heads: 4, kv_heads: 2, ..even };
+            for backend in Backend::available() {
+                let expected = even.case().run(backend);
+                for page_size in [1, 7, 16, 64, 320] {
+                    let cache = Cache { page_size: Some(page_size), ..even.cache };
+                    let paged = even.case().with(|case| case.cache = cache);
+                    assert_same(&format!("{backend}, {cache:?}"), &paged.run(backend), &expected);
+                }
+                let content = Content::Normal(1.0);
+                let odd = Plan { k: (Layout::Padded(1), content), v: (Layout::Padded(3), content), ..even };
+                assert_same(&format!("{backend}, odd strides"), &odd.case().run(backend), &expected);
             }
-            let content = Content::Normal(1.0);
-            let odd = Plan { k: (Layout::Padded(1), content), v: (Layout::Padded(3), content), ..even };
-            assert_same(&format!("{backend}, odd strides"), &odd.case().run(backend), &expected);
         }
     }
 }
@@ -98,13 +115,18 @@ fn layouts_and_pages_change_no_bit() {
 #[test]
 fn masked_garbage_is_not_observed() {
     for band in BANDS {
-        for mask in [None, Some(GridPlan::HALF)] {
-            let case = Plan { q_heads: 2, band, mask, lens: Lens::Random, ..plan([60, 200], [16, 16]) }.case();
+        for (plan, mask) in [(60, None), (60, Some(GridPlan::HALF)), (3, None), (3, Some(GridPlan::HALF))]
+            .into_iter()
+            .flat_map(|(q_len, mask)| {
+                [plan([q_len, 200], [16, 16]), of_bytes([q_len, 200], [16, 16])].map(|plan| (plan, mask))
+            })
+        {
+            let case = Plan { q_heads: 2, band, mask, lens: Lens::Random, ..plan }.case();
             let [sequence] = &case.sequences()[..] else { panic!("one sequence") };
             for backend in Backend::available() {
                 let expected = case.run(backend);
                 for garbage in GARBAGE {
-                    for i in [0, 20, 21, 59] {
+                    for i in [0, 1, 2, 20, 21, 59].into_iter().filter(|i| *i < case.q.shape.len) {
                         let row = [0, 1, i];
                         let spoilt = case.spoilt(sequence, row, garbage).run(backend);
                         let what = format!("{backend}, {}, {garbage}", case.name);
@@ -137,6 +159,24 @@ fn pieces_give_the_bits_of_the_whole() {
     }
 }
 
+/// Integers of 16 bits have neither infinities nor numbers of all sizes at a time: a query that is so is computed by itself, and no other one changes.
+#[test]
+fn queries_that_no_integers_stand_for() {
+    let plain = of_bytes([5, 150], [12, 10]).case();
+    for backend in Backend::available() {
+        let expected = plain.run(backend);
+        for x in GARBAGE.into_iter().chain([1e-38, 1e-42, 3e38]) {
+            let spoilt = plain.clone().with(|case| case.q.row_mut([0, 0, 2])[3] = x);
+            let actual = spoilt.run(backend);
+            for i in [0, 1, 3, 4] {
+                assert_same_row(&format!("{backend}, {x}"), (&actual, [0, 0, i]), (&expected, [0, 0, i]));
+            }
+            let tiny = plain.clone().with(|case| case.q.row_mut([0, 0, 2]).fill(x));
+            Oracle::new(&tiny).check(backend, &tiny.run(backend));
+        }
+    }
+}
+
 /// Weights are rounded by the backend that has pairs, and by it alone; and not where sums are to be the same for few queries.
 #[test]
 fn pairs_are_what_is_computed_with() {
@@ -148,9 +188,19 @@ fn pairs_are_what_is_computed_with() {
     let plan = plan([40, 100], [16, 16]);
     assert!(differ(plan));
     assert!(differ(Plan { q_len: 9, ..plan }));
-    assert!(!differ(Plan { q_len: 8, ..plan }));
-    assert!(!differ(Plan { batch_invariant: true, ..plan }));
-    assert!(!differ(Plan { queries: Kind::F32, ..plan }));
+    assert!(differ(Plan { q_len: 8, ..plan }));
     assert!(!differ(Plan { head_dim: 15, ..plan }));
-    assert!(!differ(Plan { cache: Cache::of(Kind::F16), ..plan }));
+    assert!(differ(Plan { q_len: 8, head_dim: 15, ..plan }));
+    for q_len in [1, 8, 40] {
+        let plan = Plan { q_len, ..plan };
+        assert!(!differ(Plan { batch_invariant: true, ..plan }));
+        assert!(!differ(Plan { queries: Kind::F32, ..plan }));
+        assert!(!differ(Plan { cache: Cache::of(Kind::F16), ..plan }));
+        for queries in [Kind::F32, Kind::F16, Kind::Bf16] {
+            let plan = Plan { queries, cache: BYTES, ..plan };
+            assert_eq!(differ(plan), q_len <= 8);
+            assert!(!differ(Plan { batch_invariant: true, ..plan }));
+            assert!(!differ(Plan { cache: Cache::of(Kind::I8(4)), ..plan }));
+        }
+    }
 }

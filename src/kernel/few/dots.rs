@@ -1,0 +1,192 @@
+//! Products of queries with keys, elements in the lanes.
+
+use core::{
+    array::from_fn,
+    hint::black_box,
+    num::NonZeroUsize,
+    sync::atomic::{Ordering, compiler_fence},
+};
+
+use super::{product::RowProduct, room};
+use crate::{
+    simd::{Simd, Task},
+    softmax::FewScores,
+    view::{Ask, Strip, Walk},
+};
+
+/// [`Dots`] of so many queries.
+#[inline(always)]
+pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+    product: P,
+    queries: &[[S::Vector; COLS]],
+    (keys, first): (Strip<'_, P::Element>, usize),
+    scores: &mut FewScores<'_, S>,
+) {
+    let ahead = keys.ahead(first + rows_ahead::<P::Element>(keys.dim()));
+    let (has_pages, keys) = (keys.has_pages(), keys.walk(first));
+    match (room::<S>(scores.count), S::FEW) {
+        (1, _) if N == 2 && has_pages => {
+            product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, ahead, scores });
+        }
+        (1, _) if N == 2 => {
+            product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, ahead: (), scores });
+        }
+        (1, _) if has_pages => {
+            product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, ahead, scores });
+        }
+        (1, _) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, ahead: (), scores }),
+        (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, ahead, scores }),
+        (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, ahead, scores }),
+        _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, ahead, scores }),
+    }
+}
+
+/// How many rows of keys are asked for before they are read: some 8 KB.
+#[inline(always)]
+fn rows_ahead<T>(dim: usize) -> usize {
+    1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
+}
+
+/// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes; `RUN` vectors of `KEYS` keys in one go.
+///
+/// One query has each key read from its first element to its last, one after the other: the CPU itself foresees then what will be read, if
+/// only rows lie evenly, and does worse when it is asked. Several queries are loaded for several keys at a time instead.
+struct Dots<
+    't,
+    's,
+    S: Simd,
+    P: RowProduct<S, N>,
+    A,
+    const N: usize,
+    const QUERIES: usize,
+    const KEYS: usize,
+    const RUN: usize,
+    const COLS: usize,
+> {
+    product: P,
+    /// `[vector of elements][query]`
+    queries: &'t [[S::Vector; COLS]],
+    /// As many as scores, or more.
+    keys: Walk<'t, P::Element>,
+    ahead: A,
+    scores: &'t mut FewScores<'s, S>,
+}
+
+impl<
+    S: Simd,
+    P: RowProduct<S, N>,
+    A: Ask,
+    const N: usize,
+    const QUERIES: usize,
+    const KEYS: usize,
+    const RUN: usize,
+    const COLS: usize,
+> Task for Dots<'_, '_, S, P, A, N, QUERIES, KEYS, RUN, COLS>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { product, queries, mut keys, mut ahead, scores } = self;
+        let (simd, len, dim, width) = (scores.simd, scores.len, keys.dim(), N * S::LANES);
+        let (queries, _) = queries.as_chunks::<QUERIES>();
+        let Some((full, rest)) = queries.split_at_checked(dim / width) else { return };
+        let (runs, single) = full.as_chunks::<RUN>();
+        let tail = runs.len() * RUN * width;
+        // The first run's queries stay in registers.
+        let held = runs.first().copied();
+        let runs = runs.get(1..).unwrap_or_default();
+        for first in (0..len).step_by(4) {
+            let a = keys.next();
+            // Past the last key, it is repeated.
+            let mut next = |i: usize, last| if first + i < len { keys.next() } else { last };
+            let b = next(1, a);
+            let c = next(2, b);
+            let d = next(3, c);
+            let mut sums = [[simd.splat(0.0); QUERIES]; 4];
+            for (rows, sums) in [a, b, c, d].as_chunks::<KEYS>().0.iter().zip(sums.as_chunks_mut::<KEYS>().0) {
+                let mut rows = *rows;
+                // SAFETY: the rows exist, and have as many elements.
+                unsafe {
+                    if let Some(held) = &held {
+                        add_run(product, held, &mut rows, sums, &mut ahead);
+                    }
+                    for run in runs {
+                        add_run(product, run, &mut rows, sums, &mut ahead);
+                    }
+                }
+            }
+            if tail < dim {
+                for (row, sums) in [a, b, c, d].into_iter().zip(&mut sums) {
+                    for (queries, t) in single.iter().chain(rest.first()).zip((tail..dim).step_by(width)) {
+                        // SAFETY: the row exists, and has these elements.
+                        let key = unsafe { core::slice::from_raw_parts(row.add(t), width.min(dim - t)) };
+                        add_products(product, queries, [product.load(key)], core::array::from_mut(sums));
+                    }
+                }
+            }
+            for i in 0..QUERIES {
+                let [a, b, c, d] = &sums;
+                scores.set_four(i, first, simd.sum_each([a[i], b[i], c[i], d[i]].map(|sum| product.total(sum))));
+            }
+        }
+    }
+}
+
+/// Adds the products of queries with the next elements of some rows, and moves on.
+///
+/// # Safety
+///
+/// The rows have as many elements.
+#[inline(always)]
+unsafe fn add_run<
+    S: Simd,
+    P: RowProduct<S, N>,
+    const N: usize,
+    const QUERIES: usize,
+    const KEYS: usize,
+    const RUN: usize,
+    const COLS: usize,
+>(
+    product: P,
+    queries: &[[[S::Vector; COLS]; QUERIES]; RUN],
+    rows: &mut [*const P::Element; KEYS],
+    sums: &mut [[S::Vector; QUERIES]; KEYS],
+    ahead: &mut impl Ask,
+) {
+    let width = N * S::LANES;
+    // SAFETY: the caller's promise.
+    let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
+    let keys: [[S::Vector; KEYS]; RUN] = from_fn(|c| rows.map(|row| product.load(load(row, c))));
+    ahead.ask(KEYS * RUN * width);
+    if KEYS == 1 {
+        // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
+        compiler_fence(Ordering::SeqCst);
+        *rows = black_box(*rows);
+    }
+    for (keys, queries) in keys.into_iter().zip(queries) {
+        add_products(product, queries, keys, sums);
+    }
+    *rows = rows.map(|row| row.wrapping_add(RUN * width));
+}
+
+#[inline(always)]
+fn add_products<
+    S: Simd,
+    P: RowProduct<S, N>,
+    const N: usize,
+    const QUERIES: usize,
+    const KEYS: usize,
+    const COLS: usize,
+>(
+    product: P,
+    queries: &[[S::Vector; COLS]; QUERIES],
+    keys: [S::Vector; KEYS],
+    sums: &mut [[S::Vector; QUERIES]; KEYS],
+) {
+    for (i, query) in queries.iter().enumerate() {
+        for k in 0..KEYS {
+            sums[k][i] = product.add(keys[k], query[0], sums[k][i]);
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! Few queries, as in decoding, where reading keys and values decides the speed.
+//!
+//! Lanes hold not queries but keys, or elements of a row, so that none is idle; each element is loaded once for all queries. What happens to
+//! scores between the product and the softmax is that of [prefill](super::prefill), on a tile that is turned over; it is seldom asked for.
+
+use core::{array::from_fn, num::NonZeroUsize, ops::Range};
+
+mod dots;
+mod in_order;
+mod product;
+mod rounded;
+mod sums;
+
+pub(super) use self::rounded::Rounded;
+use self::{
+    dots::dots,
+    in_order::in_order_products,
+    product::with_product,
+    rounded::{ExactScores, ExactSums, Grid, Round},
+    sums::{Weights, accumulate},
+};
+use super::{
+    Columns, Products,
+    key_tile::KeyTile,
+    prefill::{Block, Seen},
+};
+use crate::{
+    Stage,
+    element::{Load, Store},
+    floats::FloatStrip,
+    score::{
+        function::Score,
+        head::Head,
+        mask::Words,
+        modify::{Apply, Mark},
+    },
+    scratch,
+    simd::{CACHE_LINE, Pairs, Simd},
+    softmax::{FEW_TILES, FewScores},
+    store::Strips,
+    view::RowsMut,
+};
+
+impl Products {
+    /// Keys that are attended to at once.
+    #[inline(always)]
+    pub(super) const fn keys_at_once<S: Simd>(self, have_plain_rows: bool) -> NonZeroUsize {
+        let tiles = if self.are_of_rows() && have_plain_rows { FEW_TILES } else { 1 };
+        self.key_tile::<S>().saturating_mul(NonZeroUsize::MIN.saturating_add(tiles - 1))
+    }
+
+    /// Rows of scratch for queries of `key_dim` elements, and for what they gather of `value_dim`.
+    #[inline(always)]
+    pub(super) fn rows<S: Simd>(self, key_dim: usize, value_dim: usize) -> [usize; 2] {
+        let whole_vectors = |dim: usize| dim.max(S::FEW * dim.div_ceil(S::LANES));
+        match self {
+            Self::Many | Self::ManyInPairs => [key_dim, value_dim],
+            Self::FewInOrder => [key_dim, whole_vectors(value_dim)],
+            Self::Few => [whole_vectors(key_dim), whole_vectors(value_dim)],
+            // Queries as they are, and in pairs.
+            Self::FewInPairs => [
+                key_dim.max(S::FEW * (key_dim.div_ceil(S::LANES) + key_dim.div_ceil(2 * S::LANES))),
+                whole_vectors(value_dim),
+            ],
+        }
+    }
+}
+
+/// How many queries the products are computed for where there are `count`: 1, 4 or 8.
+#[inline(always)]
+const fn room<S: Simd>(count: usize) -> usize {
+    match (count, S::FEW) {
+        (1, _) | (_, 1) => 1,
+        (5.., 8) => 8,
+        _ => 4,
+    }
+}
+
+/// Queries as [`Dots`] wants them, scaled; past the last one, it is repeated.
+///
+/// # Safety
+///
+/// `row(i)` is where row `i` of `len` begins, and has `dim` elements.
+#[inline(always)]
+pub(super) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
+    simd: S,
+    row: impl Fn(usize) -> *const T,
+    [len, dim]: [usize; 2],
+    scale: f32,
+    to: &mut [[S::Vector; COLS]],
+) {
+    let (scale, mut to) = (simd.splat(scale), to.iter_mut());
+    for t in (0..dim).step_by(S::LANES) {
+        for i in 0..room::<S>(len) {
+            // SAFETY: the caller's promise.
+            let elements = unsafe { core::slice::from_raw_parts(row(i.min(len - 1)).add(t), S::LANES.min(dim - t)) };
+            if let Some(to) = to.next() {
+                to[0] = simd.mul(T::load(simd, elements), scale);
+            }
+        }
+    }
+}
+
+/// `to[query] = output[query] * factor[query]`
+#[inline(always)]
+pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
+    simd: S,
+    output: &[[S::Vector; COLS]],
+    factor: S::Vector,
+    to: &mut RowsMut<'_, T>,
+) {
+    let mut factors = [0.0; 16];
+    simd.store(factor, &mut factors);
+    let per_query = to.dim().div_ceil(S::LANES);
+    for (i, factor) in factors.into_iter().enumerate().take(to.len()) {
+        let (to, row) = (to.row_mut(i), output.get(i * per_query..).unwrap_or_default());
+        for (from, first) in row.iter().take(per_query).zip((0..).step_by(S::LANES)) {
+            // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
+            let x = simd.mul_add(from[0], simd.splat(factor), simd.splat(0.0));
+            T::store(simd, x, to.get_mut(first..).unwrap_or_default());
+        }
+    }
+}
+
+/// Makes pairs of queries, if that is what they are multiplied as, behind them. Sums want to be multiplied with what is returned.
+#[inline(always)]
+pub(super) fn pair_queries<S: Simd, F: Score, const COLS: usize>(
+    simd: S,
+    (head, products): (&Head<'_, F>, Products),
+    len: usize,
+    queries: &mut [[S::Vector; COLS]],
+) -> Rounded {
+    let dim = head.call.kv.shape().dim;
+    let (rows, vectors) = (room::<S>(len), dim.div_ceil(S::LANES));
+    let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::NOT };
+    let Some((from, to)) = queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else { return Rounded::NOT };
+    let strides = [1, rows];
+    let (from, to) = (Grid { vectors: &*from, strides }, Grid { vectors: to, strides });
+    let mut rounded = round(simd, &kv[0], [rows, vectors], from, to);
+    rounded.factors.iter_mut().for_each(|factor| *factor *= head.call.query_factor);
+    rounded
+}
+
+/// [`Round`] for products with some keys or values.
+#[inline(always)]
+fn round<S: Simd>(
+    simd: S,
+    strips: &Strips<'_>,
+    [rows, vectors]: [usize; 2],
+    from: Grid<&[S::Vector]>,
+    to: Grid<&mut [S::Vector]>,
+) -> Rounded {
+    match strips {
+        Strips::I8(..) => simd.i8_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
+        Strips::Floats(_) => simd.bf16_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
+    }
+    .unwrap_or(Rounded::NOT)
+}
+
+impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
+    /// Attends to some tiles of keys at once. `scores` is room for those, and for another tile.
+    #[inline(always)]
+    pub(super) fn attend_few<F: Score>(
+        &mut self,
+        simd: S,
+        head: &Head<'_, F>,
+        tiles: &mut KeyTile<'_, '_>,
+        scores: &mut [[S::Vector; COLS]],
+    ) {
+        let Some((room, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
+        let mut scores = FewScores::new(simd, scores, self.of.len, tiles.range.len().div_ceil(S::KEY_TILE));
+        let parts: [Part; FEW_TILES] = from_fn(|i| self.part(simd, head, tiles.part(i * S::KEY_TILE, S::KEY_TILE)));
+        if parts.iter().all(|part| part.keys.is_empty()) {
+            return;
+        }
+        for (i, part) in parts.iter().enumerate().take(scores.tiles) {
+            let mut scores = scores.tile(i, part.keys.len());
+            if self.products.are_of_rows() {
+                if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
+                    self.few_with_keys(keys, &mut scores);
+                }
+            } else if let Some(keys) = tiles.keys(simd, &part.keys) {
+                in_order_products(head.function(simd), self.queries, keys, &mut scores);
+            }
+            scores.mask_rest();
+            if !part.is_full || head.modifies() {
+                let words = self.words(simd, head, part);
+                let column = self.column(simd, head, 0, part.keys.start, &words);
+                scores.turned(room, |scores, len| {
+                    simd.call(Apply { column, stage: Stage::Masked, scores, len });
+                });
+            }
+        }
+        let in_order = self.products == Products::FewInOrder;
+        let mut rescale = self.softmax.update_few(in_order, &mut scores);
+        for (i, part) in parts.iter().enumerate().take(scores.tiles) {
+            let mut weights = scores.tile(i, part.keys.len());
+            if part.keys.is_empty() {
+                continue;
+            }
+            let is_marked = (!part.is_full || head.call.bias.is_some()) && !tiles.is_finite(simd);
+            let Some((values, first)) = tiles.raw_values(simd, &part.keys, !in_order) else { continue };
+            if let Strips::I8(_, scales) = values {
+                // SAFETY: there are as many.
+                unsafe { weights.scale(scales.walk(first), &Rounded::NOT.factors) };
+            }
+            if is_marked {
+                // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
+                let mark = if values.have_scales() { 0.0 } else { -1.0 };
+                let words = self.words(simd, head, part);
+                let column = self.column(simd, head, 0, part.keys.start, &words);
+                weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
+            }
+            let are_marked = is_marked && !values.have_scales();
+            self.few_with_values((&weights, rescale, are_marked), (values, first), room);
+            rescale = simd.splat(1.0);
+        }
+    }
+
+    /// The products with keys, as many as scores, from some row on.
+    #[inline(always)]
+    fn few_with_keys(&self, (keys, first): (Strips<'_>, usize), scores: &mut FewScores<'_, S>) {
+        let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, &*self.queries);
+        let (rows, vectors) = (room::<S>(scores.count), keys.dim().div_ceil(S::LANES));
+        let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
+        with_product!((simd, in_pairs), keys, (product, strip) => dots(product, queries, (strip, first), scores));
+        if let Strips::I8(strip, scales) = keys {
+            for i in self.rounded.exact_rows() {
+                let query = Grid { vectors: all, strides: [1, rows] };
+                simd.call(ExactScores { query, i, keys: strip.walk(first), scores });
+            }
+            // SAFETY: there are as many.
+            unsafe { scores.scale(scales.walk(first), &self.rounded.factors) };
+        } else if in_pairs {
+            scores.multiply(&self.rounded.factors);
+        }
+    }
+
+    /// Adds the products of weights, marked or not, with as many values from some row on. `room` is for pairs of weights.
+    #[inline(always)]
+    fn few_with_values(
+        &mut self,
+        (weights, rescale, are_marked): (&FewScores<'_, S>, S::Vector, bool),
+        (values, first): (Strips<'_>, usize),
+        room: &mut [S::Vector],
+    ) {
+        let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
+        let (single, mut rounded) = (weights.rows(), Rounded::NOT);
+        let (mut elements, mut stride) = single;
+        if in_pairs {
+            let (per_query, vectors) = (stride / S::LANES, S::KEY_TILE / S::LANES);
+            let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
+            let to = Grid { vectors: &mut *room, strides: [vectors / 2, 1] };
+            rounded = round(simd, &values, [weights.count, vectors], from, to);
+            (elements, stride) = (scratch::elements::<S>(room), S::KEY_TILE / 2);
+        }
+        let FewScores { count, len, .. } = *weights;
+        let factors = &rounded.factors;
+        let weights = Weights { simd, elements, stride, count, len, are_marked, factors, rescale };
+        with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), self.output));
+        if let Strips::I8(strip, _) = values {
+            for i in rounded.exact_rows() {
+                let (elements, stride) = single;
+                let weights = elements.get(i * stride..).and_then(|weights| weights.get(..len)).unwrap_or_default();
+                let output = self.output.get_mut(i * strip.dim().div_ceil(S::LANES)..).unwrap_or_default();
+                simd.call(ExactSums::<S, COLS> { weights, values: strip.walk(first), output });
+            }
+        }
+    }
+
+    /// What is seen of some keys.
+    #[inline(always)]
+    fn part<F: Score>(&self, simd: S, head: &Head<'_, F>, tile: Range<usize>) -> Part {
+        let (keys, is_full) = self.spans[0].within(&tile);
+        match self.seen(simd, head, Columns::<1>::new(0), &keys, is_full) {
+            Seen::Nothing => Part { keys: keys.start..keys.start, is_full: true },
+            Seen::All => Part { keys, is_full: true },
+            Seen::Some(_) => Part { keys, is_full: false },
+        }
+    }
+
+    /// Who sees what of a part.
+    #[inline(always)]
+    fn words<F: Score>(&self, simd: S, head: &Head<'_, F>, part: &Part) -> Words<S> {
+        if part.is_full { Words::all(simd) } else { self.look(simd, head, 0, &part.keys) }
+    }
+}
+
+/// The keys of a tile that are seen, and whether by all.
+struct Part {
+    keys: Range<usize>,
+    is_full: bool,
+}
+
+/// Fetches some elements of a row.
+#[inline(always)]
+fn touch<T>(row: *const T, elements: Range<usize>) {
+    for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
+        // SAFETY: callers ask for a row that exists, and elements that it has.
+        unsafe { read(row.add(t)) };
+    }
+}
+
+/// Reads an element for nothing but its cache line. Prefetches, which a CPU is free to drop, are slower here.
+///
+/// # Safety
+///
+/// There is such an element.
+#[inline(always)]
+unsafe fn read<T>(element: *const T) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { element.read_volatile() };
+}

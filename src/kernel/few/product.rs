@@ -1,0 +1,194 @@
+//! What is made of rows as memory has them, with elements of a key or columns of values in lanes.
+
+use core::marker::PhantomData;
+
+use crate::{
+    element::Load,
+    simd::{Pairs, Simd, Task},
+    view::Strip,
+};
+
+/// Products of queries with keys, and of weights with values, of which `N` elements share a lane; `N` rows of values are taken together.
+pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
+    type Element: Copy;
+
+    /// Whether there are weights that are marks.
+    const HAS_MARKS: bool;
+
+    /// Runs `task`, compiled for the instructions that this takes.
+    fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// The first `N * LANES` elements of a row; zero where there are fewer.
+    fn load(self, row: &[Self::Element]) -> S::Vector;
+
+    /// `sum + a * b`
+    fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
+
+    /// Sums as `f32`.
+    fn total(self, sum: S::Vector) -> S::Vector;
+
+    /// The first `N * LANES` elements of a row of values, for [`columns`](Self::columns); zero where there are fewer.
+    fn load_columns(self, row: &[Self::Element]) -> S::Vector;
+
+    /// Elements of some rows, those of a column in one lane.
+    fn columns(self, rows: [S::Vector; N]) -> [S::Vector; N];
+
+    /// As [`add`](Self::add), but where a weight is a negative mark.
+    fn add_unmarked(self, columns: [S::Vector; N], weights: f32, sums: [S::Vector; N]) -> [S::Vector; N];
+
+    /// Sums as `f32`, in the order of the columns, times `factor` if they are sums of integers.
+    fn in_order(self, sums: [S::Vector; N], factor: f32) -> [S::Vector; N];
+}
+
+/// Of elements that become `f32`, each in a lane of its own.
+pub(super) struct Single<S, T>(S, PhantomData<T>);
+
+impl<S: Simd, T> Single<S, T> {
+    /// For the elements of these rows.
+    #[inline(always)]
+    pub(super) const fn of(simd: S, _: &Strip<'_, T>) -> Self {
+        Self(simd, PhantomData)
+    }
+}
+
+impl<S: Copy, T> Clone for Single<S, T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Copy, T> Copy for Single<S, T> {}
+
+impl<S: Simd, T: Load> RowProduct<S, 1> for Single<S, T> {
+    type Element = T;
+
+    const HAS_MARKS: bool = true;
+
+    #[inline(always)]
+    fn call<U: Task>(self, task: U) -> U::Output {
+        self.0.call(task)
+    }
+
+    #[inline(always)]
+    fn load(self, row: &[T]) -> S::Vector {
+        T::load(self.0, row)
+    }
+
+    #[inline(always)]
+    fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector {
+        self.0.mul_add(a, b, sum)
+    }
+
+    #[inline(always)]
+    fn total(self, sum: S::Vector) -> S::Vector {
+        sum
+    }
+
+    #[inline(always)]
+    fn load_columns(self, row: &[T]) -> S::Vector {
+        self.load(row)
+    }
+
+    #[inline(always)]
+    fn columns(self, rows: [S::Vector; 1]) -> [S::Vector; 1] {
+        rows
+    }
+
+    #[inline(always)]
+    fn add_unmarked(self, [column]: [S::Vector; 1], weight: f32, [sum]: [S::Vector; 1]) -> [S::Vector; 1] {
+        [if weight < 0.0 { sum } else { self.add(column, self.0.splat(weight), sum) }]
+    }
+
+    #[inline(always)]
+    fn in_order(self, sums: [S::Vector; 1], _: f32) -> [S::Vector; 1] {
+        sums
+    }
+}
+
+/// Of 16-bit numbers, two in a lane.
+#[derive(Clone, Copy)]
+pub(super) struct InPairs<S, P> {
+    pub(super) simd: S,
+    pub(super) pairs: P,
+}
+
+impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
+    type Element = P::Number;
+
+    /// Integers are finite.
+    const HAS_MARKS: bool = P::LARGEST.is_none();
+
+    #[inline(always)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        self.pairs.call(task)
+    }
+
+    #[inline(always)]
+    fn load(self, row: &[P::Number]) -> S::Vector {
+        self.pairs.load(row)
+    }
+
+    #[inline(always)]
+    fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector {
+        self.pairs.dot(a, b, sum)
+    }
+
+    #[inline(always)]
+    fn total(self, sum: S::Vector) -> S::Vector {
+        self.pairs.total(sum)
+    }
+
+    #[inline(always)]
+    fn load_columns(self, row: &[P::Number]) -> S::Vector {
+        self.pairs.load_raw(row)
+    }
+
+    #[inline(always)]
+    fn columns(self, rows: [S::Vector; 2]) -> [S::Vector; 2] {
+        self.pairs.zip(rows)
+    }
+
+    #[inline(always)]
+    fn add_unmarked(self, columns: [S::Vector; 2], weights: f32, sums: [S::Vector; 2]) -> [S::Vector; 2] {
+        // Of a mark, -1, the sign is set and the largest bit of the exponent is not; of no weight, NaN included.
+        let is_marked = |half: u32| half >> 14 == 0b10;
+        let bits = weights.to_bits();
+        let (of_both, weights) = match [is_marked(bits & 0xffff), is_marked(bits >> 16)] {
+            [false, false] => (columns, bits),
+            [true, true] => return sums,
+            [false, true] => (columns.map(|pairs| self.pairs.split(pairs)[0]), bits & 0xffff),
+            [true, false] => (columns.map(|pairs| self.pairs.split(pairs)[1]), bits & !0xffff),
+        };
+        let (weights, mut sums) = (self.simd.splat(f32::from_bits(weights)), sums);
+        for n in 0..2 {
+            sums[n] = self.add(of_both[n], weights, sums[n]);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn in_order(self, sums: [S::Vector; 2], factor: f32) -> [S::Vector; 2] {
+        let sums = self.pairs.unzip(sums.map(|sum| self.pairs.total(sum)));
+        if P::LARGEST.is_some() { sums.map(|sum| self.simd.mul(sum, self.simd.splat(factor))) } else { sums }
+    }
+}
+
+/// `$body` with `$product` bound to what is made of some rows, and `$strip` to them.
+macro_rules! with_product {
+    (($simd:expr, $in_pairs:expr), $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
+        if !$in_pairs {
+            $crate::store::with_elements!($strips, $strip => {
+                let $product = $crate::kernel::few::product::Single::of($simd, &$strip);
+                $body
+            });
+        } else if let (Some($strip), Some(pairs)) = ($strips.bf16(), $simd.bf16_pairs()) {
+            let $product = $crate::kernel::few::product::InPairs { simd: $simd, pairs };
+            $body
+        } else if let ($crate::store::Strips::I8($strip, _), Some(pairs)) = ($strips, $simd.i8_pairs()) {
+            let $product = $crate::kernel::few::product::InPairs { simd: $simd, pairs };
+            $body
+        }
+    };
+}
+pub(super) use with_product;

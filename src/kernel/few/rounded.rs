@@ -1,0 +1,175 @@
+//! Numbers that become pairs of 16 bits: queries, and weights.
+
+use crate::{
+    scratch::{elements, elements_mut},
+    simd::{Pairs, Simd, Task},
+    softmax::FewScores,
+    view::Walk,
+};
+
+/// What was done to rows of numbers for them to become pairs.
+#[derive(Clone, Copy)]
+pub(crate) struct Rounded {
+    /// What sums are to be multiplied with, for each row.
+    pub(crate) factors: [f32; 16],
+    /// A bit for each row of which integers would not do: infinite, NaN, or of a magnitude far from 1. Its pairs are zeros.
+    pub(crate) exact: u32,
+}
+
+impl Rounded {
+    /// Nothing.
+    pub(crate) const NOT: Self = Self { factors: [1.0; 16], exact: 0 };
+
+    /// Numbers of the rows that are to be computed with as they are.
+    #[inline(always)]
+    pub(super) fn exact_rows(self) -> impl Iterator<Item = usize> {
+        (0..16).filter(move |i| self.exact >> i & 1 == 1)
+    }
+}
+
+/// Vector `v` of row `i` is `vectors[i * strides[0] + v * strides[1]]`.
+pub(super) struct Grid<V> {
+    pub(super) vectors: V,
+    pub(super) strides: [usize; 2],
+}
+
+impl<V> Grid<V> {
+    #[inline(always)]
+    fn index(&self, i: usize, v: usize) -> usize {
+        i * self.strides[0] + v * self.strides[1]
+    }
+}
+
+/// Some rows of so many vectors become half as many of pairs.
+pub(super) struct Round<'t, S: Simd, P> {
+    pub(super) simd: S,
+    pub(super) pairs: P,
+    pub(super) from: Grid<&'t [S::Vector]>,
+    pub(super) rows: usize,
+    pub(super) vectors: usize,
+    pub(super) to: Grid<&'t mut [S::Vector]>,
+}
+
+impl<S: Simd, P: Pairs<S>> Task for Round<'_, S, P> {
+    type Output = Rounded;
+
+    #[inline(always)]
+    fn run(mut self) -> Rounded {
+        let mut rounded = Rounded::NOT;
+        for first in (0..self.rows).step_by(4) {
+            let largest = if P::LARGEST.is_some() { self.largest_of_four(first) } else { [1.0; 4] };
+            for (i, largest) in (first..self.rows).zip(largest) {
+                let factors = P::LARGEST.map_or(Some([1.0; 2]), |most| fixed_point(largest, most));
+                self.round(i, factors.map(|[factor, _]| factor));
+                let back = factors.map_or(1.0, |[_, back]| back);
+                rounded.factors.iter_mut().skip(i).take(1).for_each(|factor| *factor = back);
+                rounded.exact |= u32::from(factors.is_none()) << (i % 16);
+            }
+        }
+        rounded
+    }
+}
+
+impl<S: Simd, P: Pairs<S>> Round<'_, S, P> {
+    #[inline(always)]
+    fn get(&self, i: usize, v: usize) -> S::Vector {
+        let vector = if v < self.vectors { self.from.vectors.get(self.from.index(i, v)) } else { None };
+        vector.copied().unwrap_or(self.simd.splat(0.0))
+    }
+
+    /// The largest magnitudes of row `first` and the next ones, or NaN where not all are finite.
+    #[inline(always)]
+    fn largest_of_four(&self, first: usize) -> [f32; 4] {
+        let (simd, zero) = (self.simd, self.simd.splat(0.0));
+        let (mut largest, mut zeros) = ([zero; 4], [zero; 4]);
+        for i in 0..4 {
+            for v in 0..self.vectors {
+                let x = self.get(first + i, v);
+                largest[i] = simd.max(largest[i], simd.max(x, simd.sub(zero, x)));
+                zeros[i] = simd.mul_add(x, zero, zeros[i]);
+            }
+        }
+        let (mut largest, zeros) = (simd.max_each(largest), simd.sum_each(zeros));
+        largest.iter_mut().zip(zeros).for_each(|(largest, zero)| *largest += zero);
+        largest
+    }
+
+    /// Writes a row, times a factor; zeros where there is none.
+    #[inline(always)]
+    fn round(&mut self, i: usize, factor: Option<f32>) {
+        let (simd, by) = (self.simd, self.simd.splat(factor.unwrap_or(0.0)));
+        for v in 0..self.vectors.div_ceil(2) {
+            let [a, b] = [self.get(i, 2 * v), self.get(i, 2 * v + 1)];
+            let pairs = self.pairs.join([simd.mul(a, by), simd.mul(b, by)]);
+            let index = self.to.index(i, v);
+            if let Some(to) = self.to.vectors.get_mut(index) {
+                *to = if factor.is_some() { pairs } else { simd.splat(0.0) };
+            }
+        }
+    }
+}
+
+/// What makes numbers integers up to `most`, where the largest has this magnitude, and what makes them themselves again.
+#[inline(always)]
+fn fixed_point(largest: f32, most: f32) -> Option<[f32; 2]> {
+    /// 2^100
+    const FAR: f32 = f32::from_bits((127 + 100) << 23);
+    match largest {
+        0.0 => Some([0.0; 2]),
+        largest if largest > 1.0 / FAR && largest < FAR => Some([most / largest, largest / most]),
+        _ => None,
+    }
+}
+
+/// The scores of a query with some keys, as `f32`.
+pub(super) struct ExactScores<'t, 's, S: Simd, const COLS: usize> {
+    /// `[vector of elements]`, from one to the next so many.
+    pub(super) query: Grid<&'t [[S::Vector; COLS]]>,
+    pub(super) i: usize,
+    /// As many as scores, or more.
+    pub(super) keys: Walk<'t, i8>,
+    pub(super) scores: &'t mut FewScores<'s, S>,
+}
+
+impl<S: Simd, const COLS: usize> Task for ExactScores<'_, '_, S, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { query, i, mut keys, scores } = self;
+        for j in 0..scores.len {
+            // SAFETY: there are as many keys.
+            let key = unsafe { keys.next_row() };
+            let mut sum = 0.0;
+            for (v, key) in key.chunks(S::LANES).enumerate() {
+                let vector = query.vectors.get(query.index(i, v)).map_or(&[][..], |of| elements::<S>(of));
+                sum = vector.iter().zip(key).fold(sum, |sum, (x, y)| sum + x * f32::from(*y));
+            }
+            scores.set_one(i, j, sum);
+        }
+    }
+}
+
+/// Adds weighted values to the sums of a query, as `f32`.
+pub(super) struct ExactSums<'t, S: Simd, const COLS: usize> {
+    pub(super) weights: &'t [f32],
+    /// As many rows as weights, or more.
+    pub(super) values: Walk<'t, i8>,
+    /// The query's.
+    pub(super) output: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const COLS: usize> Task for ExactSums<'_, S, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { weights, mut values, output } = self;
+        let output = elements_mut::<S>(output.as_flattened_mut());
+        for weight in weights {
+            // SAFETY: there are as many rows.
+            let row = unsafe { values.next_row() };
+            output.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * f32::from(*x));
+        }
+    }
+}

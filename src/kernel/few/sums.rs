@@ -1,0 +1,214 @@
+//! Sums of weighted values, columns in the lanes.
+
+use super::{product::RowProduct, room, touch};
+use crate::{
+    simd::{Simd, Task},
+    view::{Ask, Strip, Walk},
+};
+
+/// Weights of some queries, and what else the sums want.
+#[derive(Clone, Copy)]
+pub(super) struct Weights<'t, S: Simd> {
+    pub(super) simd: S,
+    /// Those of a query, one number or pair of numbers after the other.
+    pub(super) elements: &'t [f32],
+    /// From a query to the next; there is room for [`FEW`](Simd::FEW).
+    pub(super) stride: usize,
+    /// Queries.
+    pub(super) count: usize,
+    /// Keys.
+    pub(super) len: usize,
+    /// Whether keys that are masked are marked by negative weights.
+    pub(super) are_marked: bool,
+    /// What sums of integers are to be multiplied with, of each query.
+    pub(super) factors: &'t [f32; 16],
+    /// What earlier sums are to be multiplied with, of each query.
+    pub(super) rescale: S::Vector,
+}
+
+/// [`Sums`] of so many queries.
+#[inline(always)]
+pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+    product: P,
+    weights: Weights<'_, S>,
+    (values, first): (Strip<'_, P::Element>, usize),
+    output: &mut [[S::Vector; COLS]],
+) {
+    // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
+    let (has_pages, ahead, values) = (values.has_pages(), values.ahead(first + weights.len), values.walk(first));
+    match (room::<S>(weights.count), S::FEW) {
+        (1, _) if N == 2 && has_pages => {
+            product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, ahead, output });
+        }
+        (1, _) if N == 2 => {
+            product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, ahead: (), output });
+        }
+        (1, _) if has_pages => {
+            product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, ahead, output });
+        }
+        (1, _) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, ahead: (), output }),
+        (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, ahead, output }),
+        (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, ahead, output }),
+        (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, ahead, output }),
+        _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, ahead, output }),
+        _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, ahead, output }),
+    }
+}
+
+/// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over a tile of keys, for at most
+/// `QUERIES` queries; `WIDTH` times `N` vectors of columns at a time.
+struct Sums<
+    't,
+    S: Simd,
+    P: RowProduct<S, N>,
+    A,
+    const N: usize,
+    const QUERIES: usize,
+    const WIDTH: usize,
+    const COLS: usize,
+> {
+    product: P,
+    weights: Weights<'t, S>,
+    /// As many rows as weights, or more.
+    values: Walk<'t, P::Element>,
+    ahead: A,
+    /// `[query][column]`, as many vectors for each query as its columns take.
+    output: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
+    Task for Sums<'_, S, P, A, N, QUERIES, WIDTH, COLS>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        let width = N * S::LANES;
+        let (groups, rest) = (self.values.dim() / width, self.values.dim() % width);
+        let mut group = 0;
+        while !self.weights.are_marked && group + WIDTH <= groups {
+            self.columns::<WIDTH, false>(group, width);
+            group += WIDTH;
+        }
+        while group < groups {
+            self.one_group(group, width);
+            group += 1;
+        }
+        if rest > 0 {
+            self.one_group(group, rest);
+        }
+    }
+}
+
+impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
+    Sums<'_, S, P, A, N, QUERIES, WIDTH, COLS>
+{
+    #[inline(always)]
+    fn one_group(&mut self, first: usize, len: usize) {
+        if P::HAS_MARKS && self.weights.are_marked {
+            self.columns::<1, true>(first, len);
+        } else {
+            self.columns::<1, false>(first, len);
+        }
+    }
+
+    /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
+    #[inline(always)]
+    fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
+        let (keys, mut values) = (self.weights.len, self.values);
+        let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
+        for j in 0..keys / N {
+            self.add_rows::<GROUPS, MARKED>((&mut values, j), first, [len; N], &mut sums);
+        }
+        if !keys.is_multiple_of(N) {
+            // The last row has zeros for a counterpart.
+            let mut lens = [0; N];
+            lens[0] = len;
+            self.add_rows::<GROUPS, MARKED>((&mut values, keys / N), first, lens, &mut sums);
+        }
+        self.store(first * N, sums);
+    }
+
+    /// Adds the next `N` rows, times weights number `j`, to the sums: of each row so many elements of the columns from number `first` on.
+    #[inline(always)]
+    fn add_rows<const GROUPS: usize, const MARKED: bool>(
+        &mut self,
+        (values, j): (&mut Walk<'_, P::Element>, usize),
+        first: usize,
+        lens: [usize; N],
+        sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
+    ) {
+        let Self { product, weights, .. } = *self;
+        let simd = weights.simd;
+        let rows = [
+            self.load_row(values, first, lens[0]),
+            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
+        ];
+        let mut columns = [[simd.splat(0.0); N]; GROUPS];
+        for g in 0..GROUPS {
+            for n in 0..N {
+                columns[g][n] = rows[n % 2][g];
+            }
+            columns[g] = product.columns(columns[g]);
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
+            let weight = unsafe { *weights.elements.as_ptr().add(i * weights.stride + j) };
+            for g in 0..GROUPS {
+                if MARKED {
+                    sums[g] = product.add_unmarked(columns[g], weight, sums[g]);
+                    continue;
+                }
+                for n in 0..N {
+                    sums[g][n] = product.add(columns[g][n], simd.splat(weight), sums[g][n]);
+                }
+            }
+        }
+    }
+
+    /// So many elements of the next row's columns from number `first` on; zeros instead of none.
+    #[inline(always)]
+    fn load_row<const GROUPS: usize>(
+        &mut self,
+        values: &mut Walk<'_, P::Element>,
+        first: usize,
+        len: usize,
+    ) -> [S::Vector; GROUPS] {
+        let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
+        if len == 0 {
+            return vectors;
+        }
+        let row = values.next();
+        for (g, vector) in vectors.iter_mut().enumerate() {
+            // SAFETY: there are as many rows as weights, and each has these columns.
+            let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
+            *vector = self.product.load_columns(part);
+        }
+        if first == 0 {
+            // The rest of the row too, in the order of addresses; it comes back to it from the cache.
+            touch(row, GROUPS * width..values.dim());
+        }
+        self.ahead.ask(GROUPS * width);
+        vectors
+    }
+
+    /// Adds sums of so many columns from vector `first` on to the output.
+    #[inline(always)]
+    fn store<const GROUPS: usize>(&mut self, first: usize, sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
+        let Self { product, weights, ref values, .. } = *self;
+        let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
+        let mut rescale = [0.0; 16];
+        simd.store(weights.rescale, &mut rescale);
+        for (i, ((sums, rescale), factor)) in sums.iter().zip(rescale).zip(weights.factors).enumerate() {
+            let rescale = simd.splat(rescale);
+            for (g, sums) in sums.iter().enumerate() {
+                // Each by itself: along with a slice of the output, the sums would be kept in memory.
+                for (column, sum) in (first + g * N..per_query).zip(product.in_order(*sums, *factor)) {
+                    if let Some(output) = self.output.get_mut(i * per_query + column) {
+                        output[0] = simd.mul_add(output[0], rescale, sum);
+                    }
+                }
+            }
+        }
+    }
+}
