@@ -93,9 +93,6 @@ impl<
         let Some((full, rest)) = queries.split_at_checked(dim / width) else { return };
         let (runs, single) = full.as_chunks::<RUN>();
         let tail = runs.len() * RUN * width;
-        // The first run's queries stay in registers.
-        let held = runs.first().copied();
-        let runs = runs.get(1..).unwrap_or_default();
         for first in (0..len).step_by(4) {
             let a = keys.next();
             // Past the last key, it is repeated.
@@ -105,16 +102,8 @@ impl<
             let d = next(3, c);
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
             for (rows, sums) in [a, b, c, d].as_chunks::<KEYS>().0.iter().zip(sums.as_chunks_mut::<KEYS>().0) {
-                let mut rows = *rows;
                 // SAFETY: the rows exist, and have as many elements.
-                unsafe {
-                    if let Some(held) = &held {
-                        add_run(product, held, &mut rows, sums, &mut ahead);
-                    }
-                    for run in runs {
-                        add_run(product, run, &mut rows, sums, &mut ahead);
-                    }
-                }
+                unsafe { add_runs(product, runs, *rows, sums, &mut ahead) };
             }
             if tail < dim {
                 for (row, sums) in [a, b, c, d].into_iter().zip(&mut sums) {
@@ -133,13 +122,13 @@ impl<
     }
 }
 
-/// Adds the products of queries with the next elements of some rows, and moves on.
+/// Adds the products of queries with the first elements of some rows.
 ///
 /// # Safety
 ///
 /// The rows have as many elements.
 #[inline(always)]
-unsafe fn add_run<
+unsafe fn add_runs<
     S: Simd,
     P: RowProduct<S, N>,
     const N: usize,
@@ -149,25 +138,27 @@ unsafe fn add_run<
     const COLS: usize,
 >(
     product: P,
-    queries: &[[[S::Vector; COLS]; QUERIES]; RUN],
-    rows: &mut [*const P::Element; KEYS],
+    runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
+    mut rows: [*const P::Element; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
     ahead: &mut impl Ask,
 ) {
     let width = N * S::LANES;
-    // SAFETY: the caller's promise.
-    let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
-    let keys: [[S::Vector; KEYS]; RUN] = from_fn(|c| rows.map(|row| product.load(load(row, c))));
-    ahead.ask(KEYS * RUN * width);
-    if KEYS == 1 {
-        // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
-        compiler_fence(Ordering::SeqCst);
-        *rows = black_box(*rows);
+    for run in runs {
+        // SAFETY: the caller's promise.
+        let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
+        let keys: [[S::Vector; KEYS]; RUN] = from_fn(|c| rows.map(|row| product.load(load(row, c))));
+        ahead.ask(KEYS * RUN * width);
+        if KEYS == 1 {
+            // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
+            compiler_fence(Ordering::SeqCst);
+            rows = black_box(rows);
+        }
+        for (keys, queries) in keys.into_iter().zip(run) {
+            add_products(product, queries, keys, sums);
+        }
+        rows = rows.map(|row| row.wrapping_add(RUN * width));
     }
-    for (keys, queries) in keys.into_iter().zip(queries) {
-        add_products(product, queries, keys, sums);
-    }
-    *rows = rows.map(|row| row.wrapping_add(RUN * width));
 }
 
 #[inline(always)]
