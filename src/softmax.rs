@@ -301,10 +301,9 @@ impl<'t, S: Simd> FewScores<'t, S> {
         let simd = self.simd;
         for group in 0..Self::OF_TILE {
             let mut of_keys = [0.0; 16];
-            for (to, _) in of_keys.iter_mut().zip(group * S::LANES..self.len).take(S::LANES) {
-                // SAFETY: the caller's promise.
-                *to = unsafe { *scales.next() };
-            }
+            let keys = self.len.saturating_sub(group * S::LANES).min(S::LANES);
+            // SAFETY: the caller's promise.
+            unsafe { scales.next_numbers(of_keys.get_mut(..keys).unwrap_or_default()) };
             let of_keys = simd.load(&of_keys);
             for (i, factor) in factors.iter().enumerate().take(self.count) {
                 self.set(i, group, simd.mul(simd.mul(self.get(i, group), simd.splat(*factor)), of_keys));

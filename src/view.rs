@@ -509,6 +509,27 @@ impl<'a, T: Copy> Walk<'a, T> {
     }
 }
 
+impl Walk<'_, f32> {
+    /// The first number of each of the next rows.
+    ///
+    /// # Safety
+    ///
+    /// There are as many, each of at least one.
+    #[inline(always)]
+    pub(crate) unsafe fn next_numbers(&mut self, to: &mut [f32]) {
+        if to.len() <= self.left && self.strip.page.stride == 1 {
+            // SAFETY: the caller's promise; they lie one after the other.
+            to.copy_from_slice(unsafe { core::slice::from_raw_parts(self.next, to.len()) });
+            (self.next, self.left) = (self.next.wrapping_add(to.len()), self.left - to.len());
+        } else {
+            for to in to {
+                // SAFETY: as above.
+                *to = unsafe { *self.next() };
+            }
+        }
+    }
+}
+
 /// What asks for rows before they are read; `()` does not.
 pub(crate) trait Ask {
     /// Asks for so many elements more.
