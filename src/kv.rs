@@ -235,7 +235,7 @@ impl<'a> Cache<'a> {
 
     /// Whether keys and values are integers, with one scale for each row, and keys are so short that sums of their products with 16 bits fit into 32.
     pub(crate) fn is_i8_with_single_scales(&self) -> bool {
-        self.keys.has_single_scales() && self.values.has_single_scales() && self.shape().dim <= 1 << 12
+        self.keys.has_single_scales() && self.values.has_single_scales() && self.shape().dim <= 1 << 9
     }
 
     /// Whether the pages of all these keys of a sequence exist.

@@ -69,6 +69,20 @@ impl HasPairs {
     }
 }
 
+/// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
+/// then pairs of pairs, then halves of the register and quarters.
+macro_rules! reduce {
+    ($of:expr, $of_16:ident, $of_8:ident, $of_4:ident) => {{
+        let [a, b, c, d] = $of;
+        let ab = _mm512_castps_pd($of_16(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
+        let cd = _mm512_castps_pd($of_16(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
+        let (front, back) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
+        let quarters = $of_16(_mm512_castpd_ps(front), _mm512_castpd_ps(back));
+        let halves = $of_8(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps::<1>(quarters));
+        $of_4(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
+    }};
+}
+
 /// Pairs of `bf16`.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16s(HasPairs);
@@ -136,8 +150,9 @@ impl Pairs<Avx512> for Bf16s {
     }
 
     #[inline(always)]
-    fn total(self, sum: __m512) -> __m512 {
-        sum
+    fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
+        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps)) }
     }
 }
 
@@ -220,7 +235,11 @@ impl Pairs<Avx512> for I8s {
     #[inline(always)]
     fn unzip(self, [a, b]: [__m512; 2]) -> [__m512; 2] {
         // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { [_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b)] }
+        unsafe {
+            let a = _mm512_cvtepi32_ps(_mm512_castps_si512(a));
+            let b = _mm512_cvtepi32_ps(_mm512_castps_si512(b));
+            [_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b)]
+        }
     }
 
     #[inline(always)]
@@ -248,9 +267,25 @@ impl Pairs<Avx512> for I8s {
     }
 
     #[inline(always)]
-    fn total(self, sum: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(sum)) }
+    fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
+        /// Of vectors of integers.
+        macro_rules! add {
+            ($name:ident, $vector:ident, $add:ident, $to_integers:ident, $back:ident) => {
+                #[inline(always)]
+                unsafe fn $name(a: $vector, b: $vector) -> $vector {
+                    // SAFETY: `I8s` exists, so the CPU has AVX-512F.
+                    unsafe { $back($add($to_integers(a), $to_integers(b))) }
+                }
+            };
+        }
+        add!(add_16, __m512, _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps);
+        add!(add_8, __m256, _mm256_add_epi32, _mm256_castps_si256, _mm256_castsi256_ps);
+        add!(add_4, __m128, _mm_add_epi32, _mm_castps_si128, _mm_castsi128_ps);
+        // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
+        unsafe {
+            let sums = _mm_castps_si128(reduce!(of, add_16, add_8, add_4));
+            core::mem::transmute::<__m128, [f32; 4]>(_mm_cvtepi32_ps(sums))
+        }
     }
 }
 
@@ -276,21 +311,6 @@ fn halves(len: usize) -> __mmask32 {
 #[inline(always)]
 fn lanes(len: usize) -> __mmask16 {
     if len >= 16 { u16::MAX } else { (1 << len) - 1 }
-}
-
-/// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
-/// then pairs of pairs, then halves of the register and quarters.
-macro_rules! reduce {
-    ($of:expr, $of_16:ident, $of_8:ident, $of_4:ident) => {{
-        let [a, b, c, d] = $of;
-        let ab = _mm512_castps_pd($of_16(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b)));
-        let cd = _mm512_castps_pd($of_16(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d)));
-        let (front, back) = (_mm512_unpacklo_pd(ab, cd), _mm512_unpackhi_pd(ab, cd));
-        let quarters = $of_16(_mm512_castpd_ps(front), _mm512_castpd_ps(back));
-        let halves = $of_8(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps::<1>(quarters));
-        let all = $of_4(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-        core::mem::transmute::<__m128, [f32; 4]>(all)
-    }};
 }
 
 impl Simd for Avx512 {
@@ -486,13 +506,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
         // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
-        unsafe { reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps) }
+        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps)) }
     }
 
     #[inline(always)]
     fn max_each(self, of: [__m512; 4]) -> [f32; 4] {
         // SAFETY: as above.
-        unsafe { reduce!(of, _mm512_max_ps, _mm256_max_ps, _mm_max_ps) }
+        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_max_ps, _mm256_max_ps, _mm_max_ps)) }
     }
 }
 

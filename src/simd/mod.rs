@@ -224,7 +224,7 @@ pub(crate) trait Pairs<S: Simd>: Copy {
     /// Numbers of two rows, each with its counterpart, in an order of its own.
     fn zip(self, rows: [S::Vector; 2]) -> [S::Vector; 2];
 
-    /// What was summed up of such pairs, in the order of the rows.
+    /// What was summed up of such pairs, in the order of the rows, as `f32`.
     fn unzip(self, sums: [S::Vector; 2]) -> [S::Vector; 2];
 
     /// The nearest numbers, of two the even one: those of the first vector, then those of the second.
@@ -236,8 +236,8 @@ pub(crate) trait Pairs<S: Simd>: Copy {
     /// `sum + a[1] * b[1] + a[0] * b[0]`, of floats rounded after either sum.
     fn dot(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
 
-    /// Such sums as `f32`.
-    fn total(self, sum: S::Vector) -> S::Vector;
+    /// The sum of all lanes of each of such sums.
+    fn sum_each(self, of: [S::Vector; 4]) -> [f32; 4];
 }
 
 /// [`Pairs`] of `bf16`, for many queries too.
@@ -293,7 +293,7 @@ impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
         match self.0 {}
     }
 
-    fn total(self, _: S::Vector) -> S::Vector {
+    fn sum_each(self, _: [S::Vector; 4]) -> [f32; 4] {
         match self.0 {}
     }
 }

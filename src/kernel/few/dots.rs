@@ -116,7 +116,7 @@ impl<
             }
             for i in 0..QUERIES {
                 let [a, b, c, d] = &sums;
-                scores.set_four(i, first, simd.sum_each([a[i], b[i], c[i], d[i]].map(|sum| product.total(sum))));
+                scores.set_four(i, first, product.sum_each([a[i], b[i], c[i], d[i]]));
             }
         }
     }

@@ -24,8 +24,8 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     /// `sum + a * b`
     fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
 
-    /// Sums as `f32`.
-    fn total(self, sum: S::Vector) -> S::Vector;
+    /// The sum of all lanes of each.
+    fn sum_each(self, sums: [S::Vector; 4]) -> [f32; 4];
 
     /// The first `N * LANES` elements of a row of values, for [`columns`](Self::columns); zero where there are fewer.
     fn load_columns(self, row: &[Self::Element]) -> S::Vector;
@@ -81,8 +81,8 @@ impl<S: Simd, T: Load> RowProduct<S, 1> for Single<S, T> {
     }
 
     #[inline(always)]
-    fn total(self, sum: S::Vector) -> S::Vector {
-        sum
+    fn sum_each(self, sums: [S::Vector; 4]) -> [f32; 4] {
+        self.0.sum_each(sums)
     }
 
     #[inline(always)]
@@ -135,8 +135,8 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 
     #[inline(always)]
-    fn total(self, sum: S::Vector) -> S::Vector {
-        self.pairs.total(sum)
+    fn sum_each(self, sums: [S::Vector; 4]) -> [f32; 4] {
+        self.pairs.sum_each(sums)
     }
 
     #[inline(always)]
@@ -169,7 +169,7 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
 
     #[inline(always)]
     fn in_order(self, sums: [S::Vector; 2], factor: f32) -> [S::Vector; 2] {
-        let sums = self.pairs.unzip(sums.map(|sum| self.pairs.total(sum)));
+        let sums = self.pairs.unzip(sums);
         if P::LARGEST.is_some() { sums.map(|sum| self.simd.mul(sum, self.simd.splat(factor))) } else { sums }
     }
 }
