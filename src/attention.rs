@@ -453,11 +453,17 @@ impl<'a, F: Score> Attention<'a, F> {
     /// Computes attention: `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`,
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
-    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any [`Element`]. Dot
-    /// products of `bf16` queries with `bf16` keys are computed in pairs by [`Backend::Avx512Bf16`], if `head_dim` is even, there are more than 8
-    /// queries of heads that share keys, and neither [scores](Output::scores) nor [the same bits as for fewer](Self::batch_invariant) are asked for. They
-    /// are exact but for the rounding of sums, which are `f32`; weights, at most 1, are rounded to `bf16` before they are multiplied with values; numbers below
-    /// `f32::MIN_POSITIVE` count as zeros.
+    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any [`Element`].
+    ///
+    /// [`Backend::Avx512Bf16`] computes some dot products two elements at a time, unless [scores](Output::scores) or
+    /// [the same bits whatever the number of queries](Self::batch_invariant) are asked for:
+    ///
+    /// - of `bf16` queries with `bf16` keys and values, if `head_dim` is even or there are at most 8 queries of heads that share keys. Products
+    ///   are exact, sums `f32`; weights, at most 1, are rounded to `bf16` before they are multiplied with values; numbers below
+    ///   `f32::MIN_POSITIVE` count as zeros.
+    /// - of at most 8 queries of heads that share keys with [bytes](crate::Quantized) that have one scale a row, if `head_dim` is at most 512. Queries become
+    ///   integers of 16 bits, off by up to 1/65534 of their largest element; so do, tile by tile, weights times scales. That is less by far than what
+    ///   the bytes are off by. Sums are exact in a tile, and `f32` from tile to tile.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
     /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after;

@@ -519,8 +519,9 @@ impl Walk<'_, f32> {
     pub(crate) unsafe fn next_numbers(&mut self, to: &mut [f32]) {
         if to.len() <= self.left && self.strip.page.stride == 1 {
             // SAFETY: the caller's promise; they lie one after the other.
-            to.copy_from_slice(unsafe { core::slice::from_raw_parts(self.next, to.len()) });
+            let numbers = unsafe { core::slice::from_raw_parts(self.next, to.len()) };
             (self.next, self.left) = (self.next.wrapping_add(to.len()), self.left - to.len());
+            to.iter_mut().zip(numbers).for_each(|(to, number)| *to = *number);
         } else {
             for to in to {
                 // SAFETY: as above.

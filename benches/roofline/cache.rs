@@ -174,7 +174,7 @@ kept!(f32: [0.0, 1e-5], f16: [1.0 / 2048.0, 1e-5], bf16: [1.0 / 256.0, 1.0 / 256
 impl Kept for i8 {
     type Query = f32;
 
-    /// Queries and weights may have 16 bits.
+    // Queries and weights may have 16 bits.
     const ERROR: [f64; 2] = [0.0, 5e-5];
 
     fn cache(rows: &mut Rows<Self>) -> Result<CacheMut<'_, Self>, Error> {

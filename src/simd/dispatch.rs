@@ -20,8 +20,8 @@ pub enum Backend {
     Avx2,
     /// AVX-512 F, DQ, BW and VL, on x86-64.
     Avx512,
-    /// Those and AVX512-BF16, on x86-64: [`Avx512`](Self::Avx512), but that many queries of `bf16` with keys and values of `bf16` are
-    /// [multiplied as such](crate::Attention::forward).
+    /// Those, AVX512-BF16 and VNNI, on x86-64: [`Avx512`](Self::Avx512), but that queries of `bf16` with keys and values of `bf16`, and few queries
+    /// with keys and values of bytes, are [multiplied two elements at a time](crate::Attention::forward).
     Avx512Bf16,
 }
 
