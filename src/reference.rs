@@ -165,9 +165,11 @@ impl<'a, F: Score> Row<'_, 'a, F> {
     }
 }
 
-/// A key's share. Where no score is above `-inf`, none has any.
+/// A key's share. Where no score is above `-inf`, none has any; elsewhere only a score of `-inf` has none: an infinite value stays
+/// infinite, however small its weight.
 fn weight(score: f64, max: f64, sum: f64) -> f64 {
-    if max == f64::NEG_INFINITY { 0.0 } else { libm::exp(score - max) / sum }
+    let least = if score == f64::NEG_INFINITY { 0.0 } else { f64::MIN_POSITIVE };
+    if max == f64::NEG_INFINITY { 0.0 } else { libm::exp(score - max).max(least) / sum }
 }
 
 fn dot(weights: impl Iterator<Item = f32>, query: FloatRow<'_>) -> f64 {

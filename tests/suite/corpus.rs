@@ -1,7 +1,11 @@
 //! Replays what the fuzzer has found worth keeping.
 
 use crate::common::fuzz_input::Outcome;
-use std::{fs, path::Path};
+use std::{
+    fs,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+};
 
 #[test]
 fn every_input_of_the_corpus() {
@@ -28,10 +32,12 @@ fn no_bytes_and_few() {
     }
 }
 
-/// Calls as random as the fuzzer's first; most of them are such that there is an answer to check.
+/// Calls as random as the fuzzer's first, others each time; most of them are such that there is an answer to check.
 #[test]
 fn random_bytes() {
-    let mut random = crate::common::Random::new(1);
+    let seed = std::env::var("SEED").map_or_else(|_| RandomState::new().hash_one(0), |seed| seed.parse().unwrap());
+    println!("again with SEED={seed}");
+    let mut random = crate::common::Random::new(seed);
     let outcomes: Vec<Outcome> = (0..2000)
         .map(|_| {
             let bytes: Vec<u8> = (0..200).map(|_| random.bits() as u8).collect();

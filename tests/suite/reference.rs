@@ -81,6 +81,19 @@ fn a_score_far_above_the_rest_picks_its_value() {
     assert_lse(&case, &[1000.0, 1000.0]);
 }
 
+/// A weight of e^-3000 is zero in every format, but it is no zero.
+#[test]
+fn an_infinite_value_stays_so_however_small_its_weight() {
+    let keys: Vec<[f32; 1]> = (0..=600).map(|j| [j as f32]).collect();
+    let values: Vec<[f32; 2]> = keys.iter().map(|[j]| [if *j == 0.0 { f32::NEG_INFINITY } else { *j }, 1.0]).collect();
+    for (by, error, answer) in answers(&case(&[[5.0]], &keys, &values)) {
+        let [infinite, one] = answer.out.data[..] else { unreachable!() };
+        // In f32 it may get there by way of `0 * inf`.
+        assert!(infinite == f64::NEG_INFINITY || (by != "reference" && infinite.is_nan()), "{by}: {infinite}");
+        assert_close(&by, &[one], &[1.0], error);
+    }
+}
+
 #[test]
 fn scores_ln_2_apart_weigh_1_to_2() {
     // The f32 nearest to ln 2 is off by 4e-9, more than the reference's 1e-15: as a product of two numbers it comes closer.
