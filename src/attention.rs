@@ -213,7 +213,7 @@ impl<'a, F: Score> Attention<'a, F> {
 
     /// One more score for each query head, which takes weight from the keys and has no value (Xiao et al., 2023, "Efficient Streaming
     /// Language Models with Attention Sinks"; as learned in gpt-oss, 2025). It counts in the log-sum-exp, so that a
-    /// query without keys gives zeros and the sink. A sink of `-inf` is none.
+    /// query without keys gives zeros and the sink. A sink of `-inf` is none; NaN and positive infinity are errors.
     ///
     /// ```
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
@@ -497,6 +497,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// - [`Error::HeadsNotDivisible`]: `q_heads` is not a multiple of `kv_heads`.
     /// - [`Error::ScaleNotFinite`]: the scale is infinite or NaN, or overflows when multiplied by `log2(e)` or divided by the softcap.
     /// - [`Error::SoftcapNotPositive`]: the softcap is zero, negative, infinite or NaN, or overflows when multiplied by `log2(e)`.
+    /// - [`Error::SlopeNotFinite`]: a slope is infinite or NaN, or overflows when multiplied by `log2(e)`.
+    /// - [`Error::SinkNotFinite`]: a sink is positive infinity or NaN, or overflows to it when multiplied by `log2(e)`.
     /// - [`Error::ZeroBlock`]: the elements of a mask speak for blocks of no queries or no keys.
     /// - [`Error::LengthMismatch`]: as many log-sum-exps, slopes, sinks or lengths are needed as there are queries, heads or
     ///   sequences.

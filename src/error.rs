@@ -142,6 +142,20 @@ pub enum Error {
         /// The softcap given.
         softcap: f32,
     },
+    /// A slope of ALiBi, or its product with `log2(e)`, is not a finite number.
+    SlopeNotFinite {
+        /// The head.
+        head: usize,
+        /// Its slope.
+        slope: f32,
+    },
+    /// An attention sink, or its product with `log2(e)`, is NaN or positive infinity.
+    SinkNotFinite {
+        /// The head.
+        head: usize,
+        /// Its sink.
+        sink: f32,
+    },
     /// A mask whose elements speak for blocks of no queries or no keys.
     ZeroBlock,
     /// A slice does not have as many elements as it must.
@@ -228,6 +242,12 @@ impl fmt::Display for Error {
             Self::ScaleNotFinite { scale } => write!(f, "scale {scale} (or scale * log2(e)) is not finite"),
             Self::SoftcapNotPositive { softcap } => {
                 write!(f, "softcap {softcap} (or softcap * log2(e)) is not a positive, finite number")
+            }
+            Self::SlopeNotFinite { head, slope } => {
+                write!(f, "slope {slope} of head {head} (or slope * log2(e)) is not finite")
+            }
+            Self::SinkNotFinite { head, sink } => {
+                write!(f, "sink {sink} of head {head} (or sink * log2(e)) is neither finite nor -inf")
             }
             Self::ZeroBlock => write!(f, "the blocks of a mask must have at least 1 query and 1 key"),
             Self::LengthMismatch { operand, expected, actual } => {

@@ -22,7 +22,6 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     pub(crate) fn new(simd: S, sink: S::Vector) -> Self {
         let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
-        // A NaN is a sink.
         let sum = simd.select(simd.less(sink, simd.splat(f32::MIN)), zero, one);
         Self { simd, max: [sink; COLS], sum: [sum; COLS] }
     }
@@ -37,7 +36,8 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let simd = self.simd;
-        self.update_with(columns, tile_max, scores, |score, offset| simd.sub(score, offset))
+        let raised = self.raise(columns, tile_max);
+        self.update_with(columns, raised, scores, |score, offset| simd.sub(score, offset))
     }
 
     /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
@@ -49,20 +49,19 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let (simd, factor) = (self.simd, self.simd.splat(factor));
-        let tile_max = tile_max.map(|max| simd.mul(max, factor));
-        self.update_with(columns, tile_max, scores, |score, offset| less(simd, score, factor, offset))
+        let raised = self.raise_scaled(columns, (tile_max, factor), scores);
+        self.update_with(columns, raised, scores, |score, offset| less(simd, score, factor, offset))
     }
 
     #[inline(always)]
     fn update_with<const N: usize>(
         &mut self,
         columns: Columns<N>,
-        tile_max: [S::Vector; N],
+        (offset, rescale): ([S::Vector; N], [S::Vector; N]),
         scores: &mut [[S::Vector; COLS]],
         exponent: impl Fn(S::Vector, S::Vector) -> S::Vector,
     ) -> [S::Vector; N] {
         let simd = self.simd;
-        let (offset, rescale) = self.raise(columns, tile_max);
         let mut sum = [simd.splat(0.0); N];
         for row in scores {
             let row = columns.of_mut(row);
@@ -85,8 +84,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let (simd, factor) = (self.simd, self.simd.splat(factor));
-        let tile_max = tile_max.map(|max| simd.mul(max, factor));
-        let (offset, rescale) = self.raise(columns, tile_max);
+        let (offset, rescale) = self.raise_scaled(columns, (tile_max, factor), scores);
         let mut sum = [simd.splat(0.0); N];
         for i in 0..scores.len() / 2 {
             let Some([first, second]) = scores.get(2 * i..).and_then(<[_]>::first_chunk) else { break };
@@ -122,6 +120,38 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             max[c] = simd.max(old, tile_max[c]);
             offset[c] = finite_or_zero(simd, max[c]);
             rescale[c] = simd.exp2(simd.sub(old, offset[c]));
+        }
+        (offset, rescale)
+    }
+
+    /// [`raise`](Self::raise) for scores yet to be multiplied with a positive number.
+    ///
+    /// [`less`] rounds the product with the largest score less than the maximum here was rounded. Of maxima so large that this is more than an
+    /// exponential bears, what is subtracted is zero, and scores become such that they have been rounded first.
+    #[inline(always)]
+    fn raise_scaled<const N: usize>(
+        &mut self,
+        columns: Columns<N>,
+        (tile_max, factor): ([S::Vector; N], S::Vector),
+        scores: &mut [[S::Vector; COLS]],
+    ) -> ([S::Vector; N], [S::Vector; N]) {
+        let (simd, zero, one) = (self.simd, self.simd.splat(0.0), self.simd.splat(1.0));
+        let tile_max = tile_max.map(|max| simd.mul(max, factor));
+        let (mut offset, rescale) = self.raise(columns, tile_max);
+        // From 2^29 on, two numbers of f32 are 32 apart or more.
+        let is_huge = |x: S::Vector| simd.less(simd.splat((1 << 29) as f32), simd.max(x, simd.sub(zero, x)));
+        let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));
+        if simd.max_each([any; 4])[0] > 0.0 {
+            for row in scores {
+                let row = columns.of_mut(row);
+                for c in 0..N {
+                    let rounded = simd.div(simd.sub(simd.mul(row[c], factor), offset[c]), factor);
+                    row[c] = simd.select(is_huge(offset[c]), rounded, row[c]);
+                }
+            }
+            for offset in &mut offset {
+                *offset = simd.select(is_huge(*offset), zero, *offset);
+            }
         }
         (offset, rescale)
     }
@@ -291,13 +321,13 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
-    /// Multiplies those of each query with a number of its own, and with one for each key.
+    /// Multiplies those of each key with a number of its own.
     ///
     /// # Safety
     ///
     /// There are as many numbers as keys, each a row of its own.
     #[inline(always)]
-    pub(crate) unsafe fn scale(&mut self, mut scales: Walk<'_, f32>, factors: &[f32; 16]) {
+    pub(crate) unsafe fn scale(&mut self, mut scales: Walk<'_, f32>) {
         let simd = self.simd;
         for group in 0..Self::OF_TILE {
             let mut of_keys = [0.0; 16];
@@ -305,8 +335,8 @@ impl<'t, S: Simd> FewScores<'t, S> {
             // SAFETY: the caller's promise.
             unsafe { scales.next_numbers(of_keys.get_mut(..keys).unwrap_or_default()) };
             let of_keys = simd.load(&of_keys);
-            for (i, factor) in factors.iter().enumerate().take(self.count) {
-                self.set(i, group, simd.mul(simd.mul(self.get(i, group), simd.splat(*factor)), of_keys));
+            for i in 0..self.count {
+                self.set(i, group, simd.mul(self.get(i, group), of_keys));
             }
         }
     }

@@ -113,6 +113,12 @@ impl<'a> Call<'a> {
         expect_len(Operand::LogSumExp, rows, output.lse.as_deref())?;
         expect_len(Operand::AlibiSlopes, q.heads, config.alibi_slopes)?;
         expect_len(Operand::Sinks, q.heads, config.sinks)?;
+        if let Some((head, slope)) = find(config.alibi_slopes, |slope| !slope.is_finite()) {
+            return Err(Error::SlopeNotFinite { head, slope });
+        }
+        if let Some((head, sink)) = find(config.sinks, |sink| sink.is_nan() || sink == f32::INFINITY) {
+            return Err(Error::SinkNotFinite { head, sink });
+        }
         if let Some(softcap) = config.softcap.filter(|cap| !(*cap > 0.0 && (*cap * LOG2_E as f32).is_finite())) {
             return Err(Error::SoftcapNotPositive { softcap });
         }
@@ -210,6 +216,12 @@ impl<'a> Call<'a> {
             diagonal: self.offset.unwrap_or(bottom_right),
         }
     }
+}
+
+/// The first head whose number, multiplied with `log2(e)`, is wrong.
+fn find(of_heads: Option<&[f32]>, is_wrong: impl Fn(f32) -> bool) -> Option<(usize, f32)> {
+    let numbers = of_heads.unwrap_or_default().iter().copied();
+    numbers.enumerate().find(|(_, number)| is_wrong(*number * LOG2_E as f32))
 }
 
 /// Elements `i` and `i + 1`.

@@ -1,5 +1,5 @@
-//! What becomes of a score between the product and the softmax: `cap * tanh(s / cap)`, `+ bias`, `- slope * distance`, a
-//! caller's own function, the mask; in this order.
+//! What becomes of a score between the product and the softmax: `cap * tanh(s / cap)`, `- slope * distance`, `+ bias`, a
+//! caller's own function, the mask; in this order. What is masked, by a bias too, is `-inf` whatever came before.
 
 use core::{
     f32::consts::{LN_2, LOG2_E},
@@ -71,8 +71,8 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
             column.softcap(&keys, &mut scores, stage);
             if stage >= Stage::Masked {
                 let bias = column.bias_square(&keys);
-                column.bias(&keys, bias.as_ref(), &mut scores);
                 column.alibi(&keys, &mut scores);
+                column.bias(&keys, bias.as_ref(), &mut scores);
                 if F::MODIFIES {
                     column.custom(&keys, &mut scores);
                     column.bias_mask(&keys, bias.as_ref(), &mut scores);

@@ -18,7 +18,7 @@
 //! How much *better* than the bound the kernels are is measured by `promises.rs` and `minilm.rs`.
 
 use super::{
-    cache::scale,
+    cache::{Kind, scale},
     case::{Answer, Case, MARKER, Pairs},
     modifiers::Modifiers,
     pattern::{Band, Pattern, Sequence},
@@ -294,8 +294,7 @@ impl<'a> Bounds<'a> {
     /// The sink, a score without a key.
     fn sink(&self, [_, h, _]: Row) -> Option<Key> {
         let sink = f64::from(self.case.modifiers.sinks.as_ref()?[h]);
-        let is_out_of_range = sink == f64::INFINITY || size(sink) >= LIMIT;
-        let error = if is_out_of_range { f64::INFINITY } else { FEW * U * size(sink) };
+        let error = if size(sink) >= LIMIT { f64::INFINITY } else { FEW * U * size(sink) };
         (sink != f64::NEG_INFINITY).then_some(Key { index: 0, score: sink, error })
     }
 
@@ -325,6 +324,8 @@ impl<'a> Bounds<'a> {
         let scales_queries = function.is_linear() && !in_pairs;
         let late_scale = if scales_queries { 1.0 } else { scale.max(1.0) };
         let largest = if scales_queries { scale * q.largest * gain } else { (q.largest * gain).max(unscaled) };
+        // Bytes are scaled when they have been summed up.
+        let largest = if matches!(self.case.cache.kind, Kind::I8(_)) { 128.0 * head_dim * largest } else { largest };
         let is_out_of_range = largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
         // A scale so small that it is rounded as a subnormal, and queries and products that become subnormal when scaled.
         let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };

@@ -326,6 +326,26 @@ fn softcap_not_positive() {
     assert!(matches!(error, Error::SoftcapNotPositive { softcap } if softcap.is_nan()));
 }
 
+#[test]
+fn slopes_and_sinks_not_finite() {
+    let with = |number| vec![0.5, -1e30, number, f32::NAN];
+    for number in [f32::INFINITY, f32::MAX, 2.4e38] {
+        let error = modifier_error(|modifiers| modifiers.alibi_slopes = Some(with(number)));
+        assert_eq!(error, Error::SlopeNotFinite { head: 2, slope: number });
+        let error = modifier_error(|modifiers| modifiers.alibi_slopes = Some(with(-number)));
+        assert_eq!(error, Error::SlopeNotFinite { head: 2, slope: -number });
+        let error = modifier_error(|modifiers| modifiers.sinks = Some(with(number)));
+        assert_eq!(error, Error::SinkNotFinite { head: 2, sink: number });
+    }
+    // What is but far below zero is a sink that takes no weight.
+    for number in [2.3e38, f32::NEG_INFINITY, f32::MIN] {
+        let error = modifier_error(|modifiers| modifiers.sinks = Some(with(number)));
+        assert!(matches!(error, Error::SinkNotFinite { head: 3, sink } if sink.is_nan()));
+    }
+    let error = modifier_error(|modifiers| modifiers.alibi_slopes = Some(with(2.3e38)));
+    assert!(matches!(error, Error::SlopeNotFinite { head: 3, slope } if slope.is_nan()));
+}
+
 /// A scale that is fine by itself, but not over the softcap.
 #[test]
 fn scale_overflows_over_the_softcap() {
@@ -490,6 +510,8 @@ fn messages_name_what_is_wrong() {
         (mismatch(Operand::BlockMask, Axis::Len, 31, 32), &["BlockMask", "Len", "31", "32"]),
         (mismatch(Operand::Scores, Axis::Batch, 31, 32), &["Scores", "Batch", "31", "32"]),
         (Error::SoftcapNotPositive { softcap: -2.5 }, &["softcap", "-2.5"]),
+        (Error::SlopeNotFinite { head: 3, slope: f32::INFINITY }, &["slope", "inf", "head 3"]),
+        (Error::SinkNotFinite { head: 3, sink: f32::INFINITY }, &["sink", "inf", "head 3"]),
         (Error::ZeroBlock, &["block", "1 query", "1 key"]),
         (Error::TooManyKeys { sequence: 3, room: 20, actual: 21 }, &["sequence 3", "20", "21"]),
         (

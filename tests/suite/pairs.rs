@@ -90,6 +90,31 @@ fn numbers_of_any_size() {
     }
 }
 
+/// However large scores are, and however coarse, the key with the largest one has all the weight.
+#[test]
+fn the_largest_score_is_found() {
+    for (size, scale) in [(1e3, None), (1e7, None), (1e7, Some(-0.7)), (1e15, Some(1.3)), (1e18, None)] {
+        for plan in [plan([40, 300], [2, 6]), plan([3, 300], [2, 6]), of_bytes([3, 300], [2, 6])] {
+            let case = Plan { scale, ..plan }.case().with(|case| {
+                case.q.data.fill(size);
+                case.k.data.fill(1.0);
+                case.k.row_mut([0, 0, 170]).fill(if scale.is_none_or(|scale| scale > 0.0) { 2.0 } else { -2.0 });
+            });
+            for backend in Backend::available() {
+                let (answer, value) = (case.run(backend), case.v.row([0, 0, 170]));
+                for row in answer.out.rows() {
+                    let actual = answer.out.row(row).iter().zip(value);
+                    assert!(
+                        actual.clone().all(|(x, y)| (x - y).abs() <= y.abs() / 256.0),
+                        "{backend}: {row:?} {}",
+                        case.name
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Neither pages nor rows that cannot be read in pairs where they lie change a bit.
 #[test]
 fn layouts_and_pages_change_no_bit() {

@@ -373,6 +373,24 @@ fn a_bias_of_minus_infinity_masks() {
 }
 
 /// The weight of a key whose score is that much larger than the other one's.
+/// Whatever else becomes of the score.
+#[test]
+fn a_bias_masks_scores_beyond_the_range_of_f32() {
+    let far = |slope| {
+        Plan::new([1, 3], [1, 1]).case().with(|case| {
+            case.q.data = vec![1.0];
+            case.k.data = vec![1.0, 1.0, 0.0];
+            case.v.data = vec![1.0, 2.0, 3.0];
+            case.modifiers.alibi_slopes = Some(vec![slope]);
+            case.modifiers.bias = bias(&[[MASKED, MASKED, 0.0]]);
+        })
+    };
+    for slope in [2e38, -2e38] {
+        assert_rows(&far(slope), &[[3.0]]);
+        assert_lse(&far(slope), &[0.0]);
+    }
+}
+
 fn share(difference: f64) -> f64 {
     1.0 / (1.0 + (-difference).exp())
 }

@@ -202,7 +202,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
             let Some((values, first)) = tiles.raw_values(simd, &part.keys, !in_order) else { continue };
             if let Strips::I8(_, scales) = values {
                 // SAFETY: there are as many.
-                unsafe { weights.scale(scales.walk(first), &Rounded::NOT.factors) };
+                unsafe { weights.scale(scales.walk(first)) };
             }
             if is_marked {
                 // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
@@ -224,15 +224,18 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let (rows, vectors) = (room::<S>(scores.count), keys.dim().div_ceil(S::LANES));
         let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
         with_product!((simd, in_pairs), keys, (product, strip) => dots(product, queries, (strip, first), scores));
-        if let Strips::I8(strip, scales) = keys {
+        if let Strips::I8(strip, _) = keys {
             for i in self.rounded.exact_rows() {
                 let query = Grid { vectors: all, strides: [1, rows] };
                 simd.call(ExactScores { query, i, keys: strip.walk(first), scores });
             }
-            // SAFETY: there are as many.
-            unsafe { scores.scale(scales.walk(first), &self.rounded.factors) };
-        } else if in_pairs {
+        }
+        if in_pairs {
             scores.multiply(&self.rounded.factors);
+        }
+        if let Strips::I8(_, scales) = keys {
+            // SAFETY: there are as many.
+            unsafe { scores.scale(scales.walk(first)) };
         }
     }
 
