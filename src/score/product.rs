@@ -68,7 +68,8 @@ impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
 
     #[inline(always)]
     fn add_unmarked(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector {
-        let is_marked = self.simd.less(in_lanes, self.simd.splat(0.0));
+        // This is rare: constants in vectors would take registers from the other loops.
+        let is_marked = self.simd.less(in_lanes, self.simd.splat(black_box(0.0)));
         self.simd.select(is_marked, sum, self.add(sum, in_lanes, other, t))
     }
 
@@ -111,7 +112,7 @@ impl<S: Simd> Product<S> for PairDot<S> {
         let ([a0, a1], [b0, b1]) = (pairs.split(in_lanes), pairs.split(other));
         // Of a mark, -1, the sign is set and the largest bit of the exponent is not; of no weight, NaN included.
         let unless_marked = |sum, a, b, sign| {
-            // This is rare: constants in vectors would take registers from the other loops.
+            // Rare, too.
             let (with, sign) = (self.add(sum, a, b, t), black_box(sign));
             simd.select(simd.has_bit(a, sign), simd.select(simd.has_bit(a, sign - 1), with, sum), with)
         };
