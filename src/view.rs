@@ -453,11 +453,19 @@ impl<'a, T: Copy> Strip<'a, T> {
         self.table.len() > 1
     }
 
-    /// For the rows from this one on, of which there need not be any.
+    /// The rows from this one on, if there are no [pages](Self::has_pages).
     #[inline(always)]
-    pub(crate) fn ahead(&self, row: usize) -> Ahead<'a, T> {
-        let mut walk = self.walk(row);
-        Ahead { row: walk.next(), walk, asked: 0 }
+    pub(crate) fn even(&self, row: usize) -> Even<'a, T> {
+        let first = self.page_ptr(0).unwrap_or(self.page.first);
+        let rows = Rows { first: first.wrapping_add(row * self.page.stride), ..self.page };
+        Even { rows, next: rows.first }
+    }
+
+    /// The rows from this one on, asking for those from `later` on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn ahead(&self, row: usize, later: usize) -> Ahead<'a, T> {
+        let (first, mut later) = (self.walk(row), self.walk(later));
+        Ahead { first, walk: first, row: later.next(), later, asked: 0 }
     }
 
     #[inline(always)]
@@ -531,26 +539,75 @@ impl Walk<'_, f32> {
     }
 }
 
-/// What asks for rows before they are read; `()` does not.
-pub(crate) trait Ask {
+/// Goes from row to row, and asks for later ones before they are read.
+pub(crate) trait Reader<T> {
+    fn dim(&self) -> usize;
+
+    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+    fn next(&mut self) -> *const T;
+
+    /// Goes back to the first row, but does not ask again.
+    fn restart(&mut self);
+
     /// Asks for so many elements more.
     fn ask(&mut self, elements: usize);
 }
 
-impl Ask for () {
+/// Rows that lie evenly, of which the CPU itself foresees what will be read.
+pub(crate) struct Even<'a, T> {
+    rows: Rows<'a, T>,
+    next: *const T,
+}
+
+impl<T> Reader<T> for Even<'_, T> {
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.rows.dim
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        let row = self.next;
+        self.next = row.wrapping_add(self.rows.stride);
+        row
+    }
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.next = self.rows.first;
+    }
+
     #[inline(always)]
     fn ask(&mut self, _: usize) {}
 }
 
 /// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
 pub(crate) struct Ahead<'a, T> {
+    first: Walk<'a, T>,
     walk: Walk<'a, T>,
+    later: Walk<'a, T>,
+    /// That of the later ones which is asked for.
     row: *const T,
-    /// Elements of the row that have been asked for.
+    /// Elements of it that have been asked for.
     asked: usize,
 }
 
-impl<T: Copy> Ask for Ahead<'_, T> {
+impl<T: Copy> Reader<T> for Ahead<'_, T> {
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.walk.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.walk.next()
+    }
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.walk = self.first;
+    }
+
     #[inline(always)]
     fn ask(&mut self, elements: usize) {
         let end = self.asked + elements;
@@ -558,8 +615,8 @@ impl<T: Copy> Ask for Ahead<'_, T> {
             prefetch_early(self.row.wrapping_add(self.asked + t));
         }
         self.asked = end;
-        if end >= self.walk.dim() {
-            (self.row, self.asked) = (self.walk.next(), 0);
+        if end >= self.later.dim() {
+            (self.row, self.asked) = (self.later.next(), 0);
         }
     }
 }

@@ -3,6 +3,7 @@
 use core::{
     array::from_fn,
     hint::black_box,
+    mem::replace,
     num::NonZeroUsize,
     sync::atomic::{Ordering, compiler_fence},
 };
@@ -11,7 +12,7 @@ use super::{product::RowProduct, room};
 use crate::{
     simd::{Simd, Task},
     softmax::FewScores,
-    view::{Ask, Strip, Walk},
+    view::{Reader, Strip},
 };
 
 /// [`Dots`] of so many queries.
@@ -22,22 +23,18 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     (keys, first): (Strip<'_, P::Element>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
-    let ahead = keys.ahead(first + rows_ahead::<P::Element>(keys.dim()));
-    let (has_pages, keys) = (keys.has_pages(), keys.walk(first));
+    let (has_pages, even) = (keys.has_pages(), keys.even(first));
+    let keys = keys.ahead(first, first + rows_ahead::<P::Element>(keys.dim()));
     match (room::<S>(scores.count), S::FEW) {
         (1, _) if N == 2 && has_pages => {
-            product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, ahead, scores });
+            product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores });
         }
-        (1, _) if N == 2 => {
-            product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, ahead: (), scores });
-        }
-        (1, _) if has_pages => {
-            product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, ahead, scores });
-        }
-        (1, _) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, ahead: (), scores }),
-        (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, ahead, scores }),
-        (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, ahead, scores }),
-        _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, ahead, scores }),
+        (1, _) if N == 2 => product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys: even, scores }),
+        (1, _) if has_pages => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores }),
+        (1, _) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys: even, scores }),
+        (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
+        (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
+        _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, scores }),
     }
 }
 
@@ -56,7 +53,7 @@ struct Dots<
     's,
     S: Simd,
     P: RowProduct<S, N>,
-    A,
+    R,
     const N: usize,
     const QUERIES: usize,
     const KEYS: usize,
@@ -67,32 +64,32 @@ struct Dots<
     /// `[vector of elements][query]`
     queries: &'t [[S::Vector; COLS]],
     /// As many as scores, or more.
-    keys: Walk<'t, P::Element>,
-    ahead: A,
+    keys: R,
     scores: &'t mut FewScores<'s, S>,
 }
 
 impl<
     S: Simd,
     P: RowProduct<S, N>,
-    A: Ask,
+    R: Reader<P::Element>,
     const N: usize,
     const QUERIES: usize,
     const KEYS: usize,
     const RUN: usize,
     const COLS: usize,
-> Task for Dots<'_, '_, S, P, A, N, QUERIES, KEYS, RUN, COLS>
+> Task for Dots<'_, '_, S, P, R, N, QUERIES, KEYS, RUN, COLS>
 {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { product, queries, mut keys, mut ahead, scores } = self;
+        let Self { product, queries, mut keys, scores } = self;
         let (simd, len, dim, width) = (scores.simd, scores.len, keys.dim(), N * S::LANES);
         let (queries, _) = queries.as_chunks::<QUERIES>();
         let Some((full, rest)) = queries.split_at_checked(dim / width) else { return };
         let (runs, single) = full.as_chunks::<RUN>();
         let tail = runs.len() * RUN * width;
+        let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
             let a = keys.next();
             // Past the last key, it is repeated.
@@ -103,7 +100,7 @@ impl<
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
             for (rows, sums) in [a, b, c, d].as_chunks::<KEYS>().0.iter().zip(sums.as_chunks_mut::<KEYS>().0) {
                 // SAFETY: the rows exist, and have as many elements.
-                unsafe { add_runs(product, runs, *rows, sums, &mut ahead) };
+                unsafe { add_runs(product, runs, *rows, sums, &mut keys) };
             }
             if tail < dim {
                 for (row, sums) in [a, b, c, d].into_iter().zip(&mut sums) {
@@ -114,11 +111,29 @@ impl<
                     }
                 }
             }
-            for i in 0..QUERIES {
-                let [a, b, c, d] = &sums;
-                scores.set_four(i, first, product.sum_each([a[i], b[i], c[i], d[i]]));
+            if QUERIES == 1 {
+                // To add up lanes takes long: while this is done for some keys, the products with the next ones are under way.
+                add_lanes(product, replace(&mut waiting, sums), first.saturating_sub(4), scores);
+            } else {
+                add_lanes(product, sums, first, scores);
             }
         }
+        if QUERIES == 1 {
+            add_lanes(product, waiting, len.saturating_sub(1) / 4 * 4, scores);
+        }
+    }
+}
+
+/// Makes sums with four keys, those from `first` on, scores.
+#[inline(always)]
+fn add_lanes<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usize>(
+    product: P,
+    [a, b, c, d]: [[S::Vector; QUERIES]; 4],
+    first: usize,
+    scores: &mut FewScores<'_, S>,
+) {
+    for i in 0..QUERIES {
+        scores.set_four(i, first, product.sum_each([a[i], b[i], c[i], d[i]]));
     }
 }
 
@@ -141,14 +156,14 @@ unsafe fn add_runs<
     runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
     mut rows: [*const P::Element; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
-    ahead: &mut impl Ask,
+    reader: &mut impl Reader<P::Element>,
 ) {
     let width = N * S::LANES;
     for run in runs {
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
         let keys: [[S::Vector; KEYS]; RUN] = from_fn(|c| rows.map(|row| product.load(load(row, c))));
-        ahead.ask(KEYS * RUN * width);
+        reader.ask(KEYS * RUN * width);
         if KEYS == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
             compiler_fence(Ordering::SeqCst);

@@ -3,7 +3,7 @@
 use super::{product::RowProduct, room, touch};
 use crate::{
     simd::{Simd, Task},
-    view::{Ask, Strip, Walk},
+    view::{Reader, Strip},
 };
 
 /// Weights of some queries, and what else the sums want.
@@ -35,23 +35,19 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
     output: &mut [[S::Vector; COLS]],
 ) {
     // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
-    let (has_pages, ahead, values) = (values.has_pages(), values.ahead(first + weights.len), values.walk(first));
+    let (has_pages, even, values) = (values.has_pages(), values.even(first), values.ahead(first, first + weights.len));
     match (room::<S>(weights.count), S::FEW) {
         (1, _) if N == 2 && has_pages => {
-            product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, ahead, output });
+            product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output });
         }
-        (1, _) if N == 2 => {
-            product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, ahead: (), output });
-        }
-        (1, _) if has_pages => {
-            product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, ahead, output });
-        }
-        (1, _) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, ahead: (), output }),
-        (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, ahead, output }),
-        (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, ahead, output }),
-        (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, ahead, output }),
-        _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, ahead, output }),
-        _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, ahead, output }),
+        (1, _) if N == 2 => product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values: even, output }),
+        (1, _) if has_pages => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output }),
+        (1, _) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values: even, output }),
+        (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
+        (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
+        (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
+        _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, output }),
+        _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, output }),
     }
 }
 
@@ -61,7 +57,7 @@ struct Sums<
     't,
     S: Simd,
     P: RowProduct<S, N>,
-    A,
+    R,
     const N: usize,
     const QUERIES: usize,
     const WIDTH: usize,
@@ -70,14 +66,20 @@ struct Sums<
     product: P,
     weights: Weights<'t, S>,
     /// As many rows as weights, or more.
-    values: Walk<'t, P::Element>,
-    ahead: A,
+    values: R,
     /// `[query][column]`, as many vectors for each query as its columns take.
     output: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
-    Task for Sums<'_, S, P, A, N, QUERIES, WIDTH, COLS>
+impl<
+    S: Simd,
+    P: RowProduct<S, N>,
+    R: Reader<P::Element>,
+    const N: usize,
+    const QUERIES: usize,
+    const WIDTH: usize,
+    const COLS: usize,
+> Task for Sums<'_, S, P, R, N, QUERIES, WIDTH, COLS>
 {
     type Output = ();
 
@@ -100,8 +102,15 @@ impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize,
     }
 }
 
-impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize, const WIDTH: usize, const COLS: usize>
-    Sums<'_, S, P, A, N, QUERIES, WIDTH, COLS>
+impl<
+    S: Simd,
+    P: RowProduct<S, N>,
+    R: Reader<P::Element>,
+    const N: usize,
+    const QUERIES: usize,
+    const WIDTH: usize,
+    const COLS: usize,
+> Sums<'_, S, P, R, N, QUERIES, WIDTH, COLS>
 {
     #[inline(always)]
     fn one_group(&mut self, first: usize, len: usize) {
@@ -115,16 +124,17 @@ impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize,
     /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
     #[inline(always)]
     fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
-        let (keys, mut values) = (self.weights.len, self.values);
+        let keys = self.weights.len;
+        self.values.restart();
         let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
         for j in 0..keys / N {
-            self.add_rows::<GROUPS, MARKED>((&mut values, j), first, [len; N], &mut sums);
+            self.add_rows::<GROUPS, MARKED>(j, first, [len; N], &mut sums);
         }
         if !keys.is_multiple_of(N) {
             // The last row has zeros for a counterpart.
             let mut lens = [0; N];
             lens[0] = len;
-            self.add_rows::<GROUPS, MARKED>((&mut values, keys / N), first, lens, &mut sums);
+            self.add_rows::<GROUPS, MARKED>(keys / N, first, lens, &mut sums);
         }
         self.store(first * N, sums);
     }
@@ -133,7 +143,7 @@ impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize,
     #[inline(always)]
     fn add_rows<const GROUPS: usize, const MARKED: bool>(
         &mut self,
-        (values, j): (&mut Walk<'_, P::Element>, usize),
+        j: usize,
         first: usize,
         lens: [usize; N],
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
@@ -141,8 +151,8 @@ impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize,
         let Self { product, weights, .. } = *self;
         let simd = weights.simd;
         let rows = [
-            self.load_row(values, first, lens[0]),
-            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
+            self.load_row(first, lens[0]),
+            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(first, lens[N - 1]) },
         ];
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
@@ -168,17 +178,12 @@ impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize,
 
     /// So many elements of the next row's columns from number `first` on; zeros instead of none.
     #[inline(always)]
-    fn load_row<const GROUPS: usize>(
-        &mut self,
-        values: &mut Walk<'_, P::Element>,
-        first: usize,
-        len: usize,
-    ) -> [S::Vector; GROUPS] {
+    fn load_row<const GROUPS: usize>(&mut self, first: usize, len: usize) -> [S::Vector; GROUPS] {
         let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
         if len == 0 {
             return vectors;
         }
-        let row = values.next();
+        let row = self.values.next();
         for (g, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: there are as many rows as weights, and each has these columns.
             let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
@@ -186,9 +191,9 @@ impl<S: Simd, P: RowProduct<S, N>, A: Ask, const N: usize, const QUERIES: usize,
         }
         if first == 0 {
             // The rest of the row too, in the order of addresses; it comes back to it from the cache.
-            touch(row, GROUPS * width..values.dim());
+            touch(row, GROUPS * width..self.values.dim());
         }
-        self.ahead.ask(GROUPS * width);
+        self.values.ask(GROUPS * width);
         vectors
     }
 
