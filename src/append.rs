@@ -68,6 +68,12 @@ impl<'a, T: Element> CacheMut<'a, T> {
     /// - [`Error::NoSuchPage`]: the table names a page that there is not, where a row would go.
     pub fn append(&mut self, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
         self.check(rows.shape(), at)?;
+        self.write(rows, at);
+        Ok(())
+    }
+
+    /// [`append`](Self::append) what is known to fit.
+    fn write(&mut self, rows: View<'_, f32>, at: &[usize]) {
         let Shape { batch, heads, len, .. } = rows.shape();
         for (b, at) in (0..batch).zip(at) {
             for head in 0..heads {
@@ -80,7 +86,6 @@ impl<'a, T: Element> CacheMut<'a, T> {
                 }
             }
         }
-        Ok(())
     }
 
     fn check(&self, new: Shape, at: &[usize]) -> Result<(), Error> {
@@ -102,6 +107,49 @@ impl<'a, T: Element> CacheMut<'a, T> {
 
     fn table(&self) -> Option<PageTable<'a>> {
         self.pages.map(|numbers| PageTable { numbers, pages: self.rows.shape() })
+    }
+}
+
+/// The keys of a cache with its values, to be written: what a [`Kv`](crate::Kv) reads.
+///
+/// ```
+/// use simd_attention::{CacheMut, KvMut, View, ViewMut};
+///
+/// let (mut keys, mut values) = ([0.0; 8], [0.0; 4]);
+/// let caches = [ViewMut::matrix(&mut keys, [4, 2])?, ViewMut::matrix(&mut values, [4, 1])?].map(CacheMut::new);
+/// KvMut::from(caches).append(View::matrix(&[3.0, 4.0], [1, 2])?, View::matrix(&[5.0], [1, 1])?, &[2])?;
+/// assert_eq!((keys[4..6].to_vec(), values[2]), (vec![3.0, 4.0], 5.0));
+/// # Ok::<(), simd_attention::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct KvMut<'a, T> {
+    keys: CacheMut<'a, T>,
+    values: CacheMut<'a, T>,
+}
+
+impl<'a, T> From<[CacheMut<'a, T>; 2]> for KvMut<'a, T> {
+    fn from([keys, values]: [CacheMut<'a, T>; 2]) -> Self {
+        Self { keys, values }
+    }
+}
+
+impl<T: Element> KvMut<'_, T> {
+    /// [`CacheMut::append`] of both keys and values, if there is room for both.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is written:
+    ///
+    /// - [`Error::ShapeMismatch`]: there are not as many new keys as values.
+    /// - Those of [`CacheMut::append`], of either.
+    pub fn append(&mut self, keys: View<'_, f32>, values: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+        let (new_keys, new_values) = (keys.shape(), values.shape());
+        expect_shape(Operand::NewRows, Shape { dim: new_values.dim, ..new_keys }, new_values)?;
+        self.keys.check(new_keys, at)?;
+        self.values.check(new_values, at)?;
+        self.keys.write(keys, at);
+        self.values.write(values, at);
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ mod view;
 mod weighted_sum;
 mod work;
 
-pub use append::{CacheMut, quantize};
+pub use append::{CacheMut, KvMut, quantize};
 pub use attention::{Attention, Window};
 pub use element::{Element, Float, Real};
 pub use error::{Axis, Error, Operand};

@@ -2,7 +2,7 @@
 
 use std::{error::Error, ops::Range};
 
-use simd_attention::{Kv, View};
+use simd_attention::{Kv, KvMut, View};
 
 use crate::{
     cache::{Cache, Outputs, attend},
@@ -101,8 +101,8 @@ impl Cache for Paged {
         }
         let table = self.table.view(&sequences)?;
         let lens = &mut self.lens[sequences];
-        self.keys.view_mut()?.pages(table).append(keys, lens)?;
-        self.values.view_mut()?.pages(table).append(values, lens)?;
+        let caches = [self.keys.view_mut()?, self.values.view_mut()?].map(|cache| cache.pages(table));
+        KvMut::from(caches).append(keys, values, lens)?;
         lens.iter_mut().for_each(|len| *len += new_len);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, ops::Range};
 
-use simd_attention::{CacheMut, Kv, View, ViewMut};
+use simd_attention::{CacheMut, Kv, KvMut, View, ViewMut};
 
 use crate::{
     cache::{Cache, Outputs, attend, zeros},
@@ -37,9 +37,9 @@ impl Cache for Plain {
     fn append(&mut self, sequences: Range<usize>, [keys, values]: [View<'_, f32>; 2]) -> Result<(), Box<dyn Error>> {
         let (part, shape) = self.part(&sequences);
         let lens = &mut self.lens[sequences];
-        for (rows, new) in [(&mut self.keys, keys), (&mut self.values, values)] {
-            CacheMut::new(ViewMut::heads_first(&mut rows[part.clone()], shape)?).append(new, lens)?;
-        }
+        let to_keys = ViewMut::heads_first(&mut self.keys[part.clone()], shape)?;
+        let to_values = ViewMut::heads_first(&mut self.values[part], shape)?;
+        KvMut::from([to_keys, to_values].map(CacheMut::new)).append(keys, values, lens)?;
         lens.iter_mut().for_each(|len| *len += keys.shape().len);
         Ok(())
     }

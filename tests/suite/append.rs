@@ -3,7 +3,8 @@
 use crate::common::{Content, Layout, Random, Tensor};
 use half::{bf16, f16};
 use simd_attention::{
-    Attention, Axis, CacheMut, Error, Float, Kv, Operand, Quantized, Shape, View, ViewMut, cache_scratch_len, quantize,
+    Attention, Axis, CacheMut, Error, Float, Kv, KvMut, Operand, Quantized, Shape, View, ViewMut, cache_scratch_len,
+    quantize,
 };
 
 fn random(shape: Shape, seed: u64) -> Tensor<f32> {
@@ -196,6 +197,33 @@ fn errors_come_before_anything_is_written() {
     assert_eq!(append([2, 1, 3, 2], &[3, 4], Some(&[9, 3, 9, 0])), full(1, 6, 7));
     let missing = Err(Error::NoSuchPage { sequence: 1, index: 0, page: 9, pages: 4 });
     assert_eq!(append([2, 1, 3, 2], &[3, 2], Some(&[9, 3, 9, 0])), missing);
+}
+
+/// If there is room for the keys and none for the values, neither is written.
+#[test]
+fn keys_and_values_are_written_both_or_not_at_all() {
+    let append = |room: [usize; 2], new: [[usize; 2]; 2], at: usize| {
+        let (mut keys, mut values, data) = ([0.0; 16], [0.0; 16], [1.0; 16]);
+        let result = {
+            let to_keys = ViewMut::matrix(&mut keys, [room[0], 2]).unwrap();
+            let to_values = ViewMut::matrix(&mut values, [room[1], 3]).unwrap();
+            let [new_keys, new_values] = new.map(|shape| View::matrix(&data, shape).unwrap());
+            KvMut::from([to_keys, to_values].map(CacheMut::new)).append(new_keys, new_values, &[at])
+        };
+        let written = [&keys[..], &values[..]].map(|cache| cache.iter().filter(|x| **x == 1.0).count());
+        assert_eq!(written, if result.is_ok() { [4, 6] } else { [0; 2] });
+        result
+    };
+    let mismatch = |axis, [expected, actual]: [usize; 2]| {
+        Err(Error::ShapeMismatch { operand: Operand::NewRows, axis, expected, actual })
+    };
+    assert_eq!(append([5, 5], [[2, 2], [2, 3]], 3), Ok(()));
+    assert_eq!(append([5, 5], [[2, 2], [1, 3]], 3), mismatch(Axis::Len, [2, 1]));
+    assert_eq!(append([5, 5], [[2, 1], [2, 3]], 3), mismatch(Axis::Dim, [2, 1]));
+    assert_eq!(append([5, 5], [[2, 2], [2, 2]], 3), mismatch(Axis::Dim, [3, 2]));
+    let full = |room| Err(Error::TooManyKeys { sequence: 0, room, actual: 5 });
+    assert_eq!(append([5, 4], [[2, 2], [2, 3]], 3), full(4));
+    assert_eq!(append([3, 5], [[2, 2], [2, 3]], 3), full(3));
 }
 
 #[test]

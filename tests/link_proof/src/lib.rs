@@ -12,8 +12,9 @@
 
 use half::{bf16, f16};
 use simd_attention::{
-    Additive, Attention, Backend, Bilinear, CacheMut, Error, Kv, Linear, Mask, MultiHead, Output, Quantized, Shape,
-    Strides, View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, quantize, reference, scratch_len,
+    Additive, Attention, Backend, Bilinear, CacheMut, Error, Kv, KvMut, Linear, Mask, MultiHead, Output, Quantized,
+    Shape, Strides, View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, quantize, reference,
+    scratch_len,
 };
 
 #[panic_handler]
@@ -46,8 +47,13 @@ macro_rules! entry_points {
 macro_rules! entry_points_of {
     ($element:ty, $float:ty, $append:ident, $forward:ident, $reference:ident) => {
         entry_points! {
-            fn $append(cache: &mut CacheMut<'_, $element>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
-                cache.append(rows, at)
+            fn $append(
+                cache: &mut KvMut<'_, $element>,
+                keys: View<'_, f32>,
+                values: View<'_, f32>,
+                at: &[usize],
+            ) -> Result<(), Error> {
+                cache.append(keys, values, at)
             }
             fn $forward<'a>(
                 attention: &Attention<'a>,
@@ -69,10 +75,10 @@ macro_rules! entry_points_of {
         }
     };
 }
-entry_points_of!(f32, f32, cache_mut_append_f32, attention_forward_f32, reference_forward_f32);
-entry_points_of!(f16, f16, cache_mut_append_f16, attention_forward_f16, reference_forward_f16);
-entry_points_of!(bf16, bf16, cache_mut_append_bf16, attention_forward_bf16, reference_forward_bf16);
-entry_points_of!(i8, f32, cache_mut_append_i8, attention_forward_i8, reference_forward_i8);
+entry_points_of!(f32, f32, kv_mut_append_f32, attention_forward_f32, reference_forward_f32);
+entry_points_of!(f16, f16, kv_mut_append_f16, attention_forward_f16, reference_forward_f16);
+entry_points_of!(bf16, bf16, kv_mut_append_bf16, attention_forward_bf16, reference_forward_bf16);
+entry_points_of!(i8, f32, kv_mut_append_i8, attention_forward_i8, reference_forward_i8);
 
 entry_points! {
     fn view_matrix(data: &[f32], extents: [usize; 2]) -> Result<View<'_, f32>, Error> {
@@ -119,6 +125,9 @@ entry_points! {
     }
     fn kv_pages<'a>(kv: Kv<'a, f32>, table: View<'a, u32>) -> Kv<'a, f32> {
         kv.pages(table)
+    }
+    fn cache_mut_append(cache: &mut CacheMut<'_, f32>, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+        cache.append(rows, at)
     }
     fn cache_mut_pages<'a>(cache: CacheMut<'a, f32>, table: View<'a, u32>) -> CacheMut<'a, f32> {
         cache.pages(table)
