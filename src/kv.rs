@@ -34,7 +34,8 @@ impl<'a, T: Float> Kv<'a, T> {
 impl<'a> Kv<'a, i8> {
     /// Pairs quantised keys with quantised values; `head_dim` and `value_dim` may differ, and so may the groups that have scales.
     ///
-    /// A row's only scale may be multiplied with once its integers have been summed up: products of integers and queries are to be in the range of `f32`.
+    /// A row's only scale may be multiplied with once its integers have been summed up: products of these with queries, times the scale of
+    /// scores, are to be in the range of `f32`.
     ///
     /// # Errors
     ///
