@@ -448,17 +448,11 @@ impl<'a, T: Copy> Strip<'a, T> {
         Walk { strip: *self, page, left: self.page_size.get() - row, next }
     }
 
-    /// Whether rows may lie unevenly.
-    pub(crate) const fn has_pages(&self) -> bool {
-        self.table.len() > 1
-    }
-
-    /// The rows from this one on, if there are no [pages](Self::has_pages).
+    /// The rows from this one on, if all lie in one page.
     #[inline(always)]
-    pub(crate) fn even(&self, row: usize) -> Even<'a, T> {
-        let first = self.page_ptr(0).unwrap_or(self.page.first);
-        let rows = Rows { first: first.wrapping_add(row * self.page.stride), ..self.page };
-        Even { rows, next: rows.first }
+    pub(crate) fn even(&self, row: usize) -> Option<Even<'a, T>> {
+        let first = self.walk(row).next;
+        (self.table.len() <= 1).then_some(Even { page: self.page, first, next: first })
     }
 
     /// The rows from this one on, asking for those from `later` on, of which there need not be any.
@@ -555,26 +549,27 @@ pub(crate) trait Reader<T> {
 
 /// Rows that lie evenly, of which the CPU itself foresees what will be read.
 pub(crate) struct Even<'a, T> {
-    rows: Rows<'a, T>,
+    page: Rows<'a, T>,
+    first: *const T,
     next: *const T,
 }
 
 impl<T> Reader<T> for Even<'_, T> {
     #[inline(always)]
     fn dim(&self) -> usize {
-        self.rows.dim
+        self.page.dim
     }
 
     #[inline(always)]
     fn next(&mut self) -> *const T {
         let row = self.next;
-        self.next = row.wrapping_add(self.rows.stride);
+        self.next = row.wrapping_add(self.page.stride);
         row
     }
 
     #[inline(always)]
     fn restart(&mut self) {
-        self.next = self.rows.first;
+        self.next = self.first;
     }
 
     #[inline(always)]

@@ -23,17 +23,17 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     (keys, first): (Strip<'_, P::Element>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
-    let (has_pages, even) = (keys.has_pages(), keys.even(first));
+    let even = keys.even(first);
     let keys = keys.ahead(first, first + rows_ahead::<P::Element>(keys.dim()));
-    match (room::<S>(scores.count), S::FEW) {
-        (1, _) if N == 2 && has_pages => {
+    match (room::<S>(scores.count), S::FEW, even) {
+        (1, _, Some(keys)) if N == 2 => {
             product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores });
         }
-        (1, _) if N == 2 => product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys: even, scores }),
-        (1, _) if has_pages => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores }),
-        (1, _) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys: even, scores }),
-        (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
-        (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
+        (1, _, Some(keys)) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores }),
+        (1, _, None) if N == 2 => product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores }),
+        (1, _, None) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores }),
+        (4, 8, _) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
+        (4, _, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
         _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, scores }),
     }
 }

@@ -35,17 +35,17 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
     output: &mut [[S::Vector; COLS]],
 ) {
     // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
-    let (has_pages, even, values) = (values.has_pages(), values.even(first), values.ahead(first, first + weights.len));
-    match (room::<S>(weights.count), S::FEW) {
-        (1, _) if N == 2 && has_pages => {
+    let (even, values) = (values.even(first), values.ahead(first, first + weights.len));
+    match (room::<S>(weights.count), S::FEW, even) {
+        (1, _, Some(values)) if N == 2 => {
             product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output });
         }
-        (1, _) if N == 2 => product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values: even, output }),
-        (1, _) if has_pages => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output }),
-        (1, _) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values: even, output }),
-        (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
-        (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
-        (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
+        (1, _, Some(values)) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output }),
+        (1, _, None) if N == 2 => product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output }),
+        (1, _, None) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output }),
+        (4, 8, _) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
+        (4, 8, _) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
+        (4, _, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
         _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, output }),
         _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, output }),
     }
