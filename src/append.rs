@@ -116,8 +116,9 @@ impl<'a, T: Element> CacheMut<'a, T> {
 /// use simd_attention::{CacheMut, KvMut, View, ViewMut};
 ///
 /// let (mut keys, mut values) = ([0.0; 8], [0.0; 4]);
-/// let caches = [ViewMut::matrix(&mut keys, [4, 2])?, ViewMut::matrix(&mut values, [4, 1])?].map(CacheMut::new);
-/// KvMut::from(caches).append(View::matrix(&[3.0, 4.0], [1, 2])?, View::matrix(&[5.0], [1, 1])?, &[2])?;
+/// let to_keys = CacheMut::new(ViewMut::matrix(&mut keys, [4, 2])?);
+/// let to_values = CacheMut::new(ViewMut::matrix(&mut values, [4, 1])?);
+/// KvMut::new(to_keys, to_values).append(View::matrix(&[3.0, 4.0], [1, 2])?, View::matrix(&[5.0], [1, 1])?, &[2])?;
 /// assert_eq!((keys[4..6].to_vec(), values[2]), (vec![3.0, 4.0], 5.0));
 /// # Ok::<(), simd_attention::Error>(())
 /// ```
@@ -127,13 +128,13 @@ pub struct KvMut<'a, T> {
     values: CacheMut<'a, T>,
 }
 
-impl<'a, T> From<[CacheMut<'a, T>; 2]> for KvMut<'a, T> {
-    fn from([keys, values]: [CacheMut<'a, T>; 2]) -> Self {
+impl<'a, T: Element> KvMut<'a, T> {
+    /// Pairs the two, as [`Kv::new`](crate::Kv::new) does what is read.
+    #[must_use]
+    pub const fn new(keys: CacheMut<'a, T>, values: CacheMut<'a, T>) -> Self {
         Self { keys, values }
     }
-}
 
-impl<T: Element> KvMut<'_, T> {
     /// [`CacheMut::append`] of both keys and values, if there is room for both.
     ///
     /// # Errors

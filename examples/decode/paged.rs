@@ -101,8 +101,8 @@ impl Cache for Paged {
         }
         let table = self.table.view(&sequences)?;
         let lens = &mut self.lens[sequences];
-        let caches = [self.keys.view_mut()?, self.values.view_mut()?].map(|cache| cache.pages(table));
-        KvMut::from(caches).append(keys, values, lens)?;
+        let (to_keys, to_values) = (self.keys.view_mut()?.pages(table), self.values.view_mut()?.pages(table));
+        KvMut::new(to_keys, to_values).append(keys, values, lens)?;
         lens.iter_mut().for_each(|len| *len += new_len);
         Ok(())
     }

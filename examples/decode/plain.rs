@@ -37,9 +37,9 @@ impl Cache for Plain {
     fn append(&mut self, sequences: Range<usize>, [keys, values]: [View<'_, f32>; 2]) -> Result<(), Box<dyn Error>> {
         let (part, shape) = self.part(&sequences);
         let lens = &mut self.lens[sequences];
-        let to_keys = ViewMut::heads_first(&mut self.keys[part.clone()], shape)?;
-        let to_values = ViewMut::heads_first(&mut self.values[part], shape)?;
-        KvMut::from([to_keys, to_values].map(CacheMut::new)).append(keys, values, lens)?;
+        let to_keys = CacheMut::new(ViewMut::heads_first(&mut self.keys[part.clone()], shape)?);
+        let to_values = CacheMut::new(ViewMut::heads_first(&mut self.values[part], shape)?);
+        KvMut::new(to_keys, to_values).append(keys, values, lens)?;
         lens.iter_mut().for_each(|len| *len += keys.shape().len);
         Ok(())
     }

@@ -205,10 +205,10 @@ fn keys_and_values_are_written_both_or_not_at_all() {
     let append = |room: [usize; 2], new: [[usize; 2]; 2], at: usize| {
         let (mut keys, mut values, data) = ([0.0; 16], [0.0; 16], [1.0; 16]);
         let result = {
-            let to_keys = ViewMut::matrix(&mut keys, [room[0], 2]).unwrap();
-            let to_values = ViewMut::matrix(&mut values, [room[1], 3]).unwrap();
+            let to_keys = CacheMut::new(ViewMut::matrix(&mut keys, [room[0], 2]).unwrap());
+            let to_values = CacheMut::new(ViewMut::matrix(&mut values, [room[1], 3]).unwrap());
             let [new_keys, new_values] = new.map(|shape| View::matrix(&data, shape).unwrap());
-            KvMut::from([to_keys, to_values].map(CacheMut::new)).append(new_keys, new_values, &[at])
+            KvMut::new(to_keys, to_values).append(new_keys, new_values, &[at])
         };
         let written = [&keys[..], &values[..]].map(|cache| cache.iter().filter(|x| **x == 1.0).count());
         assert_eq!(written, if result.is_ok() { [4, 6] } else { [0; 2] });

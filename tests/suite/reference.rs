@@ -372,7 +372,6 @@ fn a_bias_of_minus_infinity_masks() {
     });
 }
 
-/// The weight of a key whose score is that much larger than the other one's.
 /// Whatever else becomes of the score.
 #[test]
 fn a_bias_masks_scores_beyond_the_range_of_f32() {
@@ -391,6 +390,7 @@ fn a_bias_masks_scores_beyond_the_range_of_f32() {
     }
 }
 
+/// The weight of a key whose score is that much larger than the other one's.
 fn share(difference: f64) -> f64 {
     1.0 / (1.0 + (-difference).exp())
 }
