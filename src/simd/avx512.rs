@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::{Bf16Pairs, Kernel, Known, Pairs, Simd, Task};
-use crate::{element::Bf16, math::exp::polynomial};
+use crate::{element::Bf16, math::exp::of_below};
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
 
@@ -466,11 +466,11 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
-        // These two take care of what is out of range: the rest of an infinity is zero.
+        // These two take care of what is out of range: the rest of an infinity is zero. The latter takes the integer below by itself.
         // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
         unsafe {
-            let r = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-            _mm512_scalef_ps(polynomial(self, r), self.sub(x, r))
+            let r = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+            _mm512_scalef_ps(of_below(self, r), x)
         }
     }
 
