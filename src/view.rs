@@ -716,7 +716,7 @@ impl<T> SharedRows<'_, T> {
 /// Rows of some heads to write: `len >= 1` of them, `per_head` of each head, each of `dim` contiguous elements, no two of which share an
 /// element.
 ///
-/// Invariant, from [`SharedRows`]: for `i < len` and `t < dim`, `row_ptr(i) + t` is this value's alone for `'a`.
+/// Invariant, from [`SharedRows`]: for `i < len` and `t < dim`, `row_mut_ptr(i) + t` is this value's alone for `'a`.
 pub(crate) struct RowsMut<'a, T> {
     first: *mut T,
     stride: usize,
@@ -748,8 +748,9 @@ impl<'a, T> RowsMut<'a, T> {
         RowsMut { ..*self }
     }
 
+    /// Where row `i < len` begins; `dim` elements may be written there.
     #[inline(always)]
-    fn row_ptr(&self, i: usize) -> *mut T {
+    pub(crate) fn row_mut_ptr(&self, i: usize) -> *mut T {
         let [head, i] = split_index(i, self.per_head);
         self.first.wrapping_add(head * self.head_stride + i * self.stride)
     }
@@ -758,20 +759,8 @@ impl<'a, T> RowsMut<'a, T> {
     #[inline(always)]
     pub(crate) fn prefetch(&self, i: usize) {
         if i < self.len {
-            prefetch_row(self.row_ptr(i), self.dim);
+            prefetch_row(self.row_mut_ptr(i), self.dim);
         }
-    }
-
-    /// Elements `t .. t + len` of row `i`.
-    ///
-    /// # Safety
-    ///
-    /// There are such: `i < self.len()` and `t + len <= self.dim()`.
-    #[inline(always)]
-    pub(crate) unsafe fn slice_mut(&mut self, i: usize, t: usize, len: usize) -> &mut [T] {
-        debug_assert!(i < self.len && t + len <= self.dim);
-        // SAFETY: the caller promises that these elements exist; by the type's invariant they are this value's alone.
-        unsafe { core::slice::from_raw_parts_mut(self.row_ptr(i).add(t), len) }
     }
 
     /// Row `i`, or an empty slice where there is none.
@@ -781,7 +770,7 @@ impl<'a, T> RowsMut<'a, T> {
             return &[];
         }
         // SAFETY: `i < len`, so by the type's invariant `dim` elements are this value's there, and it is borrowed.
-        unsafe { core::slice::from_raw_parts(self.row_ptr(i), self.dim) }
+        unsafe { core::slice::from_raw_parts(self.row_mut_ptr(i), self.dim) }
     }
 
     /// Row `i`, or an empty slice where there is none.
@@ -791,7 +780,7 @@ impl<'a, T> RowsMut<'a, T> {
             return &mut [];
         }
         // SAFETY: `i < len`, so by the type's invariant `dim` elements are this value's there, and it is borrowed mutably.
-        unsafe { core::slice::from_raw_parts_mut(self.row_ptr(i), self.dim) }
+        unsafe { core::slice::from_raw_parts_mut(self.row_mut_ptr(i), self.dim) }
     }
 }
 

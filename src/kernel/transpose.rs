@@ -26,14 +26,29 @@ pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
             let len = chunk.len();
             // SAFETY: the caller's promise, for columns that exist.
-            let square = unsafe {
-                if len == S::LANES { load_square(simd, &rows, t, S::LANES) } else { load_square(simd, &rows, t, len) }
-            };
-            for (to, from) in chunk.iter_mut().zip(square.as_ref()) {
-                if let Some(to) = to.get_mut(c) {
-                    *to = simd.mul(*from, scale);
-                }
+            let square = |len| unsafe { load_square(simd, &rows, t, len) };
+            // A whole square stays in registers.
+            if len == S::LANES {
+                put(simd, square(S::LANES).as_ref(), scale, chunk, c);
+            } else {
+                put(simd, square(len).as_ref(), scale, chunk, c);
             }
+        }
+    }
+}
+
+/// `to[t][c] = from[t] * scale`
+#[inline(always)]
+fn put<S: Simd, const COLS: usize>(
+    simd: S,
+    from: &[S::Vector],
+    scale: S::Vector,
+    to: &mut [[S::Vector; COLS]],
+    c: usize,
+) {
+    for (to, from) in to.iter_mut().zip(from) {
+        if let Some(to) = to.get_mut(c) {
+            *to = simd.mul(*from, scale);
         }
     }
 }
@@ -65,36 +80,48 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     (row, element): (usize, usize),
 ) {
     for (c, factor) in (0..N).zip(factor) {
+        let first = row + c * S::LANES;
+        let Some(last) = to.len().checked_sub(1) else { return };
+        let rows: [*mut T; 16] = core::array::from_fn(|i| to.row_mut_ptr((first + i).min(last)));
+        let count = to.len().saturating_sub(first).min(S::LANES);
         for (chunk, t) in from.chunks(S::LANES).zip((element..).step_by(S::LANES)) {
-            let mut square = simd.zeros();
-            for (to, from) in square.as_mut().iter_mut().zip(chunk) {
-                // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-                *to = simd.mul_add(columns.of(from)[c], factor, simd.splat(0.0));
-            }
-            simd.transpose(&mut square);
             let len = chunk.len();
-            if len == S::LANES {
-                store_square(simd, &square, to, row + c * S::LANES, t, S::LANES);
-            } else {
-                store_square(simd, &square, to, row + c * S::LANES, t, len);
+            let chunk = chunk.iter().map(|row| columns.of(row)[c]);
+            // SAFETY: so many rows exist; callers ask for columns that exist.
+            unsafe {
+                // A whole square stays in registers.
+                if len == S::LANES && count == S::LANES {
+                    store_square(simd, chunk, factor, &rows, t, [S::LANES; 2]);
+                } else {
+                    store_square(simd, chunk, factor, &rows, t, [count, len]);
+                }
             }
         }
     }
 }
 
-/// Writes columns `t .. t + len` of the rows from `first` on, at most `LANES` of them.
+/// Transposes vectors, times `factor`, and writes them to columns `t .. t + len` of the first `count` rows.
+///
+/// # Safety
+///
+/// The rows have these columns.
 #[inline(always)]
-fn store_square<S: Simd, T: Store>(
+unsafe fn store_square<S: Simd, T: Store>(
     simd: S,
-    square: &S::Square,
-    to: &mut RowsMut<'_, T>,
-    first: usize,
+    vectors: impl Iterator<Item = S::Vector>,
+    factor: S::Vector,
+    rows: &[*mut T; 16],
     t: usize,
-    len: usize,
+    [count, len]: [usize; 2],
 ) {
-    let rows = to.len().saturating_sub(first);
-    for (i, row) in square.as_ref().iter().enumerate().take(rows) {
-        // SAFETY: `first + i < to.len()`; callers ask for columns that exist.
-        T::store(simd, *row, unsafe { to.slice_mut(first + i, t, len) });
+    let mut square = simd.zeros();
+    for (to, from) in square.as_mut().iter_mut().zip(vectors) {
+        // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
+        *to = simd.mul_add(from, factor, simd.splat(0.0));
+    }
+    simd.transpose(&mut square);
+    for (from, row) in square.as_ref().iter().zip(rows).take(count) {
+        // SAFETY: the caller's promise.
+        T::store(simd, *from, unsafe { core::slice::from_raw_parts_mut(row.add(t), len) });
     }
 }
