@@ -36,8 +36,12 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let simd = self.simd;
-        let raised = self.raise(columns, tile_max);
-        self.update_with(columns, raised, scores, |score, offset| simd.sub(score, offset))
+        let (mut offset, rescale) = self.raise(columns, tile_max);
+        for offset in &mut offset {
+            *offset = simd.sub(simd.splat(0.0), *offset);
+        }
+        // A sum, which can take scores from memory.
+        self.update_with(columns, (offset, rescale), scores, |score, negative| simd.add(negative, score))
     }
 
     /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
