@@ -86,21 +86,36 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
         let count = to.len().saturating_sub(first).min(S::LANES);
         for (chunk, t) in from.chunks(S::LANES).zip((element..).step_by(S::LANES)) {
             let len = chunk.len();
-            let chunk = chunk.iter().map(|row| columns.of(row)[c]);
             // SAFETY: so many rows exist; callers ask for columns that exist.
             unsafe {
                 // A whole square stays in registers.
                 if len == S::LANES && count == S::LANES {
-                    store_square(simd, chunk, factor, &rows, t, [S::LANES; 2]);
+                    store_square(simd, gather(simd, chunk, columns, (c, factor)), &rows, t, [S::LANES; 2]);
                 } else {
-                    store_square(simd, chunk, factor, &rows, t, [count, len]);
+                    store_square(simd, gather(simd, chunk, columns, (c, factor)), &rows, t, [count, len]);
                 }
             }
         }
     }
 }
 
-/// Transposes vectors, times `factor`, and writes them to columns `t .. t + len` of the first `count` rows.
+/// Vector `c` of some rows, times `factor`.
+#[inline(always)]
+fn gather<S: Simd, const N: usize, const COLS: usize>(
+    simd: S,
+    from: &[[S::Vector; COLS]],
+    columns: Columns<N>,
+    (c, factor): (usize, S::Vector),
+) -> S::Square {
+    let mut square = simd.zeros();
+    for (to, from) in square.as_mut().iter_mut().zip(from) {
+        // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
+        *to = simd.mul_add(columns.of(from)[c], factor, simd.splat(0.0));
+    }
+    square
+}
+
+/// Transposes a square, and writes it to columns `t .. t + len` of the first `count` rows.
 ///
 /// # Safety
 ///
@@ -108,17 +123,11 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
 #[inline(always)]
 unsafe fn store_square<S: Simd, T: Store>(
     simd: S,
-    vectors: impl Iterator<Item = S::Vector>,
-    factor: S::Vector,
+    mut square: S::Square,
     rows: &[*mut T; 16],
     t: usize,
     [count, len]: [usize; 2],
 ) {
-    let mut square = simd.zeros();
-    for (to, from) in square.as_mut().iter_mut().zip(vectors) {
-        // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-        *to = simd.mul_add(from, factor, simd.splat(0.0));
-    }
     simd.transpose(&mut square);
     for (from, row) in square.as_ref().iter().zip(rows).take(count) {
         // SAFETY: the caller's promise.
