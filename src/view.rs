@@ -9,7 +9,7 @@ use crate::{
     element::Bf16,
     error::{Axis, Error, Operand},
     kv::expect_shape,
-    simd::{CACHE_LINE, prefetch, prefetch_early},
+    simd::{CACHE_LINE, prefetch_early},
 };
 
 /// Extents of a rank-4 tensor.
@@ -788,6 +788,6 @@ impl<'a, T> RowsMut<'a, T> {
 #[inline(always)]
 fn prefetch_row<T>(first: *const T, dim: usize) {
     for t in (0..dim).step_by(CACHE_LINE / size_of::<T>()) {
-        prefetch(first.wrapping_add(t));
+        prefetch_early(first.wrapping_add(t));
     }
 }

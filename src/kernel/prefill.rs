@@ -115,15 +115,16 @@ impl<F: Score> Kernel for Unit<'_, F> {
             let key_tile = products.key_tile::<S>();
             let mut start = first / key_tile * key_tile.get();
             let keys_at_once = products.keys_at_once::<S>(tiles.have_plain_rows());
-            let steps = NonZeroUsize::MIN.saturating_add((end - start) / keys_at_once);
-            let mut step = 0;
+            let tiles_and_blocks = ((end - start) / keys_at_once).saturating_mul(blocks.iter().flatten().count());
+            let (mut step, steps) = (0, NonZeroUsize::MIN.saturating_add(tiles_and_blocks));
             while start < end {
-                self.prefetch(step, steps);
                 let mut tile = tiles.tile(start..end.min(start + keys_at_once.get()), first);
                 for block in blocks.iter_mut().flatten() {
+                    self.prefetch(step, steps);
+                    step += 1;
                     block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, scores);
                 }
-                (start, step) = (start + keys_at_once.get(), step + 1);
+                start += keys_at_once.get();
             }
         }
 
@@ -146,8 +147,8 @@ impl<F: Score> Kernel for Unit<'_, F> {
 }
 
 impl<F> Unit<'_, F> {
-    /// Asks for the part of what lies at both ends of a unit that falls to one of its steps over the keys: the rows that it will write,
-    /// and the queries of the next one.
+    /// Asks for the part of what lies at both ends of a unit that falls to one of its steps, a block's over a tile: the rows that it will
+    /// write, and the queries of the next one. Few at a time, as more than can be under way have to be waited for.
     #[inline(always)]
     fn prefetch(&self, step: usize, steps: NonZeroUsize) {
         let rows = self.output.len() / steps + 1;
