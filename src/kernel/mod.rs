@@ -173,8 +173,11 @@ pub(crate) fn multiply_unmarked<S: Simd, P: Product<S>, const ROWS: usize, const
 }
 
 /// A product that is computed in groups of rows: as many `ROWS` at a time as there are, some `NARROW` (fewer), and the few that are left one by
-/// one, so that nothing is computed in vain.
+/// one, so that nothing is computed in vain; or together with some that have been computed before, where that takes less time.
 pub(crate) trait Groups<T> {
+    /// Vectors that a row has, where it may be computed twice.
+    const REPEATABLE: Option<usize> = None;
+
     /// Computes the rows from `first` on.
     fn group<const ROWS: usize>(&mut self, first: usize, rows: &mut [T; ROWS]);
 
@@ -182,25 +185,36 @@ pub(crate) trait Groups<T> {
     #[inline(always)]
     fn all<const ROWS: usize, const NARROW: usize>(&mut self, rows: &mut [T]) {
         let (wide, narrow) = count::<ROWS, NARROW>(rows.len());
-        let (wide, rest) = rows.split_at_mut_checked(wide * ROWS).unwrap_or_default();
-        let (narrow, single) = rest.split_at_mut_checked(narrow * NARROW).unwrap_or_default();
+        let left = rows.len() - (wide * ROWS + narrow * NARROW);
         let mut first = 0;
-        for rows in wide.as_chunks_mut::<ROWS>().0 {
+        for rows in rows.as_chunks_mut::<ROWS>().0.iter_mut().take(wide) {
             self.group(first, rows);
             first += ROWS;
         }
         if NARROW != ROWS {
-            for rows in narrow.as_chunks_mut::<NARROW>().0 {
+            let rows = rows.get_mut(first..).unwrap_or_default();
+            for rows in rows.as_chunks_mut::<NARROW>().0.iter_mut().take(narrow) {
                 self.group(first, rows);
                 first += NARROW;
             }
         }
-        for rows in single.as_chunks_mut::<1>().0 {
+        // A row by itself waits for each of its sums.
+        let again = Self::REPEATABLE.is_some_and(|vectors| left * LATENCY >= NARROW * vectors);
+        if again
+            && let Some(first) = rows.len().checked_sub(NARROW)
+            && let Some(rows) = rows.last_chunk_mut::<NARROW>()
+        {
+            return self.group(first, rows);
+        }
+        for rows in rows.get_mut(first..).unwrap_or_default().as_chunks_mut::<1>().0 {
             self.group(first, rows);
             first += 1;
         }
     }
 }
+
+/// Multiply-adds that might have been started while one waits for another.
+const LATENCY: usize = 4;
 
 /// How many groups of `ROWS` and of `NARROW` leave the fewest of `n` over.
 #[inline(always)]

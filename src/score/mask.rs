@@ -244,32 +244,15 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
 
     #[inline(always)]
     fn run(self) -> Words<S> {
-        let Self { simd, head, queries, first, keys } = self;
-        let [first_query, first_key] = head.origin();
+        let Self { simd, head, queries, first, ref keys } = self;
         let [base, _] = queries.ends(first, S::LANES);
         let at: [[usize; 2]; 16] = core::array::from_fn(|lane| queries.at(first + lane));
         let offsets = at.map(|[_, query]| (query - base) as i32);
         let mut words = Words { any: false, ..Words::all(simd) };
         for ((vector, common), key) in words.lanes.iter_mut().zip(&mut words.common).zip(keys.clone().step_by(32)) {
             let mut lanes = head.band.words(base, &offsets, key);
-            let mut start = 0;
-            while let Some(&[head_of_lane, _]) = at.get(start).filter(|_| start < S::LANES) {
-                let same_head = at.iter().take(S::LANES).skip(start).take_while(|[other, _]| *other == head_of_lane);
-                let end = start + same_head.count();
-                let (lanes, queries) =
-                    (lanes.get_mut(start..end).unwrap_or_default(), at.get(start..end).unwrap_or_default());
-                for mask in head.masks(head_of_lane).iter().flatten() {
-                    for (lane, [_, query]) in lanes.iter_mut().zip(queries) {
-                        *lane &= mask.word(first_query + query, first_key + key);
-                        mask.prefetch(first_query + query, first_key + key + S::KEY_TILE);
-                    }
-                }
-                if F::MASKS {
-                    for (lane, at) in lanes.iter_mut().zip(queries) {
-                        *lane &= custom(head, *at, key);
-                    }
-                }
-                start = end;
+            if !head.is_band() {
+                self.mask(&at, key, &mut lanes);
             }
             let existing = below(keys.end - key);
             let mut bits = [0.0; 16];
@@ -282,6 +265,34 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
             *vector = simd.load(&bits);
         }
         words
+    }
+}
+
+impl<S: Simd, F: Score> Look<'_, '_, S, F> {
+    /// Takes from words of the keys from `key` on, one for each lane, what masks forbid, the caller's own among them.
+    #[inline(always)]
+    fn mask(&self, at: &[[usize; 2]; 16], key: usize, lanes: &mut [u32; 16]) {
+        let head = self.head;
+        let [first_query, first_key] = head.origin();
+        let mut start = 0;
+        while let Some(&[head_of_lane, _]) = at.get(start).filter(|_| start < S::LANES) {
+            let same_head = at.iter().take(S::LANES).skip(start).take_while(|[other, _]| *other == head_of_lane);
+            let end = start + same_head.count();
+            let (lanes, queries) =
+                (lanes.get_mut(start..end).unwrap_or_default(), at.get(start..end).unwrap_or_default());
+            for mask in head.masks(head_of_lane).iter().flatten() {
+                for (lane, [_, query]) in lanes.iter_mut().zip(queries) {
+                    *lane &= mask.word(first_query + query, first_key + key);
+                    mask.prefetch(first_query + query, first_key + key + S::KEY_TILE);
+                }
+            }
+            if F::MASKS {
+                for (lane, at) in lanes.iter_mut().zip(queries) {
+                    *lane &= custom(head, *at, key);
+                }
+            }
+            start = end;
+        }
     }
 }
 

@@ -64,6 +64,8 @@ struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: usize> {
 }
 
 impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, P, N, COLS> {
+    const REPEATABLE: Option<usize> = Some(N);
+
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS]) {
         let Self { product, columns, queries, keys, .. } = *self;
