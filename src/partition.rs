@@ -83,6 +83,9 @@ fn div_ceil(number: usize, by: NonZeroUsize) -> usize {
 /// Bytes of keys and values that stay in a core's cache from one unit to the next.
 const CACHED: usize = 1 << 18;
 
+/// Bytes of all there is to a call that are probably in a core's cache.
+const ALL_CACHED: usize = 1 << 19;
+
 /// Units that leave the threads of a large machine enough to share out.
 const ENOUGH_UNITS: usize = 32;
 
@@ -95,16 +98,20 @@ pub(crate) struct Split {
     pub(crate) group: NonZeroUsize,
     /// Queries that have [products of their own](crate::kernel::Products::Few), at most.
     pub(crate) few: usize,
+    /// Whether to ask for queries and outputs before they are needed.
+    pub(crate) asks_ahead: bool,
 }
 
 impl Split {
     /// A unit has several blocks where that saves fetching keys and values again for each of them.
     pub(crate) fn new<S: Simd>(simd: S, call: &Call<'_>) -> Self {
-        let (q, kv_len, value_dim) = (call.queries.shape(), call.kv.shape().len, call.kv.value_dim());
-        let bytes = kv_len.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
+        let (q, kv, value_dim) = (call.queries.shape(), call.kv.shape(), call.kv.value_dim());
+        let bytes = |rows: usize| rows.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
         let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
-        let blocks_per_unit = if bytes <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
-        let split = Self::with_blocks(simd, blocks_per_unit);
+        let blocks_per_unit = if bytes(kv.len) <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
+        let rows = [q, kv].map(|of| (of.batch * of.heads).saturating_mul(of.len));
+        let asks_ahead = bytes(rows[0].saturating_add(rows[1])) > ALL_CACHED;
+        let split = Self { asks_ahead, ..Self::with_blocks(simd, blocks_per_unit) };
         if call.is_projected { split } else { Self { group: call.group, ..split } }
     }
 
@@ -112,7 +119,7 @@ impl Split {
     pub(crate) fn with_blocks<S: Simd>(_: S, blocks_per_unit: usize) -> Self {
         let [lanes, max_cols, blocks_per_unit] = [S::LANES, S::MAX_COLS, blocks_per_unit]
             .map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN));
-        Self { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN, few: S::FEW }
+        Self { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN, few: S::FEW, asks_ahead: true }
     }
 
     pub(crate) fn sequence(&self, call: &Call<'_>, sequence: usize) -> Partition {

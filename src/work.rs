@@ -214,7 +214,7 @@ impl<'a> Plan<'a> {
         let (heads, part) = at.locate(call, unit)?;
         let rows = at.rows(call, &heads, &part)?;
         let per_head = NonZeroUsize::new(part.len)?;
-        let next = at.locate(call, unit + 1);
+        let next = if self.split.asks_ahead { at.locate(call, unit + 1) } else { None };
         let head = Head::new(call, score, &at.sequence, heads.start);
         let queries = Queries { head: heads.start, first: part.first, per_head, len: rows.len() };
         // Not those of this unit: the last ones of a long sequence are summed up as all others are.

@@ -48,7 +48,7 @@ pub(crate) struct Unit<'a, F> {
     pub(crate) queries: Queries,
     pub(crate) products: Products,
     pub(crate) rows: FloatRows<'a>,
-    /// What will probably be asked for next.
+    /// What will probably be asked for next, if it is worth asking for before.
     pub(crate) next_rows: Option<FloatRows<'a>>,
     /// As many rows as there are queries.
     pub(crate) output: FloatRowsMut<'a>,
@@ -151,12 +151,11 @@ impl<F> Unit<'_, F> {
     /// write, and the queries of the next one. Few at a time, as more than can be under way have to be waited for.
     #[inline(always)]
     fn prefetch(&self, step: usize, steps: NonZeroUsize) {
+        let Some(next) = &self.next_rows else { return };
         let rows = self.output.len() / steps + 1;
         for i in step * rows..(step + 1) * rows {
             self.output.prefetch(i);
-            if let Some(next) = &self.next_rows {
-                next.prefetch(i);
-            }
+            next.prefetch(i);
         }
     }
 }
