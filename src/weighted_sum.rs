@@ -47,8 +47,8 @@ pub(crate) struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: u
     pub(crate) values: Rows<'a, P::Element>,
     /// Whether keys that are masked are marked by negative weights; else all values are finite, or all keys seen by all.
     pub(crate) is_marked: bool,
-    /// What the sums over earlier tiles are to be multiplied with.
-    pub(crate) rescale: [S::Vector; N],
+    /// What the sums over earlier tiles are to be multiplied with, if there are any.
+    pub(crate) rescale: Option<[S::Vector; N]>,
 }
 
 impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
@@ -79,8 +79,13 @@ impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vecto
         let simd = product.simd();
         for (output, sum) in output.iter_mut().zip(sum) {
             let output = columns.of_mut(output);
-            for c in 0..N {
-                output[c] = simd.mul_add(output[c], rescale[c], sum[c]);
+            match &rescale {
+                None => *output = sum,
+                Some(rescale) => {
+                    for c in 0..N {
+                        output[c] = simd.mul_add(output[c], rescale[c], sum[c]);
+                    }
+                }
             }
         }
     }

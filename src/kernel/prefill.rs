@@ -128,7 +128,8 @@ impl<F: Score> Kernel for Unit<'_, F> {
             }
         }
 
-        for (block, first) in blocks.iter().flatten().zip((0..).step_by(COLS * S::LANES)) {
+        for (block, first) in blocks.iter_mut().flatten().zip((0..).step_by(COLS * S::LANES)) {
+            block.begin(simd);
             let (from, factor, to) = (&*block.output, block.softmax.normaliser(), &mut self.output);
             simd.call(StoreOutput { simd, from, products, factor, to, first });
             if let Some(lse) = &mut self.lse {
@@ -177,10 +178,8 @@ fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const
             simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries: raw, keys, scores: to });
         }
         HeadProjection::Columns(values) => {
-            let zero = simd.splat(0.0);
-            to.fill([zero; COLS]);
             let product = Function::dot(simd);
-            let tile = Tile { product, columns, weights: raw, values, is_marked: false, rescale: [zero; COLS] };
+            let tile = Tile { product, columns, weights: raw, values, is_marked: false, rescale: None };
             simd.call(Accumulate::<_, _, ROWS, NARROW, COLS, COLS> { tile, output: to });
         }
     }
@@ -199,6 +198,8 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     pub(super) queries: &'s mut [[S::Vector; COLS]],
     /// `[value_dim][query]`, or as the products for few queries have it; not yet normalised
     pub(super) output: &'s mut [[S::Vector; COLS]],
+    /// Whether there is any yet.
+    has_output: bool,
 }
 
 impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
@@ -210,14 +211,26 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         (products, rounded): (Products, Rounded),
         [queries, output]: [&'s mut [[S::Vector; COLS]]; 2],
     ) -> Self {
-        output.fill([simd.splat(0.0); COLS]);
         let spans = core::array::from_fn(|c| {
             let [first, last] = of.ends(c * S::LANES, S::LANES);
             head.band.span(first, last)
         });
         let sinks: [f32; 16] =
             core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { f32::NEG_INFINITY });
-        Self { of, spans, products, rounded, softmax: Softmax::new(simd, simd.load(&sinks)), queries, output }
+        let softmax = Softmax::new(simd, simd.load(&sinks));
+        let mut block = Self { of, spans, products, rounded, softmax, queries, output, has_output: false };
+        if products.are_for_few() {
+            block.begin(simd);
+        }
+        block
+    }
+
+    /// Has an output of zero, if it had none yet.
+    #[inline(always)]
+    fn begin(&mut self, simd: S) {
+        if !core::mem::replace(&mut self.has_output, true) {
+            self.output.fill([simd.splat(0.0); COLS]);
+        }
     }
 
     /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
@@ -367,6 +380,10 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         weights: &[[S::Vector; COLS]],
         (is_marked, rescale): (bool, [S::Vector; N]),
     ) -> Option<()> {
+        if N < COLS {
+            self.begin(simd);
+        }
+        let rescale = self.has_output.then_some(rescale);
         let output = &mut *self.output;
         match self.products.pairs(simd) {
             None => {
@@ -381,6 +398,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 pairs.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
             }
         }
+        self.has_output = true;
         Some(())
     }
 
