@@ -45,17 +45,22 @@ pub struct Format {
     pub groups: Option<usize>,
     /// Tokens of a page, if there are pages. They lie in no order.
     pub page_size: Option<usize>,
+    /// Tokens that there is room for, if that is more than there are.
+    pub capacity: Option<usize>,
 }
 
 impl Default for Format {
     fn default() -> Self {
-        Self { dtype: Dtype::F32, groups: None, page_size: None }
+        Self { dtype: Dtype::F32, groups: None, page_size: None, capacity: None }
     }
 }
 
 impl Format {
     /// Whether the options go together.
     pub fn check(self) -> Result<Self, String> {
+        if self.page_size.is_some() && self.capacity.is_some() {
+            return Err("--capacity: pages have room for all tokens".into());
+        }
         match (self.dtype, self.groups) {
             (Dtype::Int8, _) | (_, None) => Ok(self),
             (dtype, Some(_)) => Err(format!("--groups: {dtype} has no scales, only int8 has")),
@@ -86,7 +91,7 @@ impl<T: Kept> Memory<T> {
         let table = format.page_size.map_or(Vec::new(), |page_size| scattered(len.div_ceil(page_size)));
         let extents = match format.page_size {
             Some(page_size) => [table.len(), heads, page_size, dim],
-            None => [1, heads, len, dim],
+            None => [1, heads, format.capacity.unwrap_or(len), dim],
         };
         let fill = |seed| {
             let mut rows = Rows::new(extents, format.scales());
@@ -103,11 +108,8 @@ impl<T: Kept> Memory<T> {
 
     /// The first of them, as many as `lens` says.
     pub fn kv<'a>(&'a self, lens: &'a [usize; 1]) -> Result<Kv<'a, T>, Error> {
-        let kv = T::kv(&self.keys, &self.values)?;
-        if self.table.is_empty() {
-            return Ok(kv);
-        }
-        Ok(kv.pages(View::matrix(&self.table, [1, self.table.len()])?).lens(lens))
+        let kv = T::kv(&self.keys, &self.values)?.lens(lens);
+        Ok(if self.table.is_empty() { kv } else { kv.pages(View::matrix(&self.table, [1, self.table.len()])?) })
     }
 }
 

@@ -4,7 +4,7 @@
 //! cargo bench --bench roofline                               a table, in under two minutes
 //! cargo bench --bench roofline -- prefill [--heads 8] [--kv-heads 8] [--q 2048] [--kv 2048] [--dim 64]
 //!                                         [--causal] [--window 256] [--mask] [--bias] [--softcap 50] [--batch-invariant]
-//!                                         [--dtype f32|f16|bf16|int8] [--groups 1] [--page-size 16]
+//!                                         [--dtype f32|f16|bf16|int8] [--groups 1] [--page-size 16] [--capacity 8192]
 //!                                         [--threads 1] [--backend avx512]                   one shape, one line
 //! cargo bench --bench roofline -- decode [--heads 8] [--kv-heads 8] [--kv 4096] [--dim 128] ...          one query, as prefill --q 1
 //! cargo bench --bench roofline -- linear [--rows 512] [--in 768] [--out 768] [--backend avx512]
@@ -13,7 +13,8 @@
 //!
 //! `--window L` lets a query see the `L` keys up to its own; `--mask` masks one pair of sixteen at random; `--bias` is one of each head.
 //! `--dtype` is of queries, keys, values and output, int8 of keys and values alone, with `--groups` scales for each token and head.
-//! `--page-size` keeps keys and values in scattered pages of as many tokens.
+//! `--page-size` keeps keys and values in scattered pages of as many tokens; `--capacity` gives them
+//! room for more tokens than there are, which lengths of keys hide.
 //!
 //! `gflops` counts useful operations only, `4 * heads * attended pairs * dim`; `peak` is a loop of the same instruction set's
 //! multiply-adds on registers, of pairs of `bf16` where those are what it computes with, timed in turn with the kernel. For one query,

@@ -126,6 +126,7 @@ impl Shape {
             "--dtype" => self.format.dtype = Dtype::parse(value)?,
             "--groups" => self.format.groups = Some(number()?),
             "--page-size" => self.format.page_size = Some(number()?),
+            "--capacity" => self.format.capacity = Some(number()?),
             "--heads" => self.heads = number()?,
             "--kv-heads" => self.kv_heads = number()?,
             "--q" => self.q = number()?,
@@ -142,7 +143,8 @@ impl Shape {
 
     /// Those options that are seldom given, as fields of a line.
     fn extras(&self) -> String {
-        let counts = [("groups", self.format.groups), ("page_size", self.format.page_size), ("window", self.window)];
+        let Format { groups, page_size, capacity, .. } = self.format;
+        let counts = [("groups", groups), ("page_size", page_size), ("capacity", capacity), ("window", self.window)];
         let counts = counts.into_iter().filter_map(|(name, count)| Some(format!("{name}={} ", count?)));
         let softcap = self.softcap.map(|softcap| format!("softcap={softcap} "));
         let flags = [(self.mask, "mask=1 "), (self.bias, "bias=1 "), (self.batch_invariant, "batch_invariant=1 ")];
