@@ -89,7 +89,7 @@ impl Simd for Avx2 {
     const MAX_COLS: usize = 2;
     const FEW: usize = 4;
     const BLOCKS: usize = 6;
-    const KEY_TILE: usize = 96;
+    const KEY_TILE: usize = 192;
 
     #[inline(always)]
     fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {

@@ -189,11 +189,14 @@ impl Case {
         let may_be = matches!(self.function, Function::Dot) && !self.modifiers.batch_invariant && self.scores.is_none();
         match (self.queries, self.cache.kind) {
             (Kind::Bf16, Kind::Bf16) if may_be => Some(Pairs::Bf16),
-            (_, Kind::I8(scales)) if may_be && [&self.k, &self.v].iter().all(|t| divisor(t.shape.dim, scales) == 1) => {
-                Some(Pairs::I8)
-            }
+            _ if may_be && [&self.k, &self.v].into_iter().all(|rows| self.has_single_scales(rows)) => Some(Pairs::I8),
             _ => None,
         }
+    }
+
+    /// Whether keys or values are kept as bytes, with one scale a row.
+    pub fn has_single_scales(&self, rows: &Tensor<f32>) -> bool {
+        matches!(self.cache.kind, Kind::I8(scales) if divisor(rows.shape.dim, scales) == 1)
     }
 
     pub fn kv_len(&self) -> usize {

@@ -324,8 +324,8 @@ impl<'a> Bounds<'a> {
         let scales_queries = function.is_linear() && !in_pairs;
         let late_scale = if scales_queries { 1.0 } else { scale.max(1.0) };
         let largest = if scales_queries { scale * q.largest * gain } else { (q.largest * gain).max(unscaled) };
-        // Their own scales meet bytes when these have been summed up.
-        let of_bytes = if matches!(self.case.cache.kind, Kind::I8(_)) { 128.0 * head_dim } else { 0.0 };
+        // A scale of a whole key meets its bytes when these have been summed up.
+        let of_bytes = if self.case.has_single_scales(&self.case.k) { 128.0 * head_dim } else { 0.0 };
         let largest = largest.max(of_bytes * scale * q.largest * gain);
         let is_out_of_range = largest >= LIMIT || product >= LIMIT || product / cap.unwrap_or(1.0) >= LIMIT || vanishes;
         // A scale so small that it is rounded as a subnormal, and queries and products that become subnormal when scaled.
