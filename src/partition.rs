@@ -2,7 +2,7 @@
 
 use core::num::NonZeroUsize;
 
-use crate::{simd::Simd, validate::Call};
+use crate::{Shape, simd::Simd, validate::Call};
 
 /// How the queries of a head are divided into units: runs of blocks, each of `COLS` vectors of queries.
 ///
@@ -107,10 +107,11 @@ impl Split {
     pub(crate) fn new<S: Simd>(simd: S, call: &Call<'_>) -> Self {
         let (q, kv, value_dim) = (call.queries.shape(), call.kv.shape(), call.kv.value_dim());
         let bytes = |rows: usize| rows.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
-        let blocks = (q.batch * q.heads).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
+        let heads = |of: Shape| of.batch.saturating_mul(of.heads);
+        let blocks = heads(q).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let blocks_per_unit = if bytes(kv.len) <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
-        let rows = [q, kv].map(|of| (of.batch * of.heads).saturating_mul(of.len));
-        let asks_ahead = bytes(rows[0].saturating_add(rows[1])) > ALL_CACHED;
+        let [queries, keys] = [q, kv].map(|of| heads(of).saturating_mul(of.len));
+        let asks_ahead = bytes(queries.saturating_add(keys)) > ALL_CACHED;
         let split = Self { asks_ahead, ..Self::with_blocks(simd, blocks_per_unit) };
         if call.is_projected { split } else { Self { group: call.group, ..split } }
     }
