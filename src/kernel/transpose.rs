@@ -26,29 +26,29 @@ pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
             let len = chunk.len();
             // SAFETY: the caller's promise, for columns that exist.
-            let square = |len| unsafe { load_square(simd, &rows, t, len) };
-            // A whole square stays in registers.
-            if len == S::LANES {
-                put(simd, square(S::LANES).as_ref(), scale, chunk, c);
-            } else {
-                put(simd, square(len).as_ref(), scale, chunk, c);
+            unsafe {
+                // A whole square stays in registers.
+                if len == S::LANES {
+                    scatter(simd, load_square(simd, &rows, t, S::LANES), (c, scale), chunk);
+                } else {
+                    scatter(simd, load_square(simd, &rows, t, len), (c, scale), chunk);
+                }
             }
         }
     }
 }
 
-/// `to[t][c] = from[t] * scale`
+/// `to[t][c] = from[t] * factor`
 #[inline(always)]
-fn put<S: Simd, const COLS: usize>(
+fn scatter<S: Simd, const COLS: usize>(
     simd: S,
-    from: &[S::Vector],
-    scale: S::Vector,
+    from: S::Square,
+    (c, factor): (usize, S::Vector),
     to: &mut [[S::Vector; COLS]],
-    c: usize,
 ) {
-    for (to, from) in to.iter_mut().zip(from) {
+    for (to, from) in to.iter_mut().zip(from.as_ref()) {
         if let Some(to) = to.get_mut(c) {
-            *to = simd.mul(*from, scale);
+            *to = simd.mul(*from, factor);
         }
     }
 }
@@ -99,7 +99,7 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     }
 }
 
-/// Vector `c` of some rows, times `factor`.
+/// `from[t][c] * factor`
 #[inline(always)]
 fn gather<S: Simd, const N: usize, const COLS: usize>(
     simd: S,
