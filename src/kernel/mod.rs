@@ -175,7 +175,7 @@ pub(crate) fn multiply_unmarked<S: Simd, P: Product<S>, const ROWS: usize, const
 /// A product that is computed in groups of rows: as many `ROWS` at a time as there are, some `NARROW` (fewer), and the few that are left one by
 /// one, so that nothing is computed in vain; or together with some that have been computed before, where that takes less time.
 pub(crate) trait Groups<T> {
-    /// Vectors that a row has, where it may be computed twice.
+    /// Vectors that a row has, where it may be computed twice and each is a chain of single instructions.
     const REPEATABLE: Option<usize> = None;
 
     /// Computes the rows from `first` on.

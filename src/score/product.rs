@@ -16,6 +16,9 @@ pub(crate) trait Product<S: Simd>: Copy {
     /// What is read of the factor that is not in lanes.
     type Element: Copy;
 
+    /// Whether [`add`](Self::add) is one instruction, for whose result the next one waits.
+    const IS_ONE_INSTRUCTION: bool;
+
     fn simd(&self) -> S;
 
     /// One element in all lanes.
@@ -49,6 +52,8 @@ impl<S> Function<'_, S, Dot> {
 
 impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
     type Element = f32;
+
+    const IS_ONE_INSTRUCTION: bool = F::IS_DOT;
 
     #[inline(always)]
     fn simd(&self) -> S {
@@ -90,6 +95,8 @@ pub(crate) struct PairDot<S: Simd> {
 
 impl<S: Simd> Product<S> for PairDot<S> {
     type Element = Pair;
+
+    const IS_ONE_INSTRUCTION: bool = true;
 
     #[inline(always)]
     fn simd(&self) -> S {

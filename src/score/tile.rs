@@ -64,7 +64,7 @@ struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: usize> {
 }
 
 impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, P, N, COLS> {
-    const REPEATABLE: Option<usize> = Some(N);
+    const REPEATABLE: Option<usize> = if P::IS_ONE_INSTRUCTION { Some(N) } else { None };
 
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS]) {
