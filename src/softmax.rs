@@ -4,6 +4,7 @@ use core::array::from_fn;
 
 use crate::{
     kernel::Columns,
+    ranges::RANGE,
     score::modify::Strided,
     scratch::{elements, elements_mut},
     simd::{Bf16Pairs, Simd},
@@ -280,6 +281,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
     #[inline(always)]
     pub(crate) fn new(simd: S, vectors: &'t mut [S::Vector], count: usize, tiles: usize) -> Self {
         const { assert!(S::KEY_TILE.is_multiple_of(S::LANES) && S::KEY_TILE.is_multiple_of(4)) };
+        const { assert!(RANGE.is_multiple_of(S::KEY_TILE)) };
         Self { simd, vectors, count, tiles, len: S::KEY_TILE }
     }
 
