@@ -2,7 +2,11 @@
 
 use std::error::Error;
 
-use simd_attention::{Attention, Backend, Kv, Mask, Output, Shape, Stage, View, ViewMut, Window, scratch_len};
+use half::{bf16, f16};
+use safetensors::Dtype;
+use simd_attention::{
+    Attention, Backend, Float, Kv, Mask, Output, Shape, Stage, View, ViewMut, Window, cache_scratch_len,
+};
 
 use crate::{
     case::{AttnMask, Attributes, Case, Inputs},
@@ -14,14 +18,26 @@ pub type Outputs = Vec<(&'static str, Tensor<f32>)>;
 
 /// All outputs of a case, those of the cache if there is a past.
 pub fn run(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
-    let Inputs { q, k, v, past, lens, .. } = &case.inputs;
-    if q.dtype != k.dtype {
-        return Err(format!("Q is of {}, K of {}", q.dtype, k.dtype).into());
+    let Inputs { q, k, v, .. } = &case.inputs;
+    match (q.dtype, k.dtype, v.dtype) {
+        (q, k, _) if q != k => Err(format!("Q is of {q}, K of {k}").into()),
+        (_, Dtype::F16, Dtype::F16) => run_as::<f16>(case, backend),
+        (_, Dtype::BF16, Dtype::BF16) => run_as::<bf16>(case, backend),
+        _ => run_as::<f32>(case, backend),
     }
+}
+
+/// Computed with queries, keys, values and output of this type.
+fn run_as<T: Float>(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
+    let Inputs { k, v, past, lens, .. } = &case.inputs;
     let heads = case.attributes.kv_num_heads;
-    let (mut keys, mut values) = (by_head("K", k, heads)?, by_head("V", v, heads)?);
+    let (k, v) = (k.kept_as::<T>(), v.kept_as::<T>());
+    let (mut keys, mut values) = (by_head("K", &k, heads)?, by_head("V", &v, heads)?);
     let present = match past {
-        Some(past) => Some([append("past_key", &past.keys, k, keys)?, append("past_value", &past.values, v, values)?]),
+        Some(past) => {
+            let [past_keys, past_values] = [&past.keys, &past.values].map(Tensor::kept_as::<T>);
+            Some([append("past_key", &past_keys, &k, keys)?, append("past_value", &past_values, &v, values)?])
+        }
         None => None,
     };
     if let Some([k, v]) = &present {
@@ -33,13 +49,13 @@ pub fn run(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
     }
     let mut outputs = masked(&attention(case)?.backend(backend), case, kv)?;
     if let Some([keys, values]) = present {
-        outputs.extend([("present_key", keys), ("present_value", values)]);
+        outputs.extend([("present_key", keys.into_f32()), ("present_value", values.into_f32())]);
     }
     Ok(outputs)
 }
 
 /// For each head the rows of `past`, and then those of `new`, which lie as in `view`.
-fn append(name: &str, past: &Tensor<f32>, new: &Tensor<f32>, view: View<'_, f32>) -> Result<Tensor<f32>, String> {
+fn append<T: Float>(name: &str, past: &Tensor<T>, new: &Tensor<T>, view: View<'_, T>) -> Result<Tensor<T>, String> {
     let (shape, strides) = (view.shape(), view.strides());
     let [batch, heads, past_len, dim] = rank_4(name, past)?;
     if (past.dtype, batch, heads, dim) != (new.dtype, shape.batch, shape.heads, shape.dim) {
@@ -102,7 +118,7 @@ fn window(name: &str, size: i64) -> Result<Option<usize>, String> {
 }
 
 /// `Y` and `qk_matmul_output`, with the mask if there is one.
-fn masked(attention: &Attention<'_>, case: &Case, kv: Kv<'_, f32>) -> Result<Outputs, Box<dyn Error>> {
+fn masked<T: Float>(attention: &Attention<'_>, case: &Case, kv: Kv<'_, T>) -> Result<Outputs, Box<dyn Error>> {
     let kv_len = kv.keys().shape().len;
     match &case.inputs.mask {
         None => forward(attention, case, kv),
@@ -117,13 +133,14 @@ fn masked(attention: &Attention<'_>, case: &Case, kv: Kv<'_, f32>) -> Result<Out
     }
 }
 
-fn forward(attention: &Attention<'_>, case: &Case, kv: Kv<'_, f32>) -> Result<Outputs, Box<dyn Error>> {
+fn forward<T: Float>(attention: &Attention<'_>, case: &Case, kv: Kv<'_, T>) -> Result<Outputs, Box<dyn Error>> {
     let (dtype, rank) = (case.inputs.q.dtype, case.inputs.q.shape.len());
-    let q = by_head("Q", &case.inputs.q, case.attributes.q_num_heads)?;
+    let q = case.inputs.q.kept_as::<T>();
+    let q = by_head("Q", &q, case.attributes.q_num_heads)?;
     let Shape { batch, heads, len, dim } = q.shape();
     let (kv_len, value_dim) = (kv.keys().shape().len, kv.values().shape().dim);
 
-    let mut y = vec![f32::NAN; batch * heads * len * value_dim];
+    let mut y = vec![T::from_f32(f32::NAN); batch * heads * len * value_dim];
     let (y_shape, y_view) = if rank == 3 {
         let view = ViewMut::tokens_first(&mut y, [batch, len, heads, value_dim])?;
         (vec![batch, len, heads * value_dim], view)
@@ -134,7 +151,8 @@ fn forward(attention: &Attention<'_>, case: &Case, kv: Kv<'_, f32>) -> Result<Ou
     let scores_view = ViewMut::heads_first(&mut scores, [batch, heads, len, kv_len])?;
 
     let output = Output::new(y_view).scores(stage(case.attributes.qk_matmul_output_mode)?, scores_view);
-    attention.forward(q, kv, output, &mut vec![0.0; scratch_len(dim, value_dim)])?;
+    attention.forward(q, kv, output, &mut vec![0.0; cache_scratch_len(dim, value_dim)])?;
+    let y: Vec<_> = y.into_iter().map(T::to_f32).collect();
     Ok(vec![
         ("Y", Tensor::rounded(dtype, y_shape, &y)),
         ("qk_matmul_output", Tensor::rounded(dtype, vec![batch, heads, len, kv_len], &scores)),
@@ -152,7 +170,7 @@ fn stage(qk_matmul_output_mode: u8) -> Result<Stage, String> {
 }
 
 /// Queries, keys or values where they lie. Those of rank 3 don't tell how many heads they have.
-fn by_head<'a>(name: &str, tensor: &'a Tensor<f32>, heads: Option<usize>) -> Result<View<'a, f32>, String> {
+fn by_head<'a, T>(name: &str, tensor: &'a Tensor<T>, heads: Option<usize>) -> Result<View<'a, T>, String> {
     let view = match (tensor.shape.as_slice(), heads) {
         (&[batch, actual, len, dim], heads) if heads.is_none_or(|heads| heads == actual) => {
             View::heads_first(&tensor.data, [batch, actual, len, dim])
@@ -166,7 +184,7 @@ fn by_head<'a>(name: &str, tensor: &'a Tensor<f32>, heads: Option<usize>) -> Res
     view.map_err(|error| format!("{name} {}: {error}", tensor.extents()))
 }
 
-fn rank_4(name: &str, tensor: &Tensor<f32>) -> Result<[usize; 4], String> {
+fn rank_4<T>(name: &str, tensor: &Tensor<T>) -> Result<[usize; 4], String> {
     tensor.shape.as_slice().try_into().map_err(|_| format!("{name} {} is not of rank 4", tensor.extents()))
 }
 

@@ -1,9 +1,10 @@
-//! Tensors of a file. Numbers of half precision are f32 in memory.
+//! Tensors of a file. Numbers of half precision are f32 in memory, and what they were where they are computed with.
 
 use std::borrow::Cow;
 
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::TensorView};
+use simd_attention::Float;
 
 /// A contiguous tensor, and the type that its elements have in a file.
 #[derive(Clone, Debug)]
@@ -26,6 +27,19 @@ impl Tensor<f32> {
     /// A tensor whose numbers are rounded to those that `dtype` has.
     pub fn rounded(dtype: Dtype, shape: Vec<usize>, data: &[f32]) -> Self {
         Self { dtype, shape, data: decode_floats(dtype, &encode_floats(dtype, data)) }
+    }
+
+    /// The same numbers in memory as they are in a file, if that is what `T` is.
+    pub fn kept_as<T: Float>(&self) -> Tensor<T> {
+        let data = self.data.iter().map(|&x| T::from_f32(x)).collect();
+        Tensor { dtype: self.dtype, shape: self.shape.clone(), data }
+    }
+}
+
+impl<T: Float> Tensor<T> {
+    /// The inverse of [`Tensor::kept_as`].
+    pub fn into_f32(self) -> Tensor<f32> {
+        Tensor { dtype: self.dtype, shape: self.shape, data: self.data.iter().map(|x| x.to_f32()).collect() }
     }
 }
 

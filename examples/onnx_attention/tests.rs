@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
 };
 
+use half::f16;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use simd_attention::Backend;
 
@@ -157,6 +158,18 @@ fn scores_are_written_unasked_in_types_and_shapes_of_the_case() -> Outcome {
         let scores = executed.floats(&format!("{case}/qk_matmul_output"))?;
         assert_eq!((scores.dtype, scores.shape.as_slice()), (dtype, &shape[..]), "{case}");
     }
+    Ok(())
+}
+
+#[test]
+fn values_may_be_of_another_type_than_keys() -> Outcome {
+    let mut draft = Draft::one("attention_4d")?;
+    let (dtype, _, bytes) = draft.tensors.get_mut("attention_4d/V").ok_or("no values")?;
+    *bytes = bytes.as_chunks().0.iter().flat_map(|x| f16::from_f32(f32::from_le_bytes(*x)).to_le_bytes()).collect();
+    *dtype = Dtype::F16;
+    let executed = draft.executed(Backend::best())?;
+    assert_eq!(executed.result, Ok(()), "{}", executed.printed);
+    assert_eq!(executed.floats("attention_4d/Y")?.dtype, Dtype::F32);
     Ok(())
 }
 
