@@ -31,31 +31,27 @@ pub fn run(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
 fn run_as<T: Float>(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
     let Inputs { k, v, past, lens, .. } = &case.inputs;
     let heads = case.attributes.kv_num_heads;
-    let (k, v) = (k.kept_as::<T>(), v.kept_as::<T>());
-    let (mut keys, mut values) = (by_head("K", &k, heads)?, by_head("V", &v, heads)?);
+    let (new_keys, new_values) = (by_head("K", k, heads)?, by_head("V", v, heads)?);
     let present = match past {
         Some(past) => {
-            let [past_keys, past_values] = [&past.keys, &past.values].map(Tensor::kept_as::<T>);
-            Some([append("past_key", &past_keys, &k, keys)?, append("past_value", &past_values, &v, values)?])
+            Some([append("past_key", &past.keys, k, new_keys)?, append("past_value", &past.values, v, new_values)?])
         }
         None => None,
     };
-    if let Some([k, v]) = &present {
-        (keys, values) = (by_head("present_key", k, heads)?, by_head("present_value", v, heads)?);
-    }
-    let mut kv = Kv::new(keys, values)?;
+    let [keys, values] = present.as_ref().map_or([k, v], |[k, v]| [k, v]).map(Tensor::kept_as::<T>);
+    let mut kv = Kv::new(by_head("K", &keys, heads)?, by_head("V", &values, heads)?)?;
     if let Some(lens) = lens {
         kv = kv.lens(lens);
     }
     let mut outputs = masked(&attention(case)?.backend(backend), case, kv)?;
     if let Some([keys, values]) = present {
-        outputs.extend([("present_key", keys.into_f32()), ("present_value", values.into_f32())]);
+        outputs.extend([("present_key", keys), ("present_value", values)]);
     }
     Ok(outputs)
 }
 
 /// For each head the rows of `past`, and then those of `new`, which lie as in `view`.
-fn append<T: Float>(name: &str, past: &Tensor<T>, new: &Tensor<T>, view: View<'_, T>) -> Result<Tensor<T>, String> {
+fn append(name: &str, past: &Tensor<f32>, new: &Tensor<f32>, view: View<'_, f32>) -> Result<Tensor<f32>, String> {
     let (shape, strides) = (view.shape(), view.strides());
     let [batch, heads, past_len, dim] = rank_4(name, past)?;
     if (past.dtype, batch, heads, dim) != (new.dtype, shape.batch, shape.heads, shape.dim) {
@@ -184,7 +180,7 @@ fn by_head<'a, T>(name: &str, tensor: &'a Tensor<T>, heads: Option<usize>) -> Re
     view.map_err(|error| format!("{name} {}: {error}", tensor.extents()))
 }
 
-fn rank_4<T>(name: &str, tensor: &Tensor<T>) -> Result<[usize; 4], String> {
+fn rank_4(name: &str, tensor: &Tensor<f32>) -> Result<[usize; 4], String> {
     tensor.shape.as_slice().try_into().map_err(|_| format!("{name} {} is not of rank 4", tensor.extents()))
 }
 

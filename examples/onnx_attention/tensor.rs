@@ -36,13 +36,6 @@ impl Tensor<f32> {
     }
 }
 
-impl<T: Float> Tensor<T> {
-    /// The inverse of [`Tensor::kept_as`].
-    pub fn into_f32(self) -> Tensor<f32> {
-        Tensor { dtype: self.dtype, shape: self.shape, data: self.data.iter().map(|x| x.to_f32()).collect() }
-    }
-}
-
 impl Tensor<bool> {
     pub fn bools(view: &TensorView<'_>) -> Result<Self, String> {
         Self::of(Dtype::BOOL, view, |[byte]: [u8; 1]| byte != 0)

@@ -7,9 +7,9 @@
 use super::horner;
 use crate::simd::Simd;
 
-/// For `r` in `-1/2 ..= 1/2`: coefficients of `r^5` down to `r`, each rounded to f32 before the next was fitted; that of 1 is 1. Relative error
+/// For `r` in `-1/2 ..= 1/2`, as is left by the nearest integer: coefficients of `r^5` down to `r`, each rounded to f32 before the next was fitted; that of 1 is 1. Relative error
 /// 9.4e-8.
-const NEAREST: [f32; 5] = [
+pub(crate) const NEAREST: [f32; 5] = [
     f32::from_bits(0x3aad_ed2c), // 0.001_326_953_5
     f32::from_bits(0x3c1e_7457), // 0.009_671_292
     f32::from_bits(0x3d63_5b6c), // 0.055_507_11
@@ -17,9 +17,9 @@ const NEAREST: [f32; 5] = [
     f32::from_bits(0x3f31_7215), // 0.693_147, ln(2) is 0.693_147_2
 ];
 
-/// For `r` in `0 ..= 1`: fitted likewise, but to the absolute error, then searched around for the least error with each step rounded, and `r`
+/// For `r` in `0 ..= 1`, as is left by the integer below: fitted likewise, but to the absolute error, then searched around for the least error with each step rounded, and `r`
 /// rounded either way. Relative error 1.4e-7, absolute error 1.5e-7.
-const BELOW: [f32; 5] = [
+pub(crate) const BELOW: [f32; 5] = [
     f32::from_bits(0x3af8_9449), // 0.00189650909
     f32::from_bits(0x3c12_8de3), // 0.00894496124
     f32::from_bits(0x3d64_ce6b), // 0.055860918
@@ -27,16 +27,10 @@ const BELOW: [f32; 5] = [
     f32::from_bits(0x3f31_727f), // 0.693153322
 ];
 
-/// `2^r` for `r` in `-1/2 ..= 1/2`, as is left by the nearest integer.
+/// `2^r` for the `r` that the coefficients are for.
 #[inline(always)]
-pub(crate) fn of_nearest<S: Simd>(simd: S, r: S::Vector) -> S::Vector {
-    simd.mul_add(horner(simd, r, NEAREST), r, simd.splat(1.0))
-}
-
-/// `2^r` for `r` in `0 ..= 1`, as is left by the integer below.
-#[inline(always)]
-pub(crate) fn of_below<S: Simd>(simd: S, r: S::Vector) -> S::Vector {
-    simd.mul_add(horner(simd, r, BELOW), r, simd.splat(1.0))
+pub(crate) fn polynomial<S: Simd>(simd: S, r: S::Vector, coefficients: [f32; 5]) -> S::Vector {
+    simd.mul_add(horner(simd, r, coefficients), r, simd.splat(1.0))
 }
 
 #[cfg(test)]

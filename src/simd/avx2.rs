@@ -3,7 +3,10 @@
 use core::arch::x86_64::*;
 
 use super::{Kernel, Known, NoPairs, Simd, Task};
-use crate::{element::Bf16, math::exp::of_nearest};
+use crate::{
+    element::Bf16,
+    math::exp::{NEAREST, polynomial},
+};
 
 cpufeatures::new!(cpu, "avx2", "fma");
 
@@ -247,7 +250,7 @@ impl Simd for Avx2 {
         let x = self.max(self.splat(-127.0), x);
         // SAFETY: `self` exists, so the CPU has AVX2.
         let n = unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) };
-        let power = of_nearest(self, self.sub(x, n));
+        let power = polynomial(self, self.sub(x, n), NEAREST);
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe {
             let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));

@@ -3,7 +3,10 @@
 use core::arch::x86_64::*;
 
 use super::{Bf16Pairs, Kernel, Known, Pairs, Simd, Task};
-use crate::{element::Bf16, math::exp::of_below};
+use crate::{
+    element::Bf16,
+    math::exp::{BELOW, polynomial},
+};
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
 
@@ -470,7 +473,7 @@ impl Simd for Avx512 {
         // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
         unsafe {
             let r = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
-            _mm512_scalef_ps(of_below(self, r), x)
+            _mm512_scalef_ps(polynomial(self, r, BELOW), x)
         }
     }
 

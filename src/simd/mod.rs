@@ -175,7 +175,7 @@ pub(crate) trait Simd: Copy {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// `2^x` for `x <= 127`, by a [polynomial](crate::math::exp), with `x` divided into an integer and the rest in the way that is cheapest
+    /// `2^x` for `x <= 127`, by a [polynomial](crate::math::exp::polynomial), with `x` divided into an integer and the rest in the way that is cheapest
     /// here.
     ///
     /// At most 2.2 ulp off for `x > -126` (checked over every such `f32`); below, off by less than `f32::MIN_POSITIVE`. Exactly 1

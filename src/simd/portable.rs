@@ -1,7 +1,10 @@
 //! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
 
 use super::{Kernel, NoPairs, Simd, Task};
-use crate::{element::Bf16, math::exp::of_nearest};
+use crate::{
+    element::Bf16,
+    math::exp::{NEAREST, polynomial},
+};
 
 #[cfg(target_feature = "avx512f")]
 mod width {
@@ -174,7 +177,7 @@ impl Simd for Portable {
         let x = self.max(self.splat(-127.0), x);
         let biased = self.splat(MAGIC + 127.0);
         let shifted = x + biased;
-        of_nearest(self, x - (shifted - biased)) * floats(bits(shifted) << 23)
+        polynomial(self, x - (shifted - biased), NEAREST) * floats(bits(shifted) << 23)
     }
 
     #[inline(always)]
