@@ -157,8 +157,8 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn max(self, a: Floats, b: Floats) -> Floats {
-        // `fast_max` differs between targets where an operand is NaN.
-        b.simd_lt(a).select(a, b)
+        // Where an operand is NaN, `fast_max` differs between targets; on these it is what is wanted.
+        if cfg!(target_feature = "sse") { a.fast_max(b) } else { b.simd_lt(a).select(a, b) }
     }
 
     #[inline(always)]
