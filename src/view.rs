@@ -9,7 +9,7 @@ use crate::{
     element::Bf16,
     error::{Axis, Error, Operand},
     kv::expect_shape,
-    simd::{CACHE_LINE, prefetch_early},
+    simd::{CACHE_LINE, prefetch_early, prefetch_far},
 };
 
 /// Extents of a rank-4 tensor.
@@ -448,18 +448,17 @@ impl<'a, T: Copy> Strip<'a, T> {
         Walk { strip: *self, page, left: self.page_size.get() - row, next }
     }
 
-    /// The rows from this one on, if all lie in one page.
+    /// One row after the other, from any one on, if all lie in one page.
     #[inline(always)]
-    pub(crate) fn even(&self, row: usize) -> Option<Even<'a, T>> {
-        let first = self.walk(row).next;
-        (self.table.len() <= 1).then_some(Even { page: self.page, first, next: first })
+    pub(crate) fn even(&self) -> Option<impl Fn(usize) -> Even<'a, T> + use<'a, T>> {
+        let page = Rows { first: self.walk(0).next, ..self.page };
+        (self.table.len() <= 1).then_some(move |row| Even { page, next: page.row_ptr(row) })
     }
 
-    /// The rows from this one on, asking for those from `later` on, of which there need not be any.
+    /// How many rows it takes memory to answer: some 8 KB.
     #[inline(always)]
-    pub(crate) fn ahead(&self, row: usize, later: usize) -> Ahead<'a, T> {
-        let (first, mut later) = (self.walk(row), self.walk(later));
-        Ahead { first, walk: first, row: later.next(), later, asked: 0 }
+    pub(crate) fn rows_ahead(&self) -> usize {
+        1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(self.dim())
     }
 
     #[inline(always)]
@@ -467,6 +466,14 @@ impl<'a, T: Copy> Strip<'a, T> {
         let number = *self.table.get(page)? as usize;
         Some(self.page.first.wrapping_add(number * self.page_stride))
     }
+}
+
+/// Goes from row to row.
+pub(crate) trait Walker<T>: Copy {
+    fn dim(&self) -> usize;
+
+    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+    fn next(&mut self) -> *const T;
 }
 
 /// Goes from row to row of a [`Strip`].
@@ -491,10 +498,16 @@ impl<'a, T: Copy> Walk<'a, T> {
         // SAFETY: the caller's promise, and the invariant of `Strip`.
         unsafe { core::slice::from_raw_parts(self.next(), dim) }
     }
+}
 
-    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+impl<T: Copy> Walker<T> for Walk<'_, T> {
     #[inline(always)]
-    pub(crate) fn next(&mut self) -> *const T {
+    fn dim(&self) -> usize {
+        self.strip.page.dim
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
         if self.left == 0 {
             self.page += 1;
             self.left = self.strip.page_size.get();
@@ -504,10 +517,6 @@ impl<'a, T: Copy> Walk<'a, T> {
         self.next = row.wrapping_add(self.strip.page.stride);
         self.left -= 1;
         row
-    }
-
-    pub(crate) const fn dim(&self) -> usize {
-        self.strip.page.dim
     }
 }
 
@@ -533,28 +542,14 @@ impl Walk<'_, f32> {
     }
 }
 
-/// Goes from row to row, and asks for later ones before they are read.
-pub(crate) trait Reader<T> {
-    fn dim(&self) -> usize;
-
-    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
-    fn next(&mut self) -> *const T;
-
-    /// Goes back to the first row, but does not ask again.
-    fn restart(&mut self);
-
-    /// Asks for so many elements more.
-    fn ask(&mut self, elements: usize);
-}
-
-/// Rows that lie evenly, of which the CPU itself foresees what will be read.
+/// Goes from row to row of those that lie evenly.
+#[derive(Clone, Copy)]
 pub(crate) struct Even<'a, T> {
     page: Rows<'a, T>,
-    first: *const T,
     next: *const T,
 }
 
-impl<T> Reader<T> for Even<'_, T> {
+impl<T: Copy> Walker<T> for Even<'_, T> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.page.dim
@@ -566,28 +561,35 @@ impl<T> Reader<T> for Even<'_, T> {
         self.next = row.wrapping_add(self.page.stride);
         row
     }
+}
 
+/// Goes from row to row, several times if need be, and may ask for later ones before they are read.
+pub(crate) trait Reader<T>: Walker<T> {
+    /// Goes back to the first row, but does not ask again.
+    fn restart(&mut self);
+
+    /// Asks for so many elements more.
+    fn ask(&mut self, elements: usize);
+
+    /// Whether it is of use to fetch a row whole, where only a part of it is wanted at first.
+    const WHOLE_ROWS: bool;
+}
+
+/// Leaves it to the CPU to foresee what will be read, as it does if rows lie evenly.
+#[derive(Clone, Copy)]
+pub(crate) struct Foreseen<W> {
+    first: W,
+    walk: W,
+}
+
+impl<W: Copy> Foreseen<W> {
     #[inline(always)]
-    fn restart(&mut self) {
-        self.next = self.first;
+    pub(crate) const fn new(first: W) -> Self {
+        Self { first, walk: first }
     }
-
-    #[inline(always)]
-    fn ask(&mut self, _: usize) {}
 }
 
-/// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
-pub(crate) struct Ahead<'a, T> {
-    first: Walk<'a, T>,
-    walk: Walk<'a, T>,
-    later: Walk<'a, T>,
-    /// That of the later ones which is asked for.
-    row: *const T,
-    /// Elements of it that have been asked for.
-    asked: usize,
-}
-
-impl<T: Copy> Reader<T> for Ahead<'_, T> {
+impl<T, W: Walker<T>> Walker<T> for Foreseen<W> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -597,6 +599,60 @@ impl<T: Copy> Reader<T> for Ahead<'_, T> {
     fn next(&mut self) -> *const T {
         self.walk.next()
     }
+}
+
+impl<T, W: Walker<T>> Reader<T> for Foreseen<W> {
+    const WHOLE_ROWS: bool = true;
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.walk = self.first;
+    }
+
+    #[inline(always)]
+    fn ask(&mut self, _: usize) {}
+}
+
+/// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<W, T> {
+    first: W,
+    walk: W,
+    near: W,
+    far: W,
+    /// Those of `near` and `far` that are asked for.
+    rows: [*const T; 2],
+    /// Elements of them that have been asked for.
+    asked: usize,
+}
+
+impl<T: Copy, W: Walker<T>> Ahead<W, T> {
+    /// Whether to ask once more, further ahead, as a CPU drops some of what it is asked for even so. Smaller elements leave no time for that.
+    const TWICE: bool = size_of::<T>() >= size_of::<f32>();
+
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any; or for those from the third on, and for those from the
+    /// second on once more.
+    #[inline(always)]
+    pub(crate) fn new(walk: impl Fn(usize) -> W, rows: [usize; 3]) -> Self {
+        let [first, mut near, mut far] = rows.map(walk);
+        Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0 }
+    }
+}
+
+impl<T: Copy, W: Walker<T>> Walker<T> for Ahead<W, T> {
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.walk.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.walk.next()
+    }
+}
+
+impl<T: Copy, W: Walker<T>> Reader<T> for Ahead<W, T> {
+    const WHOLE_ROWS: bool = !Self::TWICE;
 
     #[inline(always)]
     fn restart(&mut self) {
@@ -605,13 +661,17 @@ impl<T: Copy> Reader<T> for Ahead<'_, T> {
 
     #[inline(always)]
     fn ask(&mut self, elements: usize) {
-        let end = self.asked + elements;
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            prefetch_early(self.row.wrapping_add(self.asked + t));
+            let [near, far] = self.rows.map(|row| row.wrapping_add(self.asked + t));
+            prefetch_early(near);
+            if Self::TWICE {
+                prefetch_far(far);
+            }
         }
-        self.asked = end;
-        if end >= self.later.dim() {
-            (self.row, self.asked) = (self.later.next(), 0);
+        self.asked += elements;
+        if self.asked >= self.near.dim() {
+            self.rows = [self.near.next(), self.far.next()];
+            self.asked = 0;
         }
     }
 }

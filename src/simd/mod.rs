@@ -67,28 +67,30 @@ impl Known {
 /// Bytes that come from memory together.
 pub(crate) const CACHE_LINE: usize = 64;
 
-/// Asks for the cache line of an address, which need not be valid, to be fetched.
-#[inline(always)]
-pub(crate) fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 CPU has SSE; prefetching reads nothing and never faults.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+/// Functions that ask for the cache line of an address, which need not be valid, to be fetched.
+macro_rules! prefetches {
+    ($($(#[$attribute:meta])* $name:ident: $hint:ident;)*) => {$(
+        $(#[$attribute])*
+        #[inline(always)]
+        pub(crate) fn $name<T>(address: *const T) {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: every x86-64 CPU has SSE; prefetching reads nothing and never faults.
+            unsafe {
+                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::$hint }>(address.cast());
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = address;
+        }
+    )*};
 }
 
-/// [`prefetch`] to a cache that has room for it until it is wanted.
-#[inline(always)]
-pub(crate) fn prefetch_early<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
-    unsafe {
-        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
+prefetches! {
+    /// Into the first cache.
+    prefetch: _MM_HINT_T0;
+    /// Into a cache that has room for it until it is wanted.
+    prefetch_early: _MM_HINT_T1;
+    /// Into whatever cache has room until it is asked for again.
+    prefetch_far: _MM_HINT_T2;
 }
 
 /// The most blocks of queries that any backend lets go over the keys together.

@@ -1,10 +1,8 @@
 //! Products of queries with keys, elements in the lanes.
 
 use core::{
-    array::from_fn,
     hint::black_box,
     mem::replace,
-    num::NonZeroUsize,
     sync::atomic::{Ordering, compiler_fence},
 };
 
@@ -12,7 +10,7 @@ use super::{product::RowProduct, room};
 use crate::{
     simd::{Simd, Task},
     softmax::FewScores,
-    view::{Reader, Strip},
+    view::{Ahead, Foreseen, Reader, Strip},
 };
 
 /// [`Dots`] of so many queries.
@@ -23,25 +21,42 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     (keys, first): (Strip<'_, P::Element>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
-    let even = keys.even(first);
-    let keys = keys.ahead(first, first + rows_ahead::<P::Element>(keys.dim()));
-    match (room::<S>(scores.count), S::FEW, even) {
-        (1, _, Some(keys)) if N == 2 => {
-            product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores });
-        }
-        (1, _, Some(keys)) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores }),
-        (1, _, None) if N == 2 => product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores }),
-        (1, _, None) => product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores }),
-        (4, 8, _) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
-        (4, _, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
-        _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, scores }),
+    let near = first + keys.rows_ahead();
+    let rows = [first, near, near + keys.rows_ahead()];
+    match (room::<S>(scores.count), keys.even()) {
+        (1, Some(walk)) => one(product, queries, Foreseen::new(walk(first)), scores),
+        (1, None) => one(product, queries, Ahead::new(|row| keys.walk(row), rows), scores),
+        (_, Some(walk)) => several(product, queries, Ahead::new(walk, rows), scores),
+        (_, None) => several(product, queries, Ahead::new(|row| keys.walk(row), rows), scores),
     }
 }
 
-/// How many rows of keys are asked for before they are read: some 8 KB.
 #[inline(always)]
-fn rows_ahead<T>(dim: usize) -> usize {
-    1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
+fn one<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+    product: P,
+    queries: &[[S::Vector; COLS]],
+    keys: impl Reader<P::Element>,
+    scores: &mut FewScores<'_, S>,
+) {
+    if N == 2 {
+        product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores });
+    } else {
+        product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores });
+    }
+}
+
+#[inline(always)]
+fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+    product: P,
+    queries: &[[S::Vector; COLS]],
+    keys: impl Reader<P::Element>,
+    scores: &mut FewScores<'_, S>,
+) {
+    match (room::<S>(scores.count), S::FEW) {
+        (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
+        (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
+        _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, scores }),
+    }
 }
 
 /// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes; `RUN` vectors of `KEYS` keys in one go.
@@ -162,7 +177,11 @@ unsafe fn add_runs<
     for run in runs {
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
-        let keys: [[S::Vector; KEYS]; RUN] = from_fn(|c| rows.map(|row| product.load(load(row, c))));
+        let mut keys = [[product.simd().splat(0.0); KEYS]; RUN];
+        for i in 0..RUN * KEYS {
+            let (c, k) = (i / KEYS, i % KEYS);
+            keys[c][k] = product.load(load(rows[k], c));
+        }
         reader.ask(KEYS * RUN * width);
         if KEYS == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.

@@ -15,6 +15,8 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     /// Whether there are weights that are marks.
     const HAS_MARKS: bool;
 
+    fn simd(self) -> S;
+
     /// Runs `task`, compiled for the instructions that this takes.
     fn call<T: Task>(self, task: T) -> T::Output;
 
@@ -64,6 +66,11 @@ impl<S: Simd, T: Load> RowProduct<S, 1> for Single<S, T> {
     type Element = T;
 
     const HAS_MARKS: bool = true;
+
+    #[inline(always)]
+    fn simd(self) -> S {
+        self.0
+    }
 
     #[inline(always)]
     fn call<U: Task>(self, task: U) -> U::Output {
@@ -118,6 +125,11 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
 
     /// Integers are finite.
     const HAS_MARKS: bool = P::LARGEST.is_none();
+
+    #[inline(always)]
+    fn simd(self) -> S {
+        self.simd
+    }
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {

@@ -3,7 +3,7 @@
 use super::{product::RowProduct, room, touch};
 use crate::{
     simd::{Simd, Task},
-    view::{Reader, Strip},
+    view::{Ahead, Foreseen, Reader, Strip},
 };
 
 /// Weights of some queries, and what else the sums want.
@@ -35,17 +35,41 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
     output: &mut [[S::Vector; COLS]],
 ) {
     // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
-    let (even, values) = (values.even(first), values.ahead(first, first + weights.len));
-    match (room::<S>(weights.count), S::FEW, even) {
-        (1, _, Some(values)) if N == 2 => {
-            product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output });
-        }
-        (1, _, Some(values)) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output }),
-        (1, _, None) if N == 2 => product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output }),
-        (1, _, None) => product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output }),
-        (4, 8, _) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
-        (4, 8, _) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
-        (4, _, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
+    let near = first + weights.len;
+    let rows = [first, near, near + values.rows_ahead()];
+    match (room::<S>(weights.count), values.even()) {
+        (1, Some(walk)) => one(product, weights, Foreseen::new(walk(first)), output),
+        (1, None) => one(product, weights, Ahead::new(|row| values.walk(row), rows), output),
+        (_, Some(walk)) => several(product, weights, Ahead::new(walk, rows), output),
+        (_, None) => several(product, weights, Ahead::new(|row| values.walk(row), rows), output),
+    }
+}
+
+#[inline(always)]
+fn one<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+    product: P,
+    weights: Weights<'_, S>,
+    values: impl Reader<P::Element>,
+    output: &mut [[S::Vector; COLS]],
+) {
+    if N == 2 {
+        product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output });
+    } else {
+        product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output });
+    }
+}
+
+#[inline(always)]
+fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+    product: P,
+    weights: Weights<'_, S>,
+    values: impl Reader<P::Element>,
+    output: &mut [[S::Vector; COLS]],
+) {
+    match (room::<S>(weights.count), S::FEW) {
+        (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
+        (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
+        (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
         _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, output }),
         _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, output }),
     }
@@ -125,24 +149,28 @@ impl<
     #[inline(always)]
     fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
         let keys = self.weights.len;
-        self.values.restart();
+        // By itself: along with a slice of the output, it would be kept in memory.
+        let mut values = self.values;
+        values.restart();
         let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
         for j in 0..keys / N {
-            self.add_rows::<GROUPS, MARKED>(j, first, [len; N], &mut sums);
+            self.add_rows::<GROUPS, MARKED>(&mut values, j, first, [len; N], &mut sums);
         }
         if !keys.is_multiple_of(N) {
             // The last row has zeros for a counterpart.
             let mut lens = [0; N];
             lens[0] = len;
-            self.add_rows::<GROUPS, MARKED>(keys / N, first, lens, &mut sums);
+            self.add_rows::<GROUPS, MARKED>(&mut values, keys / N, first, lens, &mut sums);
         }
+        self.values = values;
         self.store(first * N, sums);
     }
 
     /// Adds the next `N` rows, times weights number `j`, to the sums: of each row so many elements of the columns from number `first` on.
     #[inline(always)]
     fn add_rows<const GROUPS: usize, const MARKED: bool>(
-        &mut self,
+        &self,
+        values: &mut R,
         j: usize,
         first: usize,
         lens: [usize; N],
@@ -151,8 +179,8 @@ impl<
         let Self { product, weights, .. } = *self;
         let simd = weights.simd;
         let rows = [
-            self.load_row(first, lens[0]),
-            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(first, lens[N - 1]) },
+            self.load_row(values, first, lens[0]),
+            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
         ];
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
@@ -178,22 +206,22 @@ impl<
 
     /// So many elements of the next row's columns from number `first` on; zeros instead of none.
     #[inline(always)]
-    fn load_row<const GROUPS: usize>(&mut self, first: usize, len: usize) -> [S::Vector; GROUPS] {
+    fn load_row<const GROUPS: usize>(&self, values: &mut R, first: usize, len: usize) -> [S::Vector; GROUPS] {
         let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
         if len == 0 {
             return vectors;
         }
-        let row = self.values.next();
+        let row = values.next();
         for (g, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: there are as many rows as weights, and each has these columns.
             let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
             *vector = self.product.load_columns(part);
         }
-        if first == 0 {
+        if R::WHOLE_ROWS && first == 0 {
             // The rest of the row too, in the order of addresses; it comes back to it from the cache.
-            touch(row, GROUPS * width..self.values.dim());
+            touch(row, GROUPS * width..values.dim());
         }
-        self.values.ask(GROUPS * width);
+        values.ask(GROUPS * width);
         vectors
     }
 
