@@ -634,7 +634,8 @@ impl<T: Copy, W: Walker<T>> Ahead<W, T> {
     /// second on once more.
     #[inline(always)]
     pub(crate) fn new(walk: impl Fn(usize) -> W, rows: [usize; 3]) -> Self {
-        let [first, mut near, mut far] = rows.map(walk);
+        let [first, mut near] = [rows[0], rows[1]].map(&walk);
+        let mut far = if Self::TWICE { walk(rows[2]) } else { near };
         Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0 }
     }
 }
@@ -670,8 +671,11 @@ impl<T: Copy, W: Walker<T>> Reader<T> for Ahead<W, T> {
         }
         self.asked += elements;
         if self.asked >= self.near.dim() {
-            self.rows = [self.near.next(), self.far.next()];
             self.asked = 0;
+            self.rows[0] = self.near.next();
+            if Self::TWICE {
+                self.rows[1] = self.far.next();
+            }
         }
     }
 }

@@ -149,28 +149,24 @@ impl<
     #[inline(always)]
     fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
         let keys = self.weights.len;
-        // By itself: along with a slice of the output, it would be kept in memory.
-        let mut values = self.values;
-        values.restart();
+        self.values.restart();
         let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
         for j in 0..keys / N {
-            self.add_rows::<GROUPS, MARKED>(&mut values, j, first, [len; N], &mut sums);
+            self.add_rows::<GROUPS, MARKED>(j, first, [len; N], &mut sums);
         }
         if !keys.is_multiple_of(N) {
             // The last row has zeros for a counterpart.
             let mut lens = [0; N];
             lens[0] = len;
-            self.add_rows::<GROUPS, MARKED>(&mut values, keys / N, first, lens, &mut sums);
+            self.add_rows::<GROUPS, MARKED>(keys / N, first, lens, &mut sums);
         }
-        self.values = values;
         self.store(first * N, sums);
     }
 
     /// Adds the next `N` rows, times weights number `j`, to the sums: of each row so many elements of the columns from number `first` on.
     #[inline(always)]
     fn add_rows<const GROUPS: usize, const MARKED: bool>(
-        &self,
-        values: &mut R,
+        &mut self,
         j: usize,
         first: usize,
         lens: [usize; N],
@@ -179,8 +175,8 @@ impl<
         let Self { product, weights, .. } = *self;
         let simd = weights.simd;
         let rows = [
-            self.load_row(values, first, lens[0]),
-            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
+            self.load_row(first, lens[0]),
+            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(first, lens[N - 1]) },
         ];
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
@@ -206,12 +202,12 @@ impl<
 
     /// So many elements of the next row's columns from number `first` on; zeros instead of none.
     #[inline(always)]
-    fn load_row<const GROUPS: usize>(&self, values: &mut R, first: usize, len: usize) -> [S::Vector; GROUPS] {
+    fn load_row<const GROUPS: usize>(&mut self, first: usize, len: usize) -> [S::Vector; GROUPS] {
         let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
         if len == 0 {
             return vectors;
         }
-        let row = values.next();
+        let row = self.values.next();
         for (g, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: there are as many rows as weights, and each has these columns.
             let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
@@ -219,9 +215,9 @@ impl<
         }
         if R::WHOLE_ROWS && first == 0 {
             // The rest of the row too, in the order of addresses; it comes back to it from the cache.
-            touch(row, GROUPS * width..values.dim());
+            touch(row, GROUPS * width..self.values.dim());
         }
-        values.ask(GROUPS * width);
+        self.values.ask(GROUPS * width);
         vectors
     }
 
