@@ -634,7 +634,7 @@ impl<T: Copy, W: Walker<T>> Ahead<W, T> {
     /// second on once more.
     #[inline(always)]
     pub(crate) fn new(walk: impl Fn(usize) -> W, rows: [usize; 3]) -> Self {
-        let [first, mut near] = [rows[0], rows[1]].map(&walk);
+        let (first, mut near) = (walk(rows[0]), walk(rows[1]));
         let mut far = if Self::TWICE { walk(rows[2]) } else { near };
         Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0 }
     }
@@ -663,10 +663,9 @@ impl<T: Copy, W: Walker<T>> Reader<T> for Ahead<W, T> {
     #[inline(always)]
     fn ask(&mut self, elements: usize) {
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            let [near, far] = self.rows.map(|row| row.wrapping_add(self.asked + t));
-            prefetch_early(near);
+            prefetch_early(self.rows[0].wrapping_add(self.asked + t));
             if Self::TWICE {
-                prefetch_far(far);
+                prefetch_far(self.rows[1].wrapping_add(self.asked + t));
             }
         }
         self.asked += elements;

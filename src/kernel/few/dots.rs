@@ -195,7 +195,9 @@ unsafe fn add_runs<
         for (keys, queries) in keys.into_iter().zip(run) {
             add_products(product, queries, keys, sums);
         }
-        rows = rows.map(|row| row.wrapping_add(RUN * width));
+        for row in &mut rows {
+            *row = row.wrapping_add(RUN * width);
+        }
     }
 }
 

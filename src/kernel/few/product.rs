@@ -181,8 +181,13 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
 
     #[inline(always)]
     fn in_order(self, sums: [S::Vector; 2], factor: f32) -> [S::Vector; 2] {
-        let sums = self.pairs.unzip(sums);
-        if P::LARGEST.is_some() { sums.map(|sum| self.simd.mul(sum, self.simd.splat(factor))) } else { sums }
+        let mut sums = self.pairs.unzip(sums);
+        if P::LARGEST.is_some() {
+            for sum in &mut sums {
+                *sum = self.simd.mul(*sum, self.simd.splat(factor));
+            }
+        }
+        sums
     }
 }
 
