@@ -565,14 +565,14 @@ impl<T: Copy> Walker<T> for Even<'_, T> {
 
 /// Goes from row to row, several times if need be, and may ask for later ones before they are read.
 pub(crate) trait Reader<T>: Walker<T> {
+    /// Whether it is of use to fetch a row whole, where only a part of it is wanted at first.
+    const WHOLE_ROWS: bool;
+
     /// Goes back to the first row, but does not ask again.
     fn restart(&mut self);
 
     /// Asks for so many elements more.
     fn ask(&mut self, elements: usize);
-
-    /// Whether it is of use to fetch a row whole, where only a part of it is wanted at first.
-    const WHOLE_ROWS: bool;
 }
 
 /// Leaves it to the CPU to foresee what will be read, as it does if rows lie evenly.
