@@ -15,7 +15,7 @@ use crate::{
 /// use simd_attention::{CacheMut, View, ViewMut};
 ///
 /// // Room for four tokens of two elements; one is there already.
-/// let mut keys = [1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+/// let mut keys = [1f32, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
 /// CacheMut::new(ViewMut::matrix(&mut keys, [4, 2])?).append(View::matrix(&[3.0, 4.0], [1, 2])?, &[1])?;
 /// assert_eq!(keys[..4], [1.0, 2.0, 3.0, 4.0]);
 /// # Ok::<(), simd_attention::Error>(())
@@ -66,14 +66,14 @@ impl<'a, T: Element> CacheMut<'a, T> {
     /// - [`Error::LengthMismatch`]: there are not as many places as sequences.
     /// - [`Error::TooManyKeys`]: there is no room for the last row.
     /// - [`Error::NoSuchPage`]: the table names a page that there is not, where a row would go.
-    pub fn append(&mut self, rows: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+    pub fn append(&mut self, rows: View<'_, T::Sum>, at: &[usize]) -> Result<(), Error> {
         self.check(rows.shape(), at)?;
         self.write(rows, at);
         Ok(())
     }
 
     /// [`append`](Self::append) what is known to fit.
-    fn write(&mut self, rows: View<'_, f32>, at: &[usize]) {
+    fn write(&mut self, rows: View<'_, T::Sum>, at: &[usize]) {
         let Shape { batch, heads, len, .. } = rows.shape();
         for (b, at) in (0..batch).zip(at) {
             for head in 0..heads {
@@ -115,7 +115,7 @@ impl<'a, T: Element> CacheMut<'a, T> {
 /// ```
 /// use simd_attention::{CacheMut, KvMut, View, ViewMut};
 ///
-/// let (mut keys, mut values) = ([0.0; 8], [0.0; 4]);
+/// let (mut keys, mut values) = ([0f32; 8], [0f32; 4]);
 /// let to_keys = CacheMut::new(ViewMut::matrix(&mut keys, [4, 2])?);
 /// let to_values = CacheMut::new(ViewMut::matrix(&mut values, [4, 1])?);
 /// KvMut::new(to_keys, to_values).append(View::matrix(&[3.0, 4.0], [1, 2])?, View::matrix(&[5.0], [1, 1])?, &[2])?;
@@ -143,7 +143,7 @@ impl<'a, T: Element> KvMut<'a, T> {
     ///
     /// - [`Error::ShapeMismatch`]: there are not as many new keys as values.
     /// - Those of [`CacheMut::append`], of either.
-    pub fn append(&mut self, keys: View<'_, f32>, values: View<'_, f32>, at: &[usize]) -> Result<(), Error> {
+    pub fn append(&mut self, keys: View<'_, T::Sum>, values: View<'_, T::Sum>, at: &[usize]) -> Result<(), Error> {
         let (new_keys, new_values) = (keys.shape(), values.shape());
         expect_shape(Operand::NewRows, Shape { dim: new_values.dim, ..new_keys }, new_values)?;
         self.keys.check(new_keys, at)?;
@@ -163,7 +163,7 @@ impl<'a, T: Element> KvMut<'a, T> {
 /// ```
 /// use simd_attention::quantize;
 ///
-/// let (mut numbers, mut scales) = ([0; 4], [0.0; 2]);
+/// let (mut numbers, mut scales) = ([0; 4], [0f32; 2]);
 /// quantize(&[1.0, -2.0, 0.5, 0.25], &mut numbers, &mut scales)?;
 /// assert_eq!((numbers, scales), ([64, -127, 127, 64], [2.0 / 127.0, 0.5 / 127.0]));
 /// # Ok::<(), simd_attention::Error>(())

@@ -23,9 +23,9 @@ use crate::{
 /// ```
 /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
 ///
-/// let (q, k, v) = ([0.5; 6 * 16], [0.25; 6 * 16], [1.0; 6 * 16]);
-/// let mut out = [0.0; 6 * 16];
-/// let mut scratch = [0.0; scratch_len(16, 16)];
+/// let (q, k, v) = ([0.5f32; 6 * 16], [0.25f32; 6 * 16], [1f32; 6 * 16]);
+/// let mut out = [0f32; 6 * 16];
+/// let mut scratch = [0f32; scratch_len(16, 16)];
 /// Attention::new().causal().forward(
 ///     View::matrix(&q, [6, 16])?,
 ///     Kv::new(View::matrix(&k, [6, 16])?, View::matrix(&v, [6, 16])?)?,
@@ -47,8 +47,8 @@ pub struct Attention<'a, F = Dot> {
 /// All that is known only when the program runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Config<'a> {
-    pub(crate) scale: Option<f32>,
-    pub(crate) softcap: Option<f32>,
+    pub(crate) scale: Option<f64>,
+    pub(crate) softcap: Option<f64>,
     pub(crate) bias: Option<View<'a, f32>>,
     pub(crate) alibi_slopes: Option<&'a [f32]>,
     pub(crate) sinks: Option<&'a [f32]>,
@@ -118,8 +118,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // Scores of 0 and 2 ln(3): the second key weighs nine times as much as the first.
-    /// let (q, k, v) = ([1.0], [0.0, 3f32.ln()], [0.0, 10.0]);
-    /// let mut out = [0.0; 1];
+    /// let (q, k, v) = ([1f32], [0f32, 3f32.ln()], [0f32, 10.0]);
+    /// let mut out = [0f32; 1];
     /// Attention::new().scale(2.0).forward(
     ///     View::matrix(&q, [1, 1])?,
     ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
@@ -130,7 +130,7 @@ impl<'a, F: Score> Attention<'a, F> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn scale(mut self, scale: f32) -> Self {
+    pub const fn scale(mut self, scale: f64) -> Self {
         self.config.scale = Some(scale);
         self
     }
@@ -141,8 +141,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // Scores of 100 and -100 become 2 and -2.
-    /// let (q, k, v) = ([100.0], [1.0, -1.0], [1.0, 0.0]);
-    /// let mut out = [0.0; 1];
+    /// let (q, k, v) = ([100f32], [1f32, -1.0], [1f32, 0.0]);
+    /// let mut out = [0f32; 1];
     /// Attention::new().softcap(2.0).forward(
     ///     View::matrix(&q, [1, 1])?,
     ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
@@ -153,7 +153,7 @@ impl<'a, F: Score> Attention<'a, F> {
     /// # Ok::<(), simd_attention::Error>(())
     /// ```
     #[must_use]
-    pub const fn softcap(mut self, cap: f32) -> Self {
+    pub const fn softcap(mut self, cap: f64) -> Self {
         self.config.softcap = Some(cap);
         self
     }
@@ -165,8 +165,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // Two queries share one bias, which makes the second key weigh thrice as much as the first.
-    /// let (q, k, v) = ([0.0; 2], [0.0; 2], [0.0, 4.0]);
-    /// let (bias, mut out) = ([0.0, 3f32.ln()], [0.0; 2]);
+    /// let (q, k, v) = ([0f32; 2], [0f32; 2], [0f32, 4.0]);
+    /// let (bias, mut out) = ([0f32, 3f32.ln()], [0f32; 2]);
     /// Attention::new().bias(View::matrix(&bias, [1, 2])?).forward(
     ///     View::matrix(&q, [2, 1])?,
     ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
@@ -194,8 +194,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // Each key further away weighs half as much.
-    /// let (q, k, v) = ([0.0], [0.0; 3], [7.0, 0.0, 0.0]);
-    /// let mut out = [0.0];
+    /// let (q, k, v) = ([0f32], [0f32; 3], [7f32, 0.0, 0.0]);
+    /// let mut out = [0f32];
     /// Attention::new().alibi_slopes(&[2f32.ln()]).forward(
     ///     View::matrix(&q, [1, 1])?,
     ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
@@ -219,8 +219,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // The sink weighs as much as either of the two keys.
-    /// let (q, k, v) = ([0.0], [0.0; 2], [3.0, 3.0]);
-    /// let mut out = [0.0];
+    /// let (q, k, v) = ([0f32], [0f32; 2], [3f32, 3.0]);
+    /// let mut out = [0f32];
     /// Attention::new().sinks(&[0.0]).forward(
     ///     View::matrix(&q, [1, 1])?,
     ///     Kv::new(View::matrix(&k, [2, 1])?, View::matrix(&v, [2, 1])?)?,
@@ -244,8 +244,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // The first query stands at the second key.
-    /// let (q, k, v) = ([0.0; 2], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
-    /// let mut out = [0.0; 2];
+    /// let (q, k, v) = ([0f32; 2], [0f32; 4], [1f32, 3.0, 5.0, 7.0]);
+    /// let mut out = [0f32; 2];
     /// Attention::new().causal().offset(1).forward(
     ///     View::matrix(&q, [2, 1])?,
     ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
@@ -292,8 +292,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// ```
     /// use simd_attention::{Attention, Kv, View, ViewMut, Window, scratch_len};
     ///
-    /// let (q, k, v) = ([0.0; 4], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
-    /// let mut out = [0.0; 4];
+    /// let (q, k, v) = ([0f32; 4], [0f32; 4], [1f32, 3.0, 5.0, 7.0]);
+    /// let mut out = [0f32; 4];
     /// Attention::new().causal().window(Window { left: Some(1), right: None }).forward(
     ///     View::matrix(&q, [4, 1])?,
     ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
@@ -322,8 +322,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, Mask, View, ViewMut, scratch_len};
     ///
     /// // Blocks of 2 by 2: a query sees the keys of its own block up to itself.
-    /// let (q, k, v) = ([0.0; 4], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
-    /// let mut out = [0.0; 4];
+    /// let (q, k, v) = ([0f32; 4], [0f32; 4], [1f32, 3.0, 5.0, 7.0]);
+    /// let mut out = [0f32; 4];
     /// let blocks = [true, false, false, true];
     /// Attention::new().causal().block_mask(Mask::new(View::matrix(&blocks, [2, 2])?).blocks(2, 2)).forward(
     ///     View::matrix(&q, [4, 1])?,
@@ -350,8 +350,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // Sequences of 2 and 1 tokens.
-    /// let (q, k, v) = ([0.0; 3], [0.0; 3], [1.0, 3.0, 5.0]);
-    /// let mut out = [0.0; 3];
+    /// let (q, k, v) = ([0f32; 3], [0f32; 3], [1f32, 3.0, 5.0]);
+    /// let mut out = [0f32; 3];
     /// Attention::new().packed(&[0, 2, 3], &[0, 2, 3]).forward(
     ///     View::matrix(&q, [3, 1])?,
     ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
@@ -379,9 +379,9 @@ impl<'a, F: Score> Attention<'a, F> {
     ///
     /// let k: [f32; 300 * 4] = core::array::from_fn(|i| (i as f32).sin());
     /// let kv = Kv::new(View::matrix(&k, [300, 4])?, View::matrix(&k, [300, 4])?)?;
-    /// let (mut prompt, mut last) = ([0.0; 300 * 4], [0.0; 4]);
+    /// let (mut prompt, mut last) = ([0f32; 300 * 4], [0f32; 4]);
     /// let attention = Attention::new().causal().batch_invariant();
-    /// let mut scratch = [0.0; scratch_len(4, 4)];
+    /// let mut scratch = [0f32; scratch_len(4, 4)];
     /// attention.forward(View::matrix(&k, [300, 4])?, kv, ViewMut::matrix(&mut prompt, [300, 4])?, &mut scratch)?;
     /// attention.forward(View::matrix(&k[299 * 4..], [1, 4])?, kv, ViewMut::matrix(&mut last, [1, 4])?, &mut scratch)?;
     /// assert_eq!(prompt[299 * 4..], last);
@@ -407,8 +407,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // A query sees every second key.
-    /// let (q, k, v) = ([0.0; 2], [0.0; 4], [1.0, 3.0, 5.0, 7.0]);
-    /// let mut out = [0.0; 2];
+    /// let (q, k, v) = ([0f32; 2], [0f32; 4], [1f32, 3.0, 5.0, 7.0]);
+    /// let mut out = [0f32; 2];
     /// Attention::new().mask_mod(|at| at.query % 2 == at.key % 2).forward(
     ///     View::matrix(&q, [2, 1])?,
     ///     Kv::new(View::matrix(&k, [4, 1])?, View::matrix(&v, [4, 1])?)?,
@@ -432,8 +432,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // The last of three keys weighs twice as much as the others.
-    /// let (q, k, v) = ([0.0], [0.0; 3], [0.0, 0.0, 4.0]);
-    /// let mut out = [0.0];
+    /// let (q, k, v) = ([0f32], [0f32; 3], [0f32, 0.0, 4.0]);
+    /// let mut out = [0f32];
     /// let favour = |score, at: simd_attention::Position| if at.key == 2 { score + 2f32.ln() } else { score };
     /// Attention::new().score_mod(favour).forward(
     ///     View::matrix(&q, [1, 1])?,
@@ -453,7 +453,8 @@ impl<'a, F: Score> Attention<'a, F> {
     /// Computes attention: `q [batch, q_heads, q_len, head_dim]`, `k [batch, kv_heads, kv_len, head_dim]`,
     /// `v [batch, kv_heads, kv_len, value_dim]`, `out [batch, q_heads, q_len, value_dim]`.
     ///
-    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any [`Element`].
+    /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any other [`Element`] than
+    /// `f64`. Or all of them are of `f64`, and so is what is computed; biases, slopes, sinks, and parameters of score functions, are `f32` even then.
     ///
     /// [`Backend::Avx512Bf16`] computes some dot products two elements at a time, unless [scores](Output::scores) or
     /// [the same bits whatever the number of queries](Self::batch_invariant) are asked for:
@@ -475,12 +476,12 @@ impl<'a, F: Score> Attention<'a, F> {
     /// # Errors
     ///
     /// Before anything is written, as [`prepare`](Self::prepare), and [`Error::ScratchTooShort`].
-    pub fn forward<'b, Q: Float, T: Element, O: Float>(
+    pub fn forward<'b, Q: Float, T: Element<Sum = Q::Sum>, O: Float<Sum = Q::Sum>>(
         &self,
         q: View<'b, Q>,
         kv: Kv<'b, T>,
         out: impl Into<Output<'b, O>>,
-        scratch: &mut [f32],
+        scratch: &mut [Q::Sum],
     ) -> Result<(), Error>
     where
         'a: 'b,
@@ -505,12 +506,12 @@ impl<'a, F: Score> Attention<'a, F> {
     /// - [`Error::NoSuchPage`]: a page table names a page that there is not.
     /// - [`Error::TooManyKeys`], [`Error::CumulativeLensDecrease`], [`Error::CumulativeLensTooLong`]: lengths that cannot be.
     /// - [`Error::BackendUnavailable`]: this CPU cannot run the backend that was asked for.
-    pub fn prepare<'b, Q: Float, T: Element, O: Float>(
+    pub fn prepare<'b, Q: Float, T: Element<Sum = Q::Sum>, O: Float<Sum = Q::Sum>>(
         &self,
         q: View<'b, Q>,
         kv: Kv<'b, T>,
         out: impl Into<Output<'b, O>>,
-    ) -> Result<Work<'b, F>, Error>
+    ) -> Result<Work<'b, F, Q::Sum>, Error>
     where
         'a: 'b,
     {

@@ -135,12 +135,12 @@ pub enum Error {
     /// The scale, or its product with `log2(e)`, is not a finite number.
     ScaleNotFinite {
         /// The scale given.
-        scale: f32,
+        scale: f64,
     },
     /// The softcap, or its product with `log2(e)`, is not a positive, finite number.
     SoftcapNotPositive {
         /// The softcap given.
-        softcap: f32,
+        softcap: f64,
     },
     /// A slope of ALiBi, or its product with `log2(e)`, is not a finite number.
     SlopeNotFinite {

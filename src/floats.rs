@@ -7,7 +7,8 @@ use half::{bf16, f16};
 
 use crate::{
     Shape, View, ViewMut,
-    element::Float,
+    element::Store,
+    scalar::Scalar,
     view::{GroupRows, RowsMut, SharedRows, Strip},
 };
 
@@ -15,8 +16,9 @@ use crate::{
 macro_rules! floats {
     ($(#[$attribute:meta])* $visibility:vis $name:ident of $of:ident) => {
         $(#[$attribute])*
-        $visibility enum $name<'a> {
-            F32($of<'a, f32>),
+        $visibility enum $name<'a, E> {
+            /// Of what is computed in.
+            Scalars($of<'a, E>),
             #[cfg(feature = "half")]
             F16($of<'a, f16>),
             #[cfg(feature = "half")]
@@ -64,7 +66,7 @@ floats! {
 macro_rules! with_floats {
     ($of:ident::$value:expr, $rows:ident => $to:ident($body:expr)) => {
         match $value {
-            $of::F32($rows) => $to::F32($body),
+            $of::Scalars($rows) => $to::Scalars($body),
             #[cfg(feature = "half")]
             $of::F16($rows) => $to::F16($body),
             #[cfg(feature = "half")]
@@ -73,7 +75,7 @@ macro_rules! with_floats {
     };
     ($of:ident::$value:expr, $rows:ident => $body:expr) => {
         match $value {
-            $of::F32($rows) => $body,
+            $of::Scalars($rows) => $body,
             #[cfg(feature = "half")]
             $of::F16($rows) => $body,
             #[cfg(feature = "half")]
@@ -83,7 +85,7 @@ macro_rules! with_floats {
 }
 pub(crate) use with_floats;
 
-impl<'a> FloatView<'a> {
+impl<'a, E> FloatView<'a, E> {
     pub(crate) const fn shape(&self) -> Shape {
         with_floats!(FloatView::self, view => view.shape())
     }
@@ -97,29 +99,35 @@ impl<'a> FloatView<'a> {
     }
 
     /// [`View::group`]
-    pub(crate) fn group(&self, batch: usize, heads: &Range<usize>, first: usize, len: usize) -> Option<FloatRows<'a>> {
+    pub(crate) fn group(
+        &self,
+        batch: usize,
+        heads: &Range<usize>,
+        first: usize,
+        len: usize,
+    ) -> Option<FloatRows<'a, E>> {
         Some(with_floats!(FloatView::self, view => FloatRows(view.group(batch, heads, first, len)?)))
     }
 
-    pub(crate) fn row(&self, batch: usize, head: usize, i: usize) -> FloatRow<'a> {
+    pub(crate) fn row(&self, batch: usize, head: usize, i: usize) -> FloatRow<'a, E> {
         with_floats!(FloatView::self, view => FloatRow(view.rows(batch, head).map_or(&[], |rows| rows.row(i))))
     }
 }
 
-impl FloatRow<'_> {
+impl<E: Scalar> FloatRow<'_, E> {
     /// An element, or zero where there is none.
     pub(crate) fn at(&self, t: usize) -> f64 {
-        with_floats!(FloatRow::self, row => row.get(t).map_or(0.0, |x| x.to_f32().into()))
+        with_floats!(FloatRow::self, row => row.get(t).map_or(0.0, |x| (*x).into()))
     }
 }
 
-impl<'a> FloatViewMut<'a> {
-    pub(crate) fn into_shared(self) -> SharedFloats<'a> {
+impl<'a, E> FloatViewMut<'a, E> {
+    pub(crate) fn into_shared(self) -> SharedFloats<'a, E> {
         with_floats!(FloatViewMut::self, view => SharedFloats(view.into_shared()))
     }
 }
 
-impl FloatRows<'_> {
+impl<E> FloatRows<'_, E> {
     pub(crate) const fn len(&self) -> usize {
         with_floats!(FloatRows::self, rows => rows.len())
     }
@@ -135,13 +143,13 @@ impl FloatRows<'_> {
     }
 }
 
-impl SharedFloats<'_> {
+impl<E> SharedFloats<'_, E> {
     pub(crate) const fn shape(&self) -> Shape {
         with_floats!(SharedFloats::self, rows => rows.shape())
     }
 }
 
-impl FloatRowsMut<'_> {
+impl<E: Scalar> FloatRowsMut<'_, E> {
     pub(crate) const fn len(&self) -> usize {
         with_floats!(FloatRowsMut::self, rows => rows.len())
     }
@@ -157,9 +165,9 @@ impl FloatRowsMut<'_> {
     }
 
     /// Writes a row, if there is one, each number rounded.
-    pub(crate) fn write(&mut self, i: usize, row: &[f32]) {
+    pub(crate) fn write(&mut self, i: usize, row: &[E]) {
         with_floats!(FloatRowsMut::self, rows => {
-            rows.row_mut(i).iter_mut().zip(row).for_each(|(to, x)| *to = Float::from_f32(*x));
+            rows.row_mut(i).iter_mut().zip(row).for_each(|(to, x)| *to = Store::nearest(*x));
         });
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     store::{Store, Strips},
 };
 
-/// Keys `[batch, kv_heads, kv_len, head_dim]` with their values `[batch, kv_heads, kv_len, value_dim]`, of `f32`, `f16`, `bf16` or
+/// Keys `[batch, kv_heads, kv_len, head_dim]` with their values `[batch, kv_heads, kv_len, value_dim]`, of `f32`, `f64`, `f16`, `bf16` or
 /// [quantised](Quantized) `i8`, contiguous or [in pages](Self::pages).
 #[derive(Clone, Copy, Debug)]
 pub struct Kv<'a, T> {
@@ -61,7 +61,7 @@ impl<'a, T> Kv<'a, T> {
     ///
     /// // Two sequences with room for three keys; the second has only one.
     /// let (q, k, v) = ([0.0; 2], [0.0; 6], [1.0, 2.0, 3.0, 4.0, f32::NAN, f32::NAN]);
-    /// let mut out = [0.0; 2];
+    /// let mut out = [0f32; 2];
     /// let view = |data| View::heads_first(data, [2, 1, 3, 1]);
     /// Attention::new().forward(
     ///     View::heads_first(&q, [2, 1, 1, 1])?,
@@ -95,7 +95,7 @@ impl<'a, T> Kv<'a, T> {
     /// // Three pages of two tokens. The first sequence has three tokens; the second has four, the first two of which are shared.
     /// let (k, v) = ([0.0; 6], [5.0, 6.0, 1.0, 2.0, 3.0, f32::NAN]);
     /// let table = [1, 2, 1, 0];
-    /// let mut out = [0.0; 2];
+    /// let mut out = [0f32; 2];
     /// let pool = |data| View::heads_first(data, [3, 1, 2, 1]);
     /// Attention::new().forward(
     ///     View::heads_first(&[0.0; 2], [2, 1, 1, 1])?,
@@ -133,7 +133,7 @@ impl<'a, T> Kv<'a, T> {
     }
 
     /// Whatever the type of the elements.
-    pub(crate) fn cache(self) -> Cache<'a>
+    pub(crate) fn cache(self) -> Cache<'a, T::Sum>
     where
         T: Element,
     {
@@ -152,10 +152,10 @@ impl<'a, T> Kv<'a, T> {
 /// use simd_attention::{Attention, Kv, Quantized, View, ViewMut, cache_scratch_len};
 ///
 /// // Two tokens of two elements.
-/// let (numbers, scales) = ([100, -50, 127, 0], [0.01, 1.0]);
+/// let (numbers, scales) = ([100, -50, 127, 0], [0.01f32, 1.0]);
 /// let values = Quantized::new(View::matrix(&numbers, [2, 2])?, View::matrix(&scales, [2, 1])?)?;
 /// let keys = Quantized::new(View::matrix(&[0; 4], [2, 2])?, View::matrix(&scales, [2, 1])?)?;
-/// let mut out = [0.0; 2];
+/// let mut out = [0f32; 2];
 /// Attention::new().forward(
 ///     View::matrix(&[0.0; 2], [1, 2])?,
 ///     Kv::quantized(keys, values)?,
@@ -206,14 +206,14 @@ pub(crate) fn expect_scales(numbers: Shape, scales: Shape) -> Result<(), Error> 
 
 /// A [`Kv`], whatever the type of its elements.
 #[derive(Clone, Copy)]
-pub(crate) struct Cache<'a> {
-    keys: Store<'a>,
-    values: Store<'a>,
+pub(crate) struct Cache<'a, E> {
+    keys: Store<'a, E>,
+    values: Store<'a, E>,
     pub(crate) lens: Option<&'a [usize]>,
     pages: Option<View<'a, u32>>,
 }
 
-impl<'a> Cache<'a> {
+impl<'a, E: Copy> Cache<'a, E> {
     /// `[batch, kv_heads, kv_len, head_dim]`, where `kv_len` is what there is room for.
     pub(crate) fn shape(&self) -> Shape {
         self.table().map_or(self.keys.shape(), |table| table.shape())
@@ -227,9 +227,9 @@ impl<'a> Cache<'a> {
         self.pages.is_some()
     }
 
-    /// Whether keys and values are `f32` that lie evenly.
+    /// Whether keys and values are of what is computed in, and lie evenly.
     pub(crate) const fn is_plain(&self) -> bool {
-        self.keys.is_f32() && self.values.is_f32() && !self.is_paged()
+        self.keys.is_scalars() && self.values.is_scalars() && !self.is_paged()
     }
 
     /// Whether keys and values are `bf16`.
@@ -248,7 +248,7 @@ impl<'a> Cache<'a> {
     }
 
     /// Keys and values of one head of a sequence that has this many keys.
-    pub(crate) fn head(&self, batch: usize, head: usize, kv_len: usize) -> Option<[Strips<'a>; 2]> {
+    pub(crate) fn head(&self, batch: usize, head: usize, kv_len: usize) -> Option<[Strips<'a, E>; 2]> {
         let pages = self.table().map(|table| {
             let all = table.of_sequence(batch);
             all.get(..kv_len.div_ceil(table.pages.len.max(1))).unwrap_or(all)

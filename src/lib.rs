@@ -20,6 +20,7 @@ mod pages;
 mod partition;
 mod ranges;
 pub mod reference;
+mod scalar;
 mod score;
 mod scratch;
 mod simd;
@@ -32,13 +33,14 @@ mod work;
 
 pub use append::{CacheMut, KvMut, quantize};
 pub use attention::{Attention, Window};
-pub use element::{Element, Float, Real};
+pub use element::{Element, Float};
 pub use error::{Axis, Error, Operand};
 pub use kv::{Kv, Quantized};
 pub use linear::Linear;
 pub use merge::merge;
 pub use multi_head::{MultiHead, multi_head_scratch_len};
 pub use output::{Output, Stage};
+pub use scalar::Scalar;
 pub use score::{
     additive::Additive,
     bilinear::Bilinear,

@@ -21,8 +21,8 @@ use crate::{
 /// use simd_attention::{Linear, View, ViewMut, scratch_len};
 ///
 /// // Two tokens of two elements become two tokens of three.
-/// let (x, w, b) = ([1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 10.0]);
-/// let mut y = [0.0; 6];
+/// let (x, w, b) = ([1f32, 2.0, 3.0, 4.0], [1f32, 0.0, 0.0, 1.0, 1.0, 1.0], [0f32, 0.0, 10.0]);
+/// let mut y = [0f32; 6];
 /// Linear::new(View::matrix(&w, [3, 2])?).bias(&b).forward(
 ///     View::matrix(&x, [2, 2])?,
 ///     ViewMut::matrix(&mut y, [2, 3])?,
@@ -143,10 +143,11 @@ struct Unit<'a> {
 }
 
 impl Kernel for Unit<'_> {
+    type Scalar = f32;
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) {
+    fn run<S: Simd<Scalar = f32>, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) {
         let Self { x, weights, bias, mut y, scratch } = self;
         let mut scratch = Scratch::<S, COLS>::new(scratch);
         let Some(sums) = scratch.score_tile(Products::Many) else { return };
@@ -180,7 +181,7 @@ struct Project<'a, S: Simd, const ROWS: usize, const NARROW: usize, const COLS: 
     simd: S,
     /// `[element][row]`
     x: &'a [[S::Vector; COLS]],
-    weights: Rows<'a, f32>,
+    weights: Rows<'a, S::Scalar>,
     /// The element of the weights that belongs to the first one of `x`.
     start: usize,
     /// `[row of the weights][row]`
@@ -204,7 +205,7 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> Groups<
     fn group<const N: usize>(&mut self, first: usize, sums: &mut [[S::Vector; COLS]; N]) {
         let Self { simd, x, weights, start, .. } = *self;
         debug_assert!(first + N <= weights.len() && start + x.len() <= weights.dim());
-        let rows: [*const f32; N] = core::array::from_fn(|i| weights.row_ptr(first + i).wrapping_add(start));
+        let rows: [*const S::Scalar; N] = core::array::from_fn(|i| weights.row_ptr(first + i).wrapping_add(start));
         // SAFETY: there are as many rows as sums, and each has these elements.
         let weight = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| prefetch_next_group(&rows, weights.stride(), t);

@@ -1,6 +1,6 @@
 //! Results over disjoint keys become the result over all of them.
 
-use crate::{Error, View, ViewMut, error::Operand, kv::expect_shape, validate::expect_len};
+use crate::{Error, Scalar, View, ViewMut, error::Operand, kv::expect_shape, validate::expect_len};
 
 /// Merges another result for the same queries, over other keys, into a first one: values `[batch, q_heads, q_len, value_dim]`, with the
 /// log-sum-exp of each query, contiguous `[batch, q_heads, q_len]`, as [`Output::lse`](crate::Output::lse) gives it.
@@ -17,9 +17,9 @@ use crate::{Error, View, ViewMut, error::Operand, kv::expect_shape, validate::ex
 /// ```
 /// use simd_attention::{Attention, Kv, Output, View, ViewMut, merge, scratch_len};
 ///
-/// let (q, k, v) = ([0.5; 4], [0.25; 10 * 4], [1.0; 10 * 4]);
-/// let (mut out, mut lse, mut other, mut other_lse) = ([0.0; 4], [0.0], [0.0; 4], [0.0]);
-/// let mut scratch = [0.0; scratch_len(4, 4)];
+/// let (q, k, v) = ([0.5f32; 4], [0.25f32; 10 * 4], [1f32; 10 * 4]);
+/// let (mut out, mut lse, mut other, mut other_lse) = ([0f32; 4], [0f32], [0f32; 4], [0f32]);
+/// let mut scratch = [0f32; scratch_len(4, 4)];
 /// let mut attend = |keys: core::ops::Range<usize>, out: &mut [f32], lse: &mut [f32]| {
 ///     let (len, range) = (keys.len(), 4 * keys.start..4 * keys.end);
 ///     let kv = Kv::new(View::matrix(&k[range.clone()], [len, 4])?, View::matrix(&v[range], [len, 4])?)?;
@@ -39,7 +39,12 @@ use crate::{Error, View, ViewMut, error::Operand, kv::expect_shape, validate::ex
 ///
 /// Before anything is written: [`Error::ShapeMismatch`] where the results' extents differ, [`Error::LengthMismatch`] where there are not as
 /// many log-sum-exps as queries.
-pub fn merge(mut out: ViewMut<'_, f32>, lse: &mut [f32], other: View<'_, f32>, other_lse: &[f32]) -> Result<(), Error> {
+pub fn merge<E: Scalar>(
+    mut out: ViewMut<'_, E>,
+    lse: &mut [E],
+    other: View<'_, E>,
+    other_lse: &[E],
+) -> Result<(), Error> {
     let shape = out.shape();
     expect_shape(Operand::Value, shape, other.shape())?;
     let rows = shape.rows().ok_or(Error::SizeOverflow { shape })?;
@@ -57,22 +62,22 @@ pub fn merge(mut out: ViewMut<'_, f32>, lse: &mut [f32], other: View<'_, f32>, o
     Ok(())
 }
 
-fn merge_row((out, a): (&mut [f32], &mut f32), (other, b): (&[f32], f32)) {
-    if b == f32::NEG_INFINITY {
+fn merge_row<E: Scalar>((out, a): (&mut [E], &mut E), (other, b): (&[E], E)) {
+    if b == E::NEG_INFINITY {
         return;
     }
-    if *a == f32::NEG_INFINITY {
+    if *a == E::NEG_INFINITY {
         out.iter_mut().zip(other).for_each(|(out, other)| *out = *other);
         *a = b;
         return;
     }
     // The larger one's weight is at least 1/2, so that nothing overflows; NaN stays.
     let max = if *a < b { b } else { *a };
-    let [weight_a, weight_b] = [*a - max, b - max].map(libm::expf);
+    let [weight_a, weight_b] = [*a - max, b - max].map(E::exp);
     let sum = weight_a + weight_b;
     let [share_a, share_b] = [weight_a / sum, weight_b / sum];
     for (out, other) in out.iter_mut().zip(other) {
-        *out = *out * share_a + other * share_b;
+        *out = *out * share_a + *other * share_b;
     }
-    *a = max + libm::logf(sum);
+    *a = max + sum.ln();
 }

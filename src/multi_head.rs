@@ -22,7 +22,7 @@ use crate::{
 /// // Six tokens of eight elements, two heads; causal self-attention. All projections leave their input as it is.
 /// let x: [f32; 6 * 8] = core::array::from_fn(|i| (i % 5) as f32);
 /// let identity: [f32; 8 * 8] = core::array::from_fn(|i| if i % 9 == 0 { 1.0 } else { 0.0 });
-/// let mut out = [0.0; 6 * 8];
+/// let mut out = [0f32; 6 * 8];
 /// let project = Linear::new(View::matrix(&identity, [8, 8])?);
 /// let tokens = View::matrix(&x, [6, 8])?;
 /// MultiHead::new(2, [project; 4]).attention(Attention::new().causal()).forward(

@@ -1,12 +1,12 @@
 //! What a call writes.
 
-use crate::{Real, ViewMut};
+use crate::{Float, ViewMut};
 
 /// The output, and what else a caller wants to know of the softmax.
 ///
-/// Values may be of any [`Float`](crate::Float); log-sum-exps and scores are `f32` whatever those are.
+/// Values may be of any [`Float`]; log-sum-exps and scores are `f64` if those are, else `f32`.
 #[derive(Debug)]
-pub struct Output<'a, T: Real> {
+pub struct Output<'a, T: Float> {
     pub(crate) values: ViewMut<'a, T>,
     pub(crate) lse: Option<&'a mut [T::Sum]>,
     pub(crate) scores: Option<(Stage, ViewMut<'a, T::Sum>)>,
@@ -25,7 +25,7 @@ pub enum Stage {
     Weights,
 }
 
-impl<'a, T: Real> Output<'a, T> {
+impl<'a, T: Float> Output<'a, T> {
     /// Only the values, `[batch, q_heads, q_len, value_dim]`. A [`ViewMut`] converts into this by itself.
     #[must_use]
     pub const fn new(values: ViewMut<'a, T>) -> Self {
@@ -38,8 +38,8 @@ impl<'a, T: Real> Output<'a, T> {
     /// ```
     /// use simd_attention::{Attention, Kv, Output, View, ViewMut, scratch_len};
     ///
-    /// let (q, k, v) = ([0.0; 2 * 4], [0.0; 8 * 4], [1.0; 8 * 4]);
-    /// let (mut out, mut lse) = ([0.0; 2 * 4], [0.0; 2]);
+    /// let (q, k, v) = ([0f32; 2 * 4], [0f32; 8 * 4], [1f32; 8 * 4]);
+    /// let (mut out, mut lse) = ([0f32; 2 * 4], [0f32; 2]);
     /// Attention::new().forward(
     ///     View::matrix(&q, [2, 4])?,
     ///     Kv::new(View::matrix(&k, [8, 4])?, View::matrix(&v, [8, 4])?)?,
@@ -62,8 +62,8 @@ impl<'a, T: Real> Output<'a, T> {
     /// ```
     /// use simd_attention::{Attention, Kv, Output, Stage, View, ViewMut, scratch_len};
     ///
-    /// let (q, k, v) = ([1.0, 1.0], [0.0, 0.0, 3f32.ln()], [0.0; 3]);
-    /// let (mut out, mut weights) = ([0.0; 2], [0.0; 2 * 3]);
+    /// let (q, k, v) = ([1f32, 1.0], [0f32, 0.0, 3f32.ln()], [0f32; 3]);
+    /// let (mut out, mut weights) = ([0f32; 2], [0f32; 2 * 3]);
     /// Attention::new().causal().forward(
     ///     View::matrix(&q, [2, 1])?,
     ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
@@ -82,7 +82,7 @@ impl<'a, T: Real> Output<'a, T> {
     }
 }
 
-impl<'a, T: Real> From<ViewMut<'a, T>> for Output<'a, T> {
+impl<'a, T: Float> From<ViewMut<'a, T>> for Output<'a, T> {
     fn from(values: ViewMut<'a, T>) -> Self {
         Self::new(values)
     }

@@ -2,7 +2,7 @@
 
 use core::num::NonZeroUsize;
 
-use crate::{Shape, simd::Simd, validate::Call};
+use crate::{Shape, scalar::Scalar, simd::Simd, validate::Call};
 
 /// How the queries of a head are divided into units: runs of blocks, each of `COLS` vectors of queries.
 ///
@@ -104,7 +104,7 @@ pub(crate) struct Split {
 
 impl Split {
     /// A unit has several blocks where that saves fetching keys and values again for each of them.
-    pub(crate) fn new<S: Simd>(simd: S, call: &Call<'_>) -> Self {
+    pub(crate) fn new<S: Simd>(simd: S, call: &Call<'_, S::Scalar>) -> Self {
         let (q, kv, value_dim) = (call.queries.shape(), call.kv.shape(), call.kv.value_dim());
         let bytes = |rows: usize| rows.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
         let heads = |of: Shape| of.batch.saturating_mul(of.heads);
@@ -123,7 +123,7 @@ impl Split {
         Self { lanes, max_cols, blocks_per_unit, group: NonZeroUsize::MIN, few: S::FEW, asks_ahead: true }
     }
 
-    pub(crate) fn sequence(&self, call: &Call<'_>, sequence: usize) -> Partition {
+    pub(crate) fn sequence(&self, call: &Call<'_, impl Scalar>, sequence: usize) -> Partition {
         Partition::new(call.queries_of(sequence).len(), self).grouped(self)
     }
 }

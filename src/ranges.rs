@@ -2,9 +2,9 @@
 //!
 //! Ranges have a fixed size and are joined in order, so that nobody can tell from the result how many threads there were.
 
-use core::f32::consts::LN_2;
+use core::f64::consts::LN_2;
 
-use crate::{floats::FloatRowsMut, view::RowsMut};
+use crate::{floats::FloatRowsMut, scalar::Scalar, view::RowsMut};
 
 /// Keys of a range: whole tiles on every backend.
 pub(crate) const RANGE: usize = 1920;
@@ -13,31 +13,31 @@ pub(crate) const RANGE: usize = 1920;
 const STATE: usize = 2;
 
 /// Results over some of the keys, a row for each query.
-pub(crate) struct Partial<'s> {
-    outputs: RowsMut<'s, f32>,
-    states: RowsMut<'s, f32>,
+pub(crate) struct Partial<'s, E> {
+    outputs: RowsMut<'s, E>,
+    states: RowsMut<'s, E>,
 }
 
-impl<'s> Partial<'s> {
+impl<'s, E: Scalar> Partial<'s, E> {
     /// Elements that those of so many queries take.
     pub(crate) const fn len(queries: usize, dim: usize) -> usize {
         dim.saturating_add(STATE).saturating_mul(queries)
     }
 
     /// Of so many queries, of which there are some; `None` if there is not room for all.
-    pub(crate) fn new(room: &'s mut [f32], queries: usize, dim: usize) -> Option<Self> {
+    pub(crate) fn new(room: &'s mut [E], queries: usize, dim: usize) -> Option<Self> {
         let (outputs, rest) = room.split_at_mut_checked(queries.checked_mul(dim)?)?;
         let states = rest.get_mut(..queries * STATE)?;
         Some(Self { outputs: RowsMut::of(outputs, dim)?, states: RowsMut::of(states, STATE)? })
     }
 
     /// Outputs and states.
-    pub(crate) const fn rows_mut(&mut self) -> (FloatRowsMut<'_>, RowsMut<'_, f32>) {
-        (FloatRowsMut::F32(self.outputs.reborrow()), self.states.reborrow())
+    pub(crate) const fn rows_mut(&mut self) -> (FloatRowsMut<'_, E>, RowsMut<'_, E>) {
+        (FloatRowsMut::Scalars(self.outputs.reborrow()), self.states.reborrow())
     }
 
     /// Adds the result over other keys.
-    pub(crate) fn join(&mut self, other: &Partial<'_>) {
+    pub(crate) fn join(&mut self, other: &Self) {
         for i in 0..self.outputs.len() {
             if let (Some(state), Some(other_state)) =
                 (self.states.row_mut(i).first_chunk_mut(), other.states.row(i).first_chunk())
@@ -48,7 +48,7 @@ impl<'s> Partial<'s> {
     }
 
     /// Writes the outputs, and the log-sum-exps, if they are asked for.
-    pub(crate) fn store(&self, to: &mut FloatRowsMut<'_>, mut lse: Option<RowsMut<'_, f32>>) {
+    pub(crate) fn store(&self, to: &mut FloatRowsMut<'_, E>, mut lse: Option<RowsMut<'_, E>>) {
         for i in 0..self.outputs.len() {
             to.write(i, self.outputs.row(i));
             if let (Some([lse]), [max, sum]) = (lse.as_mut().map(|lse| lse.row_mut(i)), self.states.row(i)) {
@@ -59,27 +59,30 @@ impl<'s> Partial<'s> {
 }
 
 /// Of a softmax in base 2, a natural logarithm.
-pub(crate) fn log_sum_exp(max: f32, sum: f32) -> f32 {
-    max * LN_2 + libm::logf(sum)
+pub(crate) fn log_sum_exp<E: Scalar>(max: E, sum: E) -> E {
+    max * E::from_f64(LN_2) + sum.ln()
 }
 
-fn join_row((out, state): (&mut [f32], &mut [f32; STATE]), (other, &[other_max, other_sum]): (&[f32], &[f32; STATE])) {
+fn join_row<E: Scalar>(
+    (out, state): (&mut [E], &mut [E; STATE]),
+    (other, &[other_max, other_sum]): (&[E], &[E; STATE]),
+) {
     let [max, sum] = *state;
-    if other_sum == 0.0 {
+    if other_sum == E::default() {
         return;
     }
-    if sum == 0.0 {
+    if sum == E::default() {
         out.iter_mut().zip(other).for_each(|(out, x)| *out = *x);
         *state = [other_max, other_sum];
         return;
     }
     let larger = if max < other_max { other_max } else { max };
-    let weight = |max: f32, sum: f32| libm::exp2f(max - larger) * sum;
+    let weight = |max: E, sum: E| (max - larger).exp2() * sum;
     let [own, others] = [weight(max, sum), weight(other_max, other_sum)];
     let total = own + others;
     let [own, others] = [own / total, others / total];
     for (out, x) in out.iter_mut().zip(other) {
-        *out = *out * own + x * others;
+        *out = *out * own + *x * others;
     }
     *state = [larger, total];
 }

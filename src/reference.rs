@@ -3,6 +3,7 @@
 use crate::{
     Attention, Element, Error, Float, Kv, Output, Position, Score, Stage, View,
     floats::FloatRow,
+    scalar::Scalar,
     score::{function::Form, projection::HeadProjection},
     store::Strips,
     validate::{Call, Sequence},
@@ -17,7 +18,7 @@ use crate::{
 /// # Errors
 ///
 /// Those of [`Attention::prepare`] but for the backend, which does not matter here.
-pub fn forward<'a, F: Score, Q: Float, T: Element>(
+pub fn forward<'a, F: Score, Q: Float, T: Element<Sum = Q::Sum>>(
     attention: &Attention<'a, F>,
     q: View<'a, Q>,
     kv: Kv<'a, T>,
@@ -39,15 +40,15 @@ pub fn forward<'a, F: Score, Q: Float, T: Element>(
 }
 
 /// One query of one head.
-struct Row<'r, 'a, F> {
-    call: &'r Call<'a>,
+struct Row<'r, 'a, F, E> {
+    call: &'r Call<'a, E>,
     function: &'r F,
     sequence: &'r Sequence,
     head: usize,
     i: usize,
 }
 
-impl<'a, F: Score> Row<'_, 'a, F> {
+impl<'a, F: Score, E: Scalar> Row<'_, 'a, F, E> {
     fn forward(&self, out: &mut Output<'_, f64>) {
         let Self { call, sequence, head, .. } = *self;
         let (batch, row, heads) = (sequence.batch, sequence.queries.start + self.i, call.queries.shape());
@@ -120,7 +121,7 @@ impl<'a, F: Score> Row<'_, 'a, F> {
 
     fn capped(&self, j: usize) -> f64 {
         let score = self.scaled(j);
-        self.call.softcap.map(f64::from).map_or(score, |cap| cap * libm::tanh(score / cap))
+        self.call.softcap.map_or(score, |cap| cap * libm::tanh(score / cap))
     }
 
     fn scaled(&self, j: usize) -> f64 {
@@ -130,16 +131,16 @@ impl<'a, F: Score> Row<'_, 'a, F> {
             let key = |t| keys.at(sequence.room.start + j, t);
             (0..keys.dim()).fold(0.0, |sum, t| function.add(sum, self.projected(query, t), key(t), t))
         });
-        f64::from(call.scale) * sum
+        call.scale * sum
     }
 
-    fn kv(&self) -> Option<[Strips<'a>; 2]> {
+    fn kv(&self) -> Option<[Strips<'a, E>; 2]> {
         let Self { call, sequence, head, .. } = *self;
         call.kv.head(sequence.batch, head / call.group, sequence.room.start.saturating_add(sequence.kv_len))
     }
 
     /// Element `t` of a query, after its projection.
-    fn projected(&self, query: FloatRow<'_>, t: usize) -> f64 {
+    fn projected(&self, query: FloatRow<'_, E>, t: usize) -> f64 {
         let (q, key_dim) = (self.call.queries.shape(), self.call.kv.shape().dim);
         let projection = self.function.projection();
         match projection.and_then(|projection| projection.head(q, key_dim, self.sequence.batch, self.head)) {
@@ -172,6 +173,6 @@ fn weight(score: f64, max: f64, sum: f64) -> f64 {
     if max == f64::NEG_INFINITY { 0.0 } else { libm::exp(score - max).max(least) / sum }
 }
 
-fn dot(weights: impl Iterator<Item = f32>, query: FloatRow<'_>) -> f64 {
+fn dot(weights: impl Iterator<Item = f32>, query: FloatRow<'_, impl Scalar>) -> f64 {
     weights.enumerate().map(|(s, weight)| f64::from(weight) * query.at(s)).sum()
 }

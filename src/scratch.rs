@@ -1,24 +1,32 @@
 //! The working memory of a unit, carved from a slice that the caller owns.
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
 use crate::{
     Error,
     kernel::Products,
     ranges::Partial,
-    simd::{Bf16Pairs, Portable, Simd},
+    simd::{Bf16Pairs, Double, Portable, Simd},
     softmax::FEW_TILES,
 };
+
+const fn larger(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
+/// The larger of what a backend needs for either type that is computed in.
+macro_rules! of_both {
+    ($of:ident::<$backend:ident>($($argument:expr),*)) => {
+        larger($of::<$backend>($($argument),*), $of::<Double<$backend>>($($argument),*))
+    };
+}
 
 /// The largest of what backends need.
 macro_rules! largest {
     ($of:ident($($argument:expr),*)) => {{
-        let most = $of::<Portable>($($argument),*);
+        let most = of_both!($of::<Portable>($($argument),*));
         #[cfg(target_arch = "x86_64")]
-        let most = {
-            let avx2 = $of::<crate::simd::Avx2>($($argument),*);
-            let avx512 = $of::<crate::simd::Avx512>($($argument),*);
-            let most = if avx2 > most { avx2 } else { most };
-            if avx512 > most { avx512 } else { most }
-        };
+        let most = larger(larger(most, of_both!($of::<Avx2>($($argument),*))), of_both!($of::<Avx512>($($argument),*)));
         most
     }};
 }
@@ -36,7 +44,7 @@ const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let many = dims.saturating_mul(S::BLOCKS).saturating_add(score_rows::<S>(S::MAX_COLS));
     let many = many.saturating_mul(S::MAX_COLS);
     let vectors = if few > many { few } else { many };
-    let partials = Partial::len(2 * S::FEW, value_dim);
+    let partials = Partial::<S::Scalar>::len(2 * S::FEW, value_dim);
     vectors.saturating_mul(S::LANES).saturating_add(S::LANES - 1).saturating_add(partials)
 }
 
@@ -86,20 +94,20 @@ pub const fn cache_scratch_len(head_dim: usize, value_dim: usize) -> usize {
 
 /// The elements of vectors, lane after lane.
 #[inline(always)]
-pub(crate) fn elements<S: Simd>(vectors: &[S::Vector]) -> &[f32] {
-    // SAFETY: vectors are `LANES` `f32`, with no padding (see `Simd::Vector`).
+pub(crate) fn elements<S: Simd>(vectors: &[S::Vector]) -> &[S::Scalar] {
+    // SAFETY: vectors are `LANES` scalars, with no padding (see `Simd::Vector`).
     unsafe { core::slice::from_raw_parts(vectors.as_ptr().cast(), vectors.len() * S::LANES) }
 }
 
 /// The elements of vectors, lane after lane.
 #[inline(always)]
-pub(crate) fn elements_mut<S: Simd>(vectors: &mut [S::Vector]) -> &mut [f32] {
-    // SAFETY: vectors are `LANES` `f32`, any bits of which are valid, with no padding (see `Simd::Vector`).
+pub(crate) fn elements_mut<S: Simd>(vectors: &mut [S::Vector]) -> &mut [S::Scalar] {
+    // SAFETY: vectors are `LANES` scalars, any bits of which are valid, with no padding (see `Simd::Vector`).
     unsafe { core::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), vectors.len() * S::LANES) }
 }
 
 /// Whether there is as much scratch as is needed.
-pub(crate) const fn check(required: usize, scratch: &[f32]) -> Result<(), Error> {
+pub(crate) const fn check<E>(required: usize, scratch: &[E]) -> Result<(), Error> {
     let actual = scratch.len();
     if actual < required { Err(Error::ScratchTooShort { required, actual }) } else { Ok(()) }
 }
@@ -111,8 +119,8 @@ pub(crate) struct Scratch<'s, S: Simd, const COLS: usize> {
 
 impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     #[inline(always)]
-    pub(crate) fn new(scratch: &'s mut [f32]) -> Self {
-        // SAFETY: vectors are `LANES` `f32`, any bits of which are valid, with no padding (see `Simd::Vector`).
+    pub(crate) fn new(scratch: &'s mut [S::Scalar]) -> Self {
+        // SAFETY: vectors are `LANES` scalars, any bits of which are valid, with no padding (see `Simd::Vector`).
         let (_, vectors, _) = unsafe { scratch.align_to_mut::<S::Vector>() };
         Self { rows: vectors.as_chunks_mut().0 }
     }
@@ -127,7 +135,7 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
 
     /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.
     #[inline(always)]
-    pub(crate) fn staging(&mut self, products: Products, dim: usize) -> Option<&'s mut [f32]> {
+    pub(crate) fn staging(&mut self, products: Products, dim: usize) -> Option<&'s mut [S::Scalar]> {
         let vectors = dim.saturating_mul(staged_rows::<S>(products).div_ceil(S::LANES));
         Some(elements_mut::<S>(self.take(vectors.div_ceil(COLS))?.as_flattened_mut()))
     }

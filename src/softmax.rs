@@ -5,6 +5,7 @@ use core::array::from_fn;
 use crate::{
     kernel::Columns,
     ranges::RANGE,
+    scalar::Scalar,
     score::modify::Strided,
     scratch::{elements, elements_mut},
     simd::{Bf16Pairs, Simd},
@@ -23,7 +24,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     pub(crate) fn new(simd: S, sink: S::Vector) -> Self {
         let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
-        let sum = simd.select(simd.less(sink, simd.splat(f32::MIN)), zero, one);
+        let sum = simd.select(simd.less(sink, simd.broadcast(S::Scalar::MIN)), zero, one);
         Self { simd, max: [sink; COLS], sum: [sum; COLS] }
     }
 
@@ -50,10 +51,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     pub(crate) fn update_scaled<const N: usize>(
         &mut self,
         columns: Columns<N>,
-        (tile_max, factor): ([S::Vector; N], f32),
+        (tile_max, factor): ([S::Vector; N], S::Scalar),
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
-        let (simd, factor) = (self.simd, self.simd.splat(factor));
+        let (simd, factor) = (self.simd, self.simd.broadcast(factor));
         let raised = self.raise_scaled(columns, (tile_max, factor), scores);
         self.update_with(columns, raised, scores, |score, offset| less(simd, score, factor, offset))
     }
@@ -85,10 +86,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         &mut self,
         pairs: S::Bf16Pairs,
         columns: Columns<N>,
-        (tile_max, factor): ([S::Vector; N], f32),
+        (tile_max, factor): ([S::Vector; N], S::Scalar),
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
-        let (simd, factor) = (self.simd, self.simd.splat(factor));
+        let (simd, factor) = (self.simd, self.simd.broadcast(factor));
         let (offset, rescale) = self.raise_scaled(columns, (tile_max, factor), scores);
         let mut sum = [simd.splat(0.0); N];
         for i in 0..scores.len() / 2 {
@@ -143,10 +144,9 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         let (simd, zero, one) = (self.simd, self.simd.splat(0.0), self.simd.splat(1.0));
         let tile_max = tile_max.map(|max| simd.mul(max, factor));
         let (mut offset, rescale) = self.raise(columns, tile_max);
-        // From 2^29 on, two numbers of f32 are 32 apart or more.
-        let is_huge = |x: S::Vector| simd.less(simd.splat((1 << 29) as f32), simd.max(x, simd.sub(zero, x)));
+        let is_huge = |x: S::Vector| simd.less(simd.splat(S::Scalar::SPARSE), simd.max(x, simd.sub(zero, x)));
         let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));
-        if simd.max_each([any; 4])[0] > 0.0 {
+        if simd.max_each([any; 4])[0] > S::Scalar::default() {
             for row in scores {
                 let row = columns.of_mut(row);
                 for c in 0..N {
@@ -176,7 +176,8 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         let (simd, count) = (self.simd, scores.count);
         let groups = scores.tiles * FewScores::<S>::OF_TILE;
         let nothing = simd.splat(f32::NEG_INFINITY);
-        let (mut maxima, mut offsets, mut sums) = ([f32::NEG_INFINITY; 16], [0.0; 16], [0.0; 16]);
+        let (mut maxima, mut offsets, mut sums) =
+            ([S::Scalar::NEG_INFINITY; 16], [S::Scalar::default(); 16], [S::Scalar::default(); 16]);
         for (fours, first) in maxima.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
             *fours = simd.max_each(from_fn(|i| {
                 (0..groups).fold(nothing, |max, group| simd.max(max, scores.get(first + i, group)))
@@ -192,7 +193,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         for (fours, first) in sums.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
             let mut sum = [simd.splat(0.0); 4];
             for (i, sum) in (first..count).zip(&mut sum) {
-                let offset = simd.splat(offsets[i % 16]);
+                let offset = simd.broadcast(offsets[i % 16]);
                 for group in 0..groups {
                     let weight = simd.exp2(simd.sub(scores.get(i, group), offset));
                     scores.set(i, group, weight);
@@ -242,12 +243,12 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     pub(crate) fn store_state<const N: usize>(
         &self,
-        to: &mut RowsMut<'_, f32>,
+        to: &mut RowsMut<'_, S::Scalar>,
         first: usize,
-        f: impl Fn(f32, f32) -> [f32; N],
+        f: impl Fn(S::Scalar, S::Scalar) -> [S::Scalar; N],
     ) {
         for c in 0..COLS {
-            let (mut maxima, mut sums) = ([0.0; 16], [0.0; 16]);
+            let (mut maxima, mut sums) = ([S::Scalar::default(); 16], [S::Scalar::default(); 16]);
             self.simd.store(self.max[c], &mut maxima);
             self.simd.store(self.sum[c], &mut sums);
             for (i, (max, sum)) in maxima.into_iter().zip(sums).take(S::LANES).enumerate() {
@@ -298,7 +299,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
 
     /// Those of all queries, and how far apart two queries are; there is room for [`FEW`](Simd::FEW) of them.
     #[inline(always)]
-    pub(crate) fn rows(&self) -> (&[f32], usize) {
+    pub(crate) fn rows(&self) -> (&[S::Scalar], usize) {
         (elements::<S>(self.vectors), FEW_TILES * S::KEY_TILE)
     }
 
@@ -318,11 +319,11 @@ impl<'t, S: Simd> FewScores<'t, S> {
 
     /// Multiplies those of each query with a number of its own.
     #[inline(always)]
-    pub(crate) fn multiply(&mut self, factors: &[f32; 16]) {
+    pub(crate) fn multiply(&mut self, factors: &[S::Scalar; 16]) {
         let simd = self.simd;
         for (i, factor) in factors.iter().enumerate().take(self.count) {
             for group in 0..Self::OF_TILE {
-                self.set(i, group, simd.mul(self.get(i, group), simd.splat(*factor)));
+                self.set(i, group, simd.mul(self.get(i, group), simd.broadcast(*factor)));
             }
         }
     }
@@ -340,7 +341,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
             let keys = self.len.saturating_sub(group * S::LANES).min(S::LANES);
             // SAFETY: the caller's promise.
             unsafe { scales.next_numbers(of_keys.get_mut(..keys).unwrap_or_default()) };
-            let of_keys = simd.load(&of_keys);
+            let of_keys = simd.load_f32(&of_keys);
             for i in 0..self.count {
                 self.set(i, group, simd.mul(self.get(i, group), of_keys));
             }
@@ -349,16 +350,16 @@ impl<'t, S: Simd> FewScores<'t, S> {
 
     /// Those of query `i`, if there is one, with up to four keys from `first` on.
     #[inline(always)]
-    pub(crate) fn set_four(&mut self, i: usize, first: usize, scores: [f32; 4]) {
+    pub(crate) fn set_four(&mut self, i: usize, first: usize, scores: [S::Scalar; 4]) {
         let tile = elements_mut::<S>(self.vectors);
-        if let Some(to) = tile.get_mut(i * FEW_TILES * S::KEY_TILE + first..).and_then(<[f32]>::first_chunk_mut) {
+        if let Some(to) = tile.get_mut(i * FEW_TILES * S::KEY_TILE + first..).and_then(<[_]>::first_chunk_mut) {
             *to = scores;
         }
     }
 
     /// That of query `i`, if there is one, with key `j`.
     #[inline(always)]
-    pub(crate) fn set_one(&mut self, i: usize, j: usize, score: f32) {
+    pub(crate) fn set_one(&mut self, i: usize, j: usize, score: S::Scalar) {
         if let Some(to) = elements_mut::<S>(self.vectors).get_mut(i * FEW_TILES * S::KEY_TILE + j) {
             *to = score;
         }
@@ -367,7 +368,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
     /// Gives no weight to what is left of the tile.
     #[inline(always)]
     pub(crate) fn mask_rest(&mut self) {
-        let (len, nothing) = (self.len, f32::NEG_INFINITY);
+        let (len, nothing) = (self.len, S::Scalar::NEG_INFINITY);
         for i in 0..self.count {
             let start = i * FEW_TILES * S::KEY_TILE;
             let rest = elements_mut::<S>(self.vectors).get_mut(start + len..start + S::KEY_TILE);

@@ -4,21 +4,22 @@ use crate::{
     Shape, View,
     element::Bf16,
     floats::{FloatStrip, FloatView, with_floats},
+    scalar::Scalar,
     view::Strip,
 };
 
 /// Keys or values `[batch, kv_heads, kv_len, dim]`; if they are paged, `[page, kv_heads, page_size, dim]`.
 #[derive(Clone, Copy)]
-pub enum Store<'a> {
-    Floats(FloatView<'a>),
+pub enum Store<'a, E> {
+    Floats(FloatView<'a, E>),
     /// With their scales, `[.., groups]`; there are always some.
     I8(View<'a, i8>, Option<View<'a, f32>>),
 }
 
 /// Those of one head of one sequence.
 #[derive(Clone, Copy)]
-pub(crate) enum Strips<'a> {
-    Floats(FloatStrip<'a>),
+pub(crate) enum Strips<'a, E> {
+    Floats(FloatStrip<'a, E>),
     I8(Strip<'a, i8>, Strip<'a, f32>),
 }
 
@@ -35,7 +36,7 @@ macro_rules! with_elements {
 }
 pub(crate) use with_elements;
 
-impl<'a> Store<'a> {
+impl<'a, E: Copy> Store<'a, E> {
     pub(crate) const fn shape(&self) -> Shape {
         match self {
             Self::Floats(view) => view.shape(),
@@ -43,8 +44,8 @@ impl<'a> Store<'a> {
         }
     }
 
-    pub(crate) const fn is_f32(&self) -> bool {
-        matches!(self, Self::Floats(FloatView::F32(_)))
+    pub(crate) const fn is_scalars(&self) -> bool {
+        matches!(self, Self::Floats(FloatView::Scalars(_)))
     }
 
     pub(crate) const fn is_bf16(&self) -> bool {
@@ -56,7 +57,7 @@ impl<'a> Store<'a> {
     }
 
     /// Those of a head: of a sequence of the batch, or in the pages that a row of a table names.
-    pub(crate) fn head(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strips<'a>> {
+    pub(crate) fn head(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strips<'a, E>> {
         Some(match self {
             Self::Floats(view) => {
                 Strips::Floats(with_floats!(FloatView::view, view => FloatStrip(view.strip(batch, head, pages)?)))
@@ -68,7 +69,7 @@ impl<'a> Store<'a> {
     }
 }
 
-impl<'a> Strips<'a> {
+impl<'a, E: Scalar> Strips<'a, E> {
     pub(crate) const fn dim(&self) -> usize {
         with_elements!(self, strip => strip.dim())
     }
@@ -96,7 +97,7 @@ impl<'a> Strips<'a> {
 
     /// What element `c` of a row stands for, or zero where there is none.
     pub(crate) fn at(&self, row: usize, c: usize) -> f64 {
-        let number = with_elements!(self, strip => strip.row(row).get(c).map_or(0.0, |x| f64::from(*x)));
+        let number = with_elements!(self, strip => strip.row(row).get(c).map_or(0.0, |x| (*x).into()));
         let Self::I8(_, scales) = self else { return number };
         let scales = scales.row(row);
         let of_group = self.dim().checked_div(scales.len()).and_then(|group| c.checked_div(group));

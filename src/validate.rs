@@ -3,12 +3,13 @@
 use core::{f64::consts::LOG2_E, num::NonZeroUsize, ops::Range};
 
 use crate::{
-    Backend, Error, Float, Output, Real, Shape, Stage, View, ViewMut, Window,
+    Backend, Error, Float, Output, Shape, Stage, View, ViewMut, Window,
     attention::{Config, Packed},
     error::Operand,
     floats::{FloatView, SharedFloats},
     kernel::HasPairs,
     kv::{Cache, expect_shape},
+    scalar::Scalar,
     score::{function::Form, mask::Fitted},
     scratch::{scratch_len, staging_len},
     simd::{Simd, Token},
@@ -16,13 +17,13 @@ use crate::{
 };
 
 /// Arguments that fit together, and what the caller wants to know.
-pub(crate) struct Problem<'a> {
-    pub(crate) call: Call<'a>,
-    pub(crate) output: SharedFloats<'a>,
+pub(crate) struct Problem<'a, E> {
+    pub(crate) call: Call<'a, E>,
+    pub(crate) output: SharedFloats<'a, E>,
     /// `[batch, q_heads, q_len, 1]`
-    pub(crate) lse: Option<SharedRows<'a, f32>>,
+    pub(crate) lse: Option<SharedRows<'a, E>>,
     /// `[batch, q_heads, q_len, kv_len]`
-    pub(crate) scores: Option<(Stage, SharedRows<'a, f32>)>,
+    pub(crate) scores: Option<(Stage, SharedRows<'a, E>)>,
     pub(crate) backend: Token,
     pub(crate) scratch_len: usize,
 }
@@ -30,10 +31,10 @@ pub(crate) struct Problem<'a> {
 pub(crate) fn problem<'a, O: Float>(
     config: &Config<'a>,
     form: Form<'_>,
-    queries: FloatView<'a>,
-    kv: Cache<'a>,
+    queries: FloatView<'a, O::Sum>,
+    kv: Cache<'a, O::Sum>,
     output: Output<'a, O>,
-) -> Result<Problem<'a>, Error> {
+) -> Result<Problem<'a, O::Sum>, Error> {
     let call = Call::new(config, form, queries, kv, &output)?;
     let backend = Backend::token_of(config.backend)?;
     let (q, k, value_dim) = (queries.shape(), kv.shape(), kv.value_dim());
@@ -55,18 +56,18 @@ pub(crate) fn problem<'a, O: Float>(
 
 /// Inputs that fit together, and with an output.
 #[derive(Clone, Copy)]
-pub(crate) struct Call<'a> {
-    pub(crate) queries: FloatView<'a>,
-    pub(crate) kv: Cache<'a>,
+pub(crate) struct Call<'a, E> {
+    pub(crate) queries: FloatView<'a, E>,
+    pub(crate) kv: Cache<'a, E>,
     /// Query heads that share one key/value head.
     pub(crate) group: NonZeroUsize,
-    pub(crate) scale: f32,
+    pub(crate) scale: f64,
     /// What queries are multiplied with, and what becomes of the score function, so that scores are in base 2, or over the softcap.
-    pub(crate) query_factor: f32,
-    pub(crate) score_factor: f32,
+    pub(crate) query_factor: E,
+    pub(crate) score_factor: E,
     /// Whether queries are multiplied with a matrix, which may be another one for each head.
     pub(crate) is_projected: bool,
-    pub(crate) softcap: Option<f32>,
+    pub(crate) softcap: Option<f64>,
     /// `[batch, q_heads, q_len, kv_len or 1]`
     pub(crate) bias: Option<View<'a, f32>>,
     /// One for each query head.
@@ -94,12 +95,12 @@ pub(crate) struct Sequence {
     pub(crate) diagonal: i64,
 }
 
-impl<'a> Call<'a> {
-    pub(crate) fn new<O: Real>(
+impl<'a, E: Scalar> Call<'a, E> {
+    pub(crate) fn new<O: Float>(
         config: &Config<'a>,
         form: Form<'_>,
-        queries: FloatView<'a>,
-        kv: Cache<'a>,
+        queries: FloatView<'a, E>,
+        kv: Cache<'a, E>,
         output: &Output<'_, O>,
     ) -> Result<Self, Error> {
         let (q, kv_len) = (queries.shape(), kv.shape().len);
@@ -119,19 +120,19 @@ impl<'a> Call<'a> {
         if let Some((head, sink)) = find(config.sinks, |sink| sink.is_nan() || sink == f32::INFINITY) {
             return Err(Error::SinkNotFinite { head, sink });
         }
-        if let Some(softcap) = config.softcap.filter(|cap| !(*cap > 0.0 && (*cap * LOG2_E as f32).is_finite())) {
+        if let Some(softcap) = config.softcap.filter(|cap| !(*cap > 0.0 && E::from_f64(*cap * LOG2_E).is_finite())) {
             return Err(Error::SoftcapNotPositive { softcap });
         }
         let scale = config.scale.unwrap_or(form.default_scale);
-        let factor = factor(scale, config.softcap)?;
+        let (factor, one) = (factor(scale, config.softcap)?, E::from(1.0));
         let right = if config.causal { Some(0) } else { config.window.right };
         let call = Self {
             queries,
             kv,
             group,
             scale,
-            query_factor: if form.is_linear { factor } else { 1.0 },
-            score_factor: if form.is_linear { 1.0 } else { factor },
+            query_factor: if form.is_linear { factor } else { one },
+            score_factor: if form.is_linear { one } else { factor },
             is_projected: form.projection.is_some(),
             softcap: config.softcap,
             bias: config.bias.map(|bias| bias.broadcast(Operand::Bias, matrix)).transpose()?,
@@ -244,7 +245,7 @@ fn check_cumulative(operand: Operand, cumulative: &[usize], len: usize) -> Resul
 }
 
 /// How many query heads share one key/value head.
-fn shapes(q: Shape, key_dim: usize, kv: &Cache<'_>, out: Shape) -> Result<NonZeroUsize, Error> {
+fn shapes(q: Shape, key_dim: usize, kv: &Cache<'_, impl Scalar>, out: Shape) -> Result<NonZeroUsize, Error> {
     let k = kv.shape();
     expect_shape(Operand::Key, Shape { batch: q.batch, dim: key_dim, ..k }, k)?;
     expect_shape(Operand::Output, Shape { dim: kv.value_dim(), ..q }, out)?;
@@ -256,12 +257,10 @@ fn shapes(q: Shape, key_dim: usize, kv: &Cache<'_>, out: Shape) -> Result<NonZer
 }
 
 /// `scale * log2(e)`, or with a softcap `scale / cap`.
-fn factor(scale: f32, softcap: Option<f32>) -> Result<f32, Error> {
-    let overflows = |factor: f32| !(scale * factor).is_finite();
-    if overflows(LOG2_E as f32) || softcap.is_some_and(|cap| overflows(1.0 / cap)) {
-        return Err(Error::ScaleNotFinite { scale });
-    }
-    Ok(softcap.map_or((f64::from(scale) * LOG2_E) as f32, |cap| scale / cap))
+fn factor<E: Scalar>(scale: f64, softcap: Option<f64>) -> Result<E, Error> {
+    let in_base_2 = E::from_f64(scale * LOG2_E);
+    let factor = softcap.map_or(in_base_2, |cap| E::from_f64(scale / cap));
+    if in_base_2.is_finite() && factor.is_finite() { Ok(factor) } else { Err(Error::ScaleNotFinite { scale }) }
 }
 
 pub(crate) fn expect_len<T>(operand: Operand, expected: usize, slice: Option<&[T]>) -> Result<(), Error> {

@@ -9,6 +9,7 @@ use crate::{
     element::Bf16,
     error::{Axis, Error, Operand},
     kv::expect_shape,
+    scalar::Scalar,
     simd::{CACHE_LINE, prefetch_early, prefetch_far},
 };
 
@@ -345,12 +346,13 @@ impl<'a> Rows<'a, Bf16> {
     }
 }
 
-impl<'a> Rows<'a, f32> {
-    /// Each number taken for a pair: on a little-endian CPU, as all with such products are, the lower half of its bits, and the upper one.
+impl<'a, E: Scalar> Rows<'a, E> {
+    /// Each number taken for a pair, if it has as many bits: on a little-endian CPU, as all with such products are, the lower half of its bits, and the upper one.
     #[inline(always)]
-    pub(crate) fn as_pairs(&self) -> Rows<'a, Pair> {
+    pub(crate) fn as_pairs(&self) -> Option<Rows<'a, Pair>> {
         let Self { first, stride, len, dim, data: _ } = *self;
-        Rows { first: first.cast(), stride, len, dim, data: PhantomData }
+        let has_as_many_bits = size_of::<E>() == size_of::<Pair>();
+        has_as_many_bits.then_some(Rows { first: first.cast(), stride, len, dim, data: PhantomData })
     }
 }
 

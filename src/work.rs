@@ -14,6 +14,7 @@ use crate::{
     },
     partition::{Part, Partition, Split},
     ranges::{Partial, RANGE},
+    scalar::Scalar,
     score::{
         function::{Dot, Score},
         head::{Head, Queries},
@@ -32,8 +33,8 @@ use crate::{
 /// ```
 /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
 ///
-/// let (q, k, v) = ([0.5; 6 * 16], [0.25; 6 * 16], [1.0; 6 * 16]);
-/// let mut out = [0.0; 6 * 16];
+/// let (q, k, v) = ([0.5f32; 6 * 16], [0.25f32; 6 * 16], [1f32; 6 * 16]);
+/// let mut out = [0f32; 6 * 16];
 /// let work = Attention::new().prepare(
 ///     View::matrix(&q, [6, 16])?,
 ///     Kv::new(View::matrix(&k, [6, 16])?, View::matrix(&v, [6, 16])?)?,
@@ -46,13 +47,13 @@ use crate::{
 /// });
 /// # Ok::<(), simd_attention::Error>(())
 /// ```
-pub struct Work<'a, F = Dot> {
-    plan: Plan<'a>,
+pub struct Work<'a, F = Dot, E = f32> {
+    plan: Plan<'a, E>,
     score: F,
 }
 
-impl<'a, F: Score> Work<'a, F> {
-    pub(crate) fn new(problem: Problem<'a>, score: F) -> Self {
+impl<'a, F: Score, E: Scalar> Work<'a, F, E> {
+    pub(crate) fn new(problem: Problem<'a, E>, score: F) -> Self {
         Self { plan: Plan::new(problem), score }
     }
 
@@ -74,7 +75,7 @@ impl<'a, F: Score> Work<'a, F> {
     /// # Errors
     ///
     /// [`Error::ScratchTooShort`], before taking a unit.
-    pub fn run(&self, scratch: &mut [f32]) -> Result<(), Error> {
+    pub fn run(&self, scratch: &mut [E]) -> Result<(), Error> {
         self.plan.check(scratch)?;
         self.score.run(&self.plan, scratch);
         Ok(())
@@ -98,7 +99,7 @@ impl<'a, F: Score> Work<'a, F> {
     ///
     /// [`Error::ScratchTooShort`] if there is not room for one.
     #[cfg(feature = "rayon")]
-    pub fn run_parallel(&self, scratch: &mut [f32]) -> Result<(), Error>
+    pub fn run_parallel(&self, scratch: &mut [E]) -> Result<(), Error>
     where
         F: Sync,
     {
@@ -122,17 +123,17 @@ impl<'a, F: Score> Work<'a, F> {
 }
 
 /// A [`Work`] but for the score function.
-pub struct Plan<'a> {
-    problem: Problem<'a>,
+pub struct Plan<'a, E> {
+    problem: Problem<'a, E>,
     split: Split,
     has_pairs: HasPairs,
     units: usize,
     next: Counter,
 }
 
-impl<'a> Plan<'a> {
-    fn new(problem: Problem<'a>) -> Self {
-        let split = with_simd!(problem.backend, simd => Split::new(simd, &problem.call));
+impl<'a, E: Scalar> Plan<'a, E> {
+    fn new(problem: Problem<'a, E>) -> Self {
+        let split = with_simd!(problem.backend, simd => Split::new(E::simd(simd), &problem.call));
         let call = &problem.call;
         let heads = call.queries.shape().heads;
         // No overflow: the views counted `batch * heads * len` elements.
@@ -140,16 +141,16 @@ impl<'a> Plan<'a> {
             None => call.queries.shape().batch * split.sequence(call, 0).all_units(heads),
             Some(sequences) => (0..sequences).map(|s| split.sequence(call, s).all_units(heads)).sum(),
         };
-        let has_pairs = with_simd!(problem.backend, simd => call.has_pairs(simd));
+        let has_pairs = with_simd!(problem.backend, simd => call.has_pairs(E::simd(simd)));
         Self { problem, split, has_pairs, units, next: Counter::new() }
     }
 
-    fn check(&self, scratch: &[f32]) -> Result<(), Error> {
+    fn check(&self, scratch: &[E]) -> Result<(), Error> {
         scratch::check(self.problem.scratch_len, scratch)
     }
 
     /// [`Work::run`] with the score function that the problem was checked for.
-    pub(crate) fn run<F: Score>(&self, score: &F, scratch: &mut [f32]) {
+    pub(crate) fn run<F: Score>(&self, score: &F, scratch: &mut [E]) {
         let mut at = Place::start(&self.problem.call, &self.split);
         while let Some(unit) = self.next.take(self.units) {
             at.advance(&self.problem.call, &self.split, unit);
@@ -158,12 +159,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Computes a unit, which nobody else has taken.
-    fn run_unit<F: Score>(&self, score: &F, at: &Place, unit: usize, scratch: &mut [f32]) {
+    fn run_unit<F: Score>(&self, score: &F, at: &Place, unit: usize, scratch: &mut [E]) {
         let Some(unit) = self.locate(score, at, unit) else { return };
         if !unit.has_ranges() {
             return self.run_whole(unit, scratch);
         }
-        let len = Partial::len(unit.queries.len, self.problem.output.shape().dim);
+        let len = Partial::<E>::len(unit.queries.len, self.problem.output.shape().dim);
         let Some((own, rest)) = scratch.split_at_mut_checked(len) else { return };
         let Some((other, scratch)) = rest.split_at_mut_checked(len) else { return };
         let [Some(mut joined), Some(mut other)] = [own, other].map(|room| self.partial(&unit, room)) else { return };
@@ -176,7 +177,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Computes a unit in one go.
-    fn run_whole<F: Score>(&self, at: Located<'_, F>, scratch: &mut [f32]) {
+    fn run_whole<F: Score>(&self, at: Located<'_, F, E>, scratch: &mut [E]) {
         let Problem { output, lse, scores, .. } = &self.problem;
         let (Some(output), lse) = (at.output_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else { return };
         let scores = scores.as_ref().and_then(|(stage, scores)| Some((*stage, at.rows_of(scores)?)));
@@ -184,7 +185,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Computes the results over one of the ranges of keys.
-    fn run_range<F: Score>(&self, at: &Located<'_, F>, range: usize, to: &mut Partial<'_>, scratch: &mut [f32]) {
+    fn run_range<F: Score>(&self, at: &Located<'_, F, E>, range: usize, to: &mut Partial<'_, E>, scratch: &mut [E]) {
         let (output, states) = to.rows_mut();
         let (start, is_first) = (range.saturating_mul(RANGE), range == at.ranges.start);
         let range = KeyRange { keys: start..start.saturating_add(RANGE), is_first, states };
@@ -192,7 +193,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Writes the results of a unit over all ranges.
-    fn store<F: Score>(&self, at: &Located<'_, F>, joined: &Partial<'_>) {
+    fn store<F: Score>(&self, at: &Located<'_, F, E>, joined: &Partial<'_, E>) {
         let Problem { output, lse, .. } = &self.problem;
         let (Some(mut output), lse) = (at.output_of(output), lse.as_ref().and_then(|lse| at.rows_of(lse))) else {
             return;
@@ -201,15 +202,15 @@ impl<'a> Plan<'a> {
     }
 
     /// Room for the results of a unit over one of the ranges.
-    fn partial<'s, F>(&self, at: &Located<'_, F>, room: &'s mut [f32]) -> Option<Partial<'s>> {
+    fn partial<'s, F>(&self, at: &Located<'_, F, E>, room: &'s mut [E]) -> Option<Partial<'s, E>> {
         Partial::new(room, at.queries.len, self.problem.output.shape().dim)
     }
 
-    fn launch<F: Score>(&self, cols: usize, unit: Unit<'_, F>) {
-        with_simd!(self.problem.backend, simd => simd.run(cols, unit));
+    fn launch<F: Score>(&self, cols: usize, unit: Unit<'_, F, E>) {
+        with_simd!(self.problem.backend, simd => E::simd(simd).run(cols, unit));
     }
 
-    fn locate<'p, F: Score>(&'p self, score: &'p F, at: &'p Place, unit: usize) -> Option<Located<'p, F>> {
+    fn locate<'p, F: Score>(&'p self, score: &'p F, at: &'p Place, unit: usize) -> Option<Located<'p, F, E>> {
         let call = &self.problem.call;
         let (heads, part) = at.locate(call, unit)?;
         let rows = at.rows(call, &heads, &part)?;
@@ -239,11 +240,11 @@ impl<'a> Plan<'a> {
 }
 
 /// The queries of a unit, and where its results go.
-struct Located<'p, F> {
-    head: Head<'p, F>,
+struct Located<'p, F, E> {
+    head: Head<'p, F, E>,
     queries: Queries,
-    rows: FloatRows<'p>,
-    next_rows: Option<FloatRows<'p>>,
+    rows: FloatRows<'p, E>,
+    next_rows: Option<FloatRows<'p, E>>,
     heads: Range<usize>,
     cols: usize,
     products: Products,
@@ -251,13 +252,13 @@ struct Located<'p, F> {
     ranges: Range<usize>,
 }
 
-impl<'p, F: Score> Located<'p, F> {
+impl<'p, F: Score, E: Scalar> Located<'p, F, E> {
     fn has_ranges(&self) -> bool {
         self.ranges.len() > 1
     }
 
     /// The rows of the output that are this unit's.
-    fn output_of<'s>(&self, output: &'s SharedFloats<'_>) -> Option<FloatRowsMut<'s>> {
+    fn output_of<'s>(&self, output: &'s SharedFloats<'_, E>) -> Option<FloatRowsMut<'s, E>> {
         Some(with_floats!(SharedFloats::output, rows => FloatRowsMut(self.rows_of(rows)?)))
     }
 
@@ -270,7 +271,7 @@ impl<'p, F: Score> Located<'p, F> {
     }
 
     /// The unit that gives nothing but outputs.
-    fn unit<'s>(&self, output: FloatRowsMut<'s>, scratch: &'s mut [f32]) -> Unit<'s, F>
+    fn unit<'s>(&self, output: FloatRowsMut<'s, E>, scratch: &'s mut [E]) -> Unit<'s, F, E>
     where
         'p: 's,
     {
@@ -280,7 +281,7 @@ impl<'p, F: Score> Located<'p, F> {
 }
 
 /// Which ranges of keys some queries see.
-fn ranges<F: Score>(head: &Head<'_, F>, queries: &Queries) -> Range<usize> {
+fn ranges<F: Score, E: Scalar>(head: &Head<'_, F, E>, queries: &Queries) -> Range<usize> {
     let [first, last] = queries.ends(0, queries.len);
     let keys = head.band.span(first, last).some;
     keys.start / RANGE..keys.end.div_ceil(RANGE)
@@ -294,12 +295,12 @@ struct Place {
 }
 
 impl Place {
-    fn start(call: &Call<'_>, split: &Split) -> Self {
+    fn start<E: Scalar>(call: &Call<'_, E>, split: &Split) -> Self {
         Self { sequence: call.sequence(0), partition: split.sequence(call, 0), first_unit: 0 }
     }
 
     /// Goes to the sequence that this unit belongs to, which there is and which is no earlier one.
-    fn advance(&mut self, call: &Call<'_>, split: &Split, unit: usize) {
+    fn advance<E: Scalar>(&mut self, call: &Call<'_, E>, split: &Split, unit: usize) {
         let heads = call.queries.shape().heads;
         let mut index = self.sequence.index;
         while index + 1 < call.sequences() && unit >= self.first_unit + self.partition.all_units(heads) {
@@ -313,13 +314,13 @@ impl Place {
     }
 
     /// The queries of a part of this sequence.
-    fn rows<'a>(&self, call: &Call<'a>, heads: &Range<usize>, part: &Part) -> Option<FloatRows<'a>> {
+    fn rows<'a, E: Scalar>(&self, call: &Call<'a, E>, heads: &Range<usize>, part: &Part) -> Option<FloatRows<'a, E>> {
         let Sequence { batch, queries, .. } = &self.sequence;
         call.queries.group(*batch, heads, queries.start + part.first, part.len)
     }
 
     /// Heads and queries of a unit, if it belongs to this sequence.
-    fn locate(&self, call: &Call<'_>, unit: usize) -> Option<(Range<usize>, Part)> {
+    fn locate<E: Scalar>(&self, call: &Call<'_, E>, unit: usize) -> Option<(Range<usize>, Part)> {
         let Partition { units, heads, .. } = self.partition;
         let per_head = NonZeroUsize::new(units)?;
         let unit = unit.checked_sub(self.first_unit)?;

@@ -82,7 +82,7 @@ impl Case {
     }
 
     fn attention(&self) -> Attention<'_> {
-        let attention = Attention::new().scale(self.shape.scale());
+        let attention = Attention::new().scale(self.shape.scale().into());
         if self.shape.causal { attention.causal() } else { attention }
     }
 

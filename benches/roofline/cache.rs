@@ -11,18 +11,19 @@ use crate::measure::random;
 #[derive(Clone, Copy, PartialEq)]
 pub enum Dtype {
     F32,
+    F64,
     F16,
     Bf16,
     Int8,
 }
 
 impl Dtype {
-    const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::Int8];
+    const ALL: [Self; 5] = [Self::F32, Self::F64, Self::F16, Self::Bf16, Self::Int8];
 
     /// The one of this name.
     pub fn parse(name: &str) -> Result<Self, String> {
         let named = Self::ALL.into_iter().find(|dtype| dtype.to_string() == name);
-        named.ok_or_else(|| format!("element type {name} is not supported; there are: f32, f16, bf16, int8"))
+        named.ok_or_else(|| format!("element type {name} is not supported; there are: f32, f64, f16, bf16, int8"))
     }
 }
 
@@ -30,6 +31,7 @@ impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::F32 => "f32",
+            Self::F64 => "f64",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
@@ -99,7 +101,8 @@ impl<T: Kept> Memory<T> {
             if !table.is_empty() {
                 cache = cache.pages(View::matrix(&table, [1, table.len()])?);
             }
-            cache.append(View::heads_first(&random(heads * len * dim, seed), [1, heads, len, dim])?, &[0])?;
+            let new: Vec<T::Sum> = random(heads * len * dim, seed).into_iter().map(T::Sum::from).collect();
+            cache.append(View::heads_first(&new, [1, heads, len, dim])?, &[0])?;
             Ok(rows)
         };
         let (keys, values) = (fill(2)?, fill(3)?);
@@ -142,7 +145,7 @@ impl<T: Kept> Rows<T> {
 /// Elements whose rows are a cache to write and to read.
 pub trait Kept: Element + Default {
     /// What queries and outputs are.
-    type Query: Float + Default;
+    type Query: Float<Sum = Self::Sum> + Default;
 
     /// What results may be off by: this part of them, and this much besides, for values of size one.
     const ERROR: [f64; 2];
@@ -171,7 +174,7 @@ macro_rules! kept {
     )*};
 }
 // An output is rounded, and of `bf16` also each weight may be.
-kept!(f32: [0.0, 1e-5], f16: [1.0 / 2048.0, 1e-5], bf16: [1.0 / 256.0, 1.0 / 256.0]);
+kept!(f32: [0.0, 1e-5], f64: [0.0, 1e-14], f16: [1.0 / 2048.0, 1e-5], bf16: [1.0 / 256.0, 1.0 / 256.0]);
 
 impl Kept for i8 {
     type Query = f32;

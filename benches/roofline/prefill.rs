@@ -3,7 +3,7 @@
 use std::fmt;
 
 use half::{bf16, f16};
-use simd_attention::{Attention, Backend, Error, Float, Kv, Mask, View, ViewMut, Window, Work, reference};
+use simd_attention::{Attention, Backend, Dot, Error, Float, Kv, Mask, Scalar, View, ViewMut, Window, Work, reference};
 
 use crate::{
     cache::{Dtype, Format, Kept, Memory},
@@ -166,7 +166,7 @@ impl Shape {
         if self.batch_invariant {
             attention = attention.batch_invariant();
         }
-        Ok(self.softcap.map_or(attention, |softcap| attention.softcap(softcap)))
+        Ok(self.softcap.map_or(attention, |softcap| attention.softcap(softcap.into())))
     }
 
     /// Query-key pairs that the masks leave standing, over all heads.
@@ -193,6 +193,7 @@ impl Shape {
     pub fn measure(&self, seconds: f64) -> Result<Line, String> {
         match self.format.dtype {
             Dtype::F32 => self.measure_as::<f32>(seconds),
+            Dtype::F64 => self.measure_as::<f64>(seconds),
             Dtype::F16 => self.measure_as::<f16>(seconds),
             Dtype::Bf16 => self.measure_as::<bf16>(seconds),
             Dtype::Int8 => self.measure_as::<i8>(seconds),
@@ -211,7 +212,7 @@ impl Shape {
         let mut call = || {
             let out = ViewMut::heads_first(&mut out, [1, heads, q_len, dim])?;
             let work = attention.prepare(queries, kv, out)?;
-            scratch.resize(work.parallel_scratch_len(threads), 0.0);
+            scratch.resize(work.parallel_scratch_len(threads), Default::default());
             run(&work, &mut scratch)
         };
 
@@ -221,6 +222,8 @@ impl Shape {
         let peak = |time| {
             let of_one = match self.format.dtype {
                 _ if decodes => peak::read_gbs(self.backend, &stream, time),
+                // Half as many lanes.
+                Dtype::F64 => peak::gflops(self.backend, false, time) / 2.0,
                 dtype => peak::gflops(self.backend, dtype == Dtype::Bf16 && !self.batch_invariant, time),
             };
             of_one * threads as f64
@@ -262,7 +265,7 @@ fn check<T: Kept>(
             let row = (head * len + i) * dim..(head * len + i + 1) * dim;
             let [part, besides] = T::ERROR;
             let wrong = |(a, b): &(f64, &f64)| (a - **b).abs() > part * b.abs() + besides;
-            let actual = out[row.clone()].iter().map(|x| f64::from(x.to_f32()));
+            let actual = out[row.clone()].iter().map(|x| (*x).into());
             if let Some((a, b)) = actual.zip(&expected[row]).find(wrong) {
                 return Err(format!("head {head}, query {i}: {a} where the reference has {b}"));
             }
@@ -286,6 +289,6 @@ fn one_query<T: Kept>(
 }
 
 /// On as many threads as there is scratch for.
-fn run(work: &Work<'_>, scratch: &mut [f32]) -> Result<(), Error> {
+fn run<E: Scalar>(work: &Work<'_, Dot, E>, scratch: &mut [E]) -> Result<(), Error> {
     if scratch.len() == work.scratch_len() { work.run(scratch) } else { work.run_parallel(scratch) }
 }

@@ -31,7 +31,7 @@ pub struct Outputs<'a> {
 }
 
 /// The call that all this is about.
-pub fn attend<T: Element>(
+pub fn attend<T: Element<Sum = f32>>(
     layer: &Layer,
     queries: &[f32],
     kv: Kv<'_, T>,

@@ -92,7 +92,7 @@ impl Layer {
     /// computed because it is asked for.
     pub fn weights(&self, attention: &Attention<'_>, head: usize) -> Result<Vec<f32>, simd_attention::Error> {
         let Self { len, dim, .. } = *self;
-        let (mut out, mut weights) = (vec![0.0; len * dim], vec![0.0; len * len]);
+        let (mut out, mut weights) = (vec![0f32; len * dim], vec![0.0; len * len]);
         let first = head * len * dim;
         attention.forward(
             View::matrix(&self.q[first..], [len, dim])?,

@@ -28,7 +28,7 @@ pub fn run(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
 }
 
 /// Computed with queries, keys, values and output of this type.
-fn run_as<T: Float>(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
+fn run_as<T: Float<Sum = f32>>(case: &Case, backend: Backend) -> Result<Outputs, Box<dyn Error>> {
     let Inputs { k, v, past, lens, .. } = &case.inputs;
     let heads = case.attributes.kv_num_heads;
     let (new_keys, new_values) = (by_head("K", k, heads)?, by_head("V", v, heads)?);
@@ -77,10 +77,10 @@ fn attention(case: &Case) -> Result<Attention<'static>, String> {
         right: window("right_window_size", case.attributes.right_window_size)?,
     });
     if let Some(scale) = scale {
-        attention = attention.scale(scale);
+        attention = attention.scale(scale.into());
     }
     if softcap != 0.0 {
-        attention = attention.softcap(softcap);
+        attention = attention.softcap(softcap.into());
     }
     match is_causal {
         0 => (),
@@ -114,7 +114,11 @@ fn window(name: &str, size: i64) -> Result<Option<usize>, String> {
 }
 
 /// `Y` and `qk_matmul_output`, with the mask if there is one.
-fn masked<T: Float>(attention: &Attention<'_>, case: &Case, kv: Kv<'_, T>) -> Result<Outputs, Box<dyn Error>> {
+fn masked<T: Float<Sum = f32>>(
+    attention: &Attention<'_>,
+    case: &Case,
+    kv: Kv<'_, T>,
+) -> Result<Outputs, Box<dyn Error>> {
     let kv_len = kv.keys().shape().len;
     match &case.inputs.mask {
         None => forward(attention, case, kv),
@@ -129,7 +133,11 @@ fn masked<T: Float>(attention: &Attention<'_>, case: &Case, kv: Kv<'_, T>) -> Re
     }
 }
 
-fn forward<T: Float>(attention: &Attention<'_>, case: &Case, kv: Kv<'_, T>) -> Result<Outputs, Box<dyn Error>> {
+fn forward<T: Float<Sum = f32>>(
+    attention: &Attention<'_>,
+    case: &Case,
+    kv: Kv<'_, T>,
+) -> Result<Outputs, Box<dyn Error>> {
     let (dtype, rank) = (case.inputs.q.dtype, case.inputs.q.shape.len());
     let q = case.inputs.q.kept_as::<T>();
     let q = by_head("Q", &q, case.attributes.q_num_heads)?;

@@ -6,14 +6,14 @@ use crate::{
     simd::{Simd, Task},
 };
 
-/// A block's queries become `f32` in vectors, times `factor`.
+/// A block's queries become vectors, times `factor`.
 pub(super) struct LoadQueries<'t, 'a, S: Simd, const COLS: usize> {
     pub(super) simd: S,
     /// The block's are those from number `first` on.
-    pub(super) from: &'t FloatRows<'a>,
+    pub(super) from: &'t FloatRows<'a, S::Scalar>,
     pub(super) first: usize,
     pub(super) products: Products,
-    pub(super) factor: f32,
+    pub(super) factor: S::Scalar,
     /// As many rows as queries have elements, or as [the products want](Products::rows).
     pub(super) to: &'t mut [[S::Vector; COLS]],
 }
@@ -48,7 +48,7 @@ pub(super) struct StoreOutput<'t, 'a, S: Simd, const COLS: usize> {
     pub(super) products: Products,
     pub(super) factor: [S::Vector; COLS],
     /// The block's are those from number `first` on.
-    pub(super) to: &'t mut FloatRowsMut<'a>,
+    pub(super) to: &'t mut FloatRowsMut<'a, S::Scalar>,
     pub(super) first: usize,
 }
 

@@ -6,28 +6,29 @@ use super::{Products, pairs::PairValues};
 use crate::{
     element::{Bf16, Load},
     floats::{FloatStrip, with_floats},
+    scalar::Scalar,
     scratch::Scratch,
     simd::{Pairs, Simd, Task},
     store::{Strips, with_elements},
     view::{Pair, Rows, Strip, Walk},
 };
 
-/// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: `f32`, evenly spaced.
-pub(super) struct Tiles<'s> {
-    keys: Side<'s>,
-    values: Side<'s>,
+/// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: scalars, evenly spaced.
+pub(super) struct Tiles<'s, E> {
+    keys: Side<'s, E>,
+    values: Side<'s, E>,
 }
 
-impl<'s> Tiles<'s> {
+impl<'s, E: Scalar> Tiles<'s, E> {
     /// Those from row `origin` of the strips on. `None` only if the scratch is too short.
     #[inline(always)]
-    pub(super) fn new<S: Simd, const COLS: usize>(
-        [keys, values]: [Strips<'s>; 2],
+    pub(super) fn new<S: Simd<Scalar = E>, const COLS: usize>(
+        [keys, values]: [Strips<'s, E>; 2],
         origin: usize,
         (is_plain, products): (bool, Products),
         scratch: &mut Scratch<'s, S, COLS>,
     ) -> Option<Self> {
-        let mut side = |strips: Strips<'s>| {
+        let mut side = |strips: Strips<'s, E>| {
             let dim = NonZeroUsize::new(strips.dim())?;
             let room = scratch.staging(products, if is_plain { 0 } else { dim.get() })?;
             Some(Side { strips, dim, origin, room, staged: 0..0 })
@@ -43,24 +44,24 @@ impl<'s> Tiles<'s> {
 
     /// The tile of these keys. What comes before `first` nobody sees.
     #[inline(always)]
-    pub(super) fn tile(&mut self, range: Range<usize>, first: usize) -> KeyTile<'_, 's> {
+    pub(super) fn tile(&mut self, range: Range<usize>, first: usize) -> KeyTile<'_, 's, E> {
         let seen = range.start.max(first)..range.end;
         KeyTile { tiles: self, range, seen, is_finite: None }
     }
 }
 
 /// Keys or values. Ranges are of keys.
-struct Side<'s> {
-    strips: Strips<'s>,
+struct Side<'s, E> {
+    strips: Strips<'s, E>,
     dim: NonZeroUsize,
     /// Row of the first key.
     origin: usize,
-    room: &'s mut [f32],
+    room: &'s mut [E],
     /// What is in the room.
     staged: Range<usize>,
 }
 
-impl Side<'_> {
+impl<E: Scalar> Side<'_, E> {
     #[inline(always)]
     fn row_numbers(&self, range: &Range<usize>) -> Range<usize> {
         range.start + self.origin..range.end + self.origin
@@ -68,7 +69,7 @@ impl Side<'_> {
 
     /// Has `put` fill the room with a tile's rows, given their numbers, unless they are there already.
     #[inline(always)]
-    fn stage(&mut self, tile: &Range<usize>, put: impl FnOnce(Range<usize>, &mut [f32])) {
+    fn stage(&mut self, tile: &Range<usize>, put: impl FnOnce(Range<usize>, &mut [E])) {
         if self.staged != *tile {
             put(self.row_numbers(tile), self.room);
             self.staged = tile.clone();
@@ -77,8 +78,8 @@ impl Side<'_> {
 
     /// Those of a range within the tile, which is at most as long as there is room for.
     #[inline(always)]
-    fn rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, f32>> {
-        if let Strips::Floats(FloatStrip::F32(strip)) = &self.strips
+    fn rows<S: Simd<Scalar = E>>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, E>> {
+        if let Strips::Floats(FloatStrip::Scalars(strip)) = &self.strips
             && let Some(rows) = strip.rows(&self.row_numbers(range))
         {
             return Some(rows);
@@ -90,7 +91,7 @@ impl Side<'_> {
 
     /// Those of a range within the tile, in pairs of elements.
     #[inline(always)]
-    fn pairs_of_elements<S: Simd>(
+    fn pairs_of_elements<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         tile: &Range<usize>,
@@ -102,28 +103,33 @@ impl Side<'_> {
         }
         self.stage(tile, |rows, to| simd.call(Gather { from, rows, to }));
         let dim = NonZeroUsize::new(self.dim.get() / 2)?;
-        Some(Rows::of(self.room, dim)?.range(range.start - tile.start, range.len())?.as_pairs())
+        Rows::of(self.room, dim)?.range(range.start - tile.start, range.len())?.as_pairs()
     }
 
     /// Those of a range within the tile in pairs of rows, an even one and the next, with zeros for what is not of the tile.
     #[inline(always)]
-    fn pairs_of_rows<S: Simd>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+    fn pairs_of_rows<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        tile: &Range<usize>,
+        range: &Range<usize>,
+    ) -> Option<Rows<'_, Pair>> {
         let (from, unseen, pairs) = (self.strips.bf16()?, tile.start % 2, simd.bf16_pairs()?);
         self.stage(tile, |rows, to| pairs.call(PairValues { simd, pairs, from, rows, unseen, to }));
         let (first, end) = (range.start / 2, range.end.div_ceil(2));
-        Some(Rows::of(self.room, self.dim)?.range(first - tile.start / 2, end - first)?.as_pairs())
+        Rows::of(self.room, self.dim)?.range(first - tile.start / 2, end - first)?.as_pairs()
     }
 
     /// Those of a range within the tile, and the row at which they begin: as they are, where no row has several scales and those are
     /// wanted, or multiplied with them.
     #[inline(always)]
-    fn strips<S: Simd>(
+    fn strips<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         tile: &Range<usize>,
         range: &Range<usize>,
         with_scales: bool,
-    ) -> Option<(Strips<'_>, usize)> {
+    ) -> Option<(Strips<'_, E>, usize)> {
         match range {
             range if range.is_empty() => None,
             range if self.strips.has_plain_rows() && (with_scales || !self.strips.have_scales()) => {
@@ -131,15 +137,15 @@ impl Side<'_> {
             }
             range => {
                 let rows = Strip::one_page(self.rows(simd, tile, range)?)?;
-                Some((Strips::Floats(FloatStrip::F32(rows)), 0))
+                Some((Strips::Floats(FloatStrip::Scalars(rows)), 0))
             }
         }
     }
 }
 
 /// Consecutive keys, with their values.
-pub(super) struct KeyTile<'t, 's> {
-    tiles: &'t mut Tiles<'s>,
+pub(super) struct KeyTile<'t, 's, E> {
+    tiles: &'t mut Tiles<'s, E>,
     pub(super) range: Range<usize>,
     /// Those of them that anybody may see.
     seen: Range<usize>,
@@ -147,7 +153,7 @@ pub(super) struct KeyTile<'t, 's> {
     is_finite: Option<bool>,
 }
 
-impl KeyTile<'_, '_> {
+impl<E: Scalar> KeyTile<'_, '_, E> {
     /// Which keys are its own from number `first` on, at most `len`.
     #[inline(always)]
     pub(super) fn part(&self, first: usize, len: usize) -> Range<usize> {
@@ -157,49 +163,61 @@ impl KeyTile<'_, '_> {
 
     /// Keys of this range, which somebody sees; `None` where there are none.
     #[inline(always)]
-    pub(super) fn keys<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, f32>> {
+    pub(super) fn keys<S: Simd<Scalar = E>>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, E>> {
         self.tiles.keys.rows(simd, &self.seen, range)
     }
 
     /// Values of this range, which somebody sees; `None` where there are none.
     #[inline(always)]
-    pub(super) fn values<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, f32>> {
+    pub(super) fn values<S: Simd<Scalar = E>>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, E>> {
         self.tiles.values.rows(simd, &self.seen, range)
     }
 
     /// Keys of this range, which somebody sees, in pairs of elements; `None` where there are none, or they are not [so kept](Cache::has_pairs).
     #[inline(always)]
-    pub(super) fn keys_in_pairs<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+    pub(super) fn keys_in_pairs<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        range: &Range<usize>,
+    ) -> Option<Rows<'_, Pair>> {
         self.tiles.keys.pairs_of_elements(simd, &self.seen, range)
     }
 
     /// Values of all pairs of keys, an even one and the next, of which one is in this range; `None` likewise.
     #[inline(always)]
-    pub(super) fn values_in_pairs<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<Rows<'_, Pair>> {
+    pub(super) fn values_in_pairs<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        range: &Range<usize>,
+    ) -> Option<Rows<'_, Pair>> {
         self.tiles.values.pairs_of_rows(simd, &self.seen, range)
     }
 
     /// Keys of this range, which somebody sees, and where among the rows they begin; with the scales that belong to them only where no row
     /// has several.
     #[inline(always)]
-    pub(super) fn raw_keys<S: Simd>(&mut self, simd: S, range: &Range<usize>) -> Option<(Strips<'_>, usize)> {
+    pub(super) fn raw_keys<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        range: &Range<usize>,
+    ) -> Option<(Strips<'_, E>, usize)> {
         self.tiles.keys.strips(simd, &self.seen, range, true)
     }
 
     /// Values of this range, likewise; if they are to be the same numbers whatever keeps them, without scales.
     #[inline(always)]
-    pub(super) fn raw_values<S: Simd>(
+    pub(super) fn raw_values<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         range: &Range<usize>,
         with_scales: bool,
-    ) -> Option<(Strips<'_>, usize)> {
+    ) -> Option<(Strips<'_, E>, usize)> {
         self.tiles.values.strips(simd, &self.seen, range, with_scales)
     }
 
     /// Whether no value is infinite or NaN.
     #[inline(always)]
-    pub(super) fn is_finite<S: Simd>(&mut self, simd: S) -> bool {
+    pub(super) fn is_finite<S: Simd<Scalar = E>>(&mut self, simd: S) -> bool {
         let is_finite = match self.is_finite {
             Some(known) => known,
             None => {
@@ -212,14 +230,14 @@ impl KeyTile<'_, '_> {
     }
 }
 
-/// Copies rows, one after the other, two numbers in the place of one `f32`.
-struct Gather<'t, 'a> {
+/// Copies rows, one after the other, two numbers in the place of one scalar.
+struct Gather<'t, 'a, E> {
     from: Strip<'a, Bf16>,
     rows: Range<usize>,
-    to: &'t mut [f32],
+    to: &'t mut [E],
 }
 
-impl Task for Gather<'_, '_> {
+impl<E: Scalar> Task for Gather<'_, '_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -230,18 +248,18 @@ impl Task for Gather<'_, '_> {
             // SAFETY: there are as many rows.
             let row = unsafe { walk.next_row() };
             for (to, [first, second]) in to.iter_mut().zip(row.as_chunks().0) {
-                *to = f32::from_bits(u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16);
+                *to = E::from_word(u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16);
             }
         });
     }
 }
 
-/// Makes rows `f32`, one after the other.
-struct Stage<'t, 'a, S> {
+/// Makes rows scalars, one after the other.
+struct Stage<'t, 'a, S: Simd> {
     simd: S,
-    from: &'t Strips<'a>,
+    from: &'t Strips<'a, S::Scalar>,
     rows: Range<usize>,
-    to: &'t mut [f32],
+    to: &'t mut [S::Scalar],
 }
 
 impl<S: Simd> Task for Stage<'_, '_, S> {
@@ -276,7 +294,7 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
 
 /// Does something to at most so many pieces of a slice, each of this length.
 #[inline(always)]
-pub(super) fn each(mut of: &mut [f32], len: usize, count: usize, mut f: impl FnMut(&mut [f32])) {
+pub(super) fn each<E>(mut of: &mut [E], len: usize, count: usize, mut f: impl FnMut(&mut [E])) {
     for _ in 0..count {
         match core::mem::take(&mut of).split_at_mut_checked(len) {
             Some((piece, rest)) if len > 0 => {
@@ -289,7 +307,7 @@ pub(super) fn each(mut of: &mut [f32], len: usize, count: usize, mut f: impl FnM
 }
 
 #[inline(always)]
-fn convert<S: Simd, T: Load>(simd: S, from: &[T], to: &mut [f32]) {
+fn convert<S: Simd, T: Load>(simd: S, from: &[T], to: &mut [S::Scalar]) {
     let mut t = 0;
     while let (Some(from @ [_, ..]), Some(to)) = (from.get(t..), to.get_mut(t..)) {
         simd.store(T::load(simd, from), to);
@@ -298,9 +316,9 @@ fn convert<S: Simd, T: Load>(simd: S, from: &[T], to: &mut [f32]) {
 }
 
 /// Whether none of some values is infinite or NaN.
-struct AreFinite<'t, 'a, S> {
+struct AreFinite<'t, 'a, S: Simd> {
     simd: S,
-    values: &'t Strips<'a>,
+    values: &'t Strips<'a, S::Scalar>,
     rows: Range<usize>,
 }
 
@@ -350,9 +368,9 @@ unsafe fn are_finite<S: Simd, T: Load>(simd: S, factor: f32, mut walk: Walk<'_, 
             d = simd.mul_add(load(z), zero, d);
         }
     }
-    let mut lanes = [0.0; 16];
+    let mut lanes = [S::Scalar::default(); 16];
     simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
-    lanes == [0.0; 16]
+    lanes == [S::Scalar::default(); 16]
 }
 
 #[inline(always)]

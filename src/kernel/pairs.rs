@@ -47,7 +47,7 @@ pub(super) struct UpdateInPairs<'t, S: Simd, const N: usize, const COLS: usize> 
     pub(super) softmax: &'t mut Softmax<S, COLS>,
     pub(super) columns: Columns<N>,
     pub(super) max: [S::Vector; N],
-    pub(super) factor: f32,
+    pub(super) factor: S::Scalar,
     pub(super) scores: &'t mut [[S::Vector; COLS]],
 }
 
@@ -68,7 +68,7 @@ pub(super) struct PairValues<'t, 'a, S: Simd> {
     pub(super) rows: Range<usize>,
     /// How many rows before those nobody sees: one or none.
     pub(super) unseen: usize,
-    pub(super) to: &'t mut [f32],
+    pub(super) to: &'t mut [S::Scalar],
 }
 
 impl<S: Simd> Task for PairValues<'_, '_, S> {

@@ -18,6 +18,7 @@ use crate::{
     Stage,
     floats::{FloatRows, FloatRowsMut},
     ranges,
+    scalar::Scalar,
     score::{
         band::Span,
         function::Score,
@@ -42,39 +43,40 @@ const SINGLE: usize = 8;
 const MARK: f32 = -1.0;
 
 /// Queries of heads that share keys and values, and where their results go.
-pub(crate) struct Unit<'a, F> {
-    pub(crate) head: Head<'a, F>,
+pub(crate) struct Unit<'a, F, E> {
+    pub(crate) head: Head<'a, F, E>,
     /// Those of one head at most as many as `BLOCKS` blocks have lanes; those of several heads as one vector has.
     pub(crate) queries: Queries,
     pub(crate) products: Products,
-    pub(crate) rows: FloatRows<'a>,
+    pub(crate) rows: FloatRows<'a, E>,
     /// What will probably be asked for next, if it is worth asking for before.
-    pub(crate) next_rows: Option<FloatRows<'a>>,
+    pub(crate) next_rows: Option<FloatRows<'a, E>>,
     /// As many rows as there are queries.
-    pub(crate) output: FloatRowsMut<'a>,
+    pub(crate) output: FloatRowsMut<'a, E>,
     /// Rows of one element.
-    pub(crate) lse: Option<RowsMut<'a, f32>>,
+    pub(crate) lse: Option<RowsMut<'a, E>>,
     /// Rows of the whole call's keys.
-    pub(crate) scores: Option<(Stage, RowsMut<'a, f32>)>,
+    pub(crate) scores: Option<(Stage, RowsMut<'a, E>)>,
     /// If not all keys are meant.
-    pub(crate) range: Option<KeyRange<'a>>,
-    pub(crate) scratch: &'a mut [f32],
+    pub(crate) range: Option<KeyRange<'a, E>>,
+    pub(crate) scratch: &'a mut [E],
 }
 
 /// Some of the keys, beginning with a tile.
-pub(crate) struct KeyRange<'a> {
+pub(crate) struct KeyRange<'a, E> {
     pub(crate) keys: Range<usize>,
     /// Whether sinks count: in one of the ranges only.
     pub(crate) is_first: bool,
     /// Rows of two elements: of each query, the largest score in base 2, and the sum of the exponentials with respect to it.
-    pub(crate) states: RowsMut<'a, f32>,
+    pub(crate) states: RowsMut<'a, E>,
 }
 
-impl<F: Score> Kernel for Unit<'_, F> {
+impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
+    type Scalar = E;
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
+    fn run<S: Simd<Scalar = E>, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
         let products = self.products;
         let Some(scores) = scratch.score_tile(products) else { return };
@@ -91,7 +93,7 @@ impl<F: Score> Kernel for Unit<'_, F> {
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
-            let factor = if products.are_in_pairs() { 1.0 } else { self.head.call.query_factor };
+            let factor = if products.are_in_pairs() { E::from(1.0) } else { self.head.call.query_factor };
             let load = LoadQueries { simd, from: &self.rows, first, products, factor, to: &mut *q };
             load_queries::<_, _, ROWS, NARROW, COLS>(&self.head, load, raw);
             if let Some(pairs) = products.pairs(simd) {
@@ -147,7 +149,7 @@ impl<F: Score> Kernel for Unit<'_, F> {
     }
 }
 
-impl<F> Unit<'_, F> {
+impl<F, E: Scalar> Unit<'_, F, E> {
     /// Asks for the part of what lies at both ends of a unit that falls to one of its steps, a block's over a tile: the rows that it will
     /// write, and the queries of the next one. Few at a time, as more than can be under way have to be waited for.
     #[inline(always)]
@@ -164,7 +166,7 @@ impl<F> Unit<'_, F> {
 /// Queries as the score function wants them: transposed, scaled and projected. `raw` is room for them as they were.
 #[inline(always)]
 fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    head: &Head<'_, F>,
+    head: &Head<'_, F, S::Scalar>,
     load: LoadQueries<'_, '_, S, COLS>,
     raw: &mut [[S::Vector; COLS]],
 ) {
@@ -192,7 +194,7 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     pub(super) spans: [Span; COLS],
     pub(super) products: Products,
     /// What became of few queries.
-    pub(super) rounded: Rounded,
+    pub(super) rounded: Rounded<S::Scalar>,
     pub(super) softmax: Softmax<S, COLS>,
     /// `[key_dim][query]`, or as the products for few queries want them; scaled
     pub(super) queries: &'s mut [[S::Vector; COLS]],
@@ -206,17 +208,17 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
     fn new<F: Score>(
         simd: S,
-        head: &Head<'_, F>,
+        head: &Head<'_, F, S::Scalar>,
         (of, has_sinks): (Queries, bool),
-        (products, rounded): (Products, Rounded),
+        (products, rounded): (Products, Rounded<S::Scalar>),
         [queries, output]: [&'s mut [[S::Vector; COLS]]; 2],
     ) -> Self {
         let spans = core::array::from_fn(|c| {
             let [first, last] = of.ends(c * S::LANES, S::LANES);
             head.band.span(first, last)
         });
-        let sinks: [f32; 16] =
-            core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { f32::NEG_INFINITY });
+        let sinks: [S::Scalar; 16] =
+            core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { S::Scalar::NEG_INFINITY });
         let softmax = Softmax::new(simd, simd.load(&sinks));
         let mut block = Self { of, spans, products, rounded, softmax, queries, output, has_output: false };
         if products.are_for_few() {
@@ -238,8 +240,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     fn attend<F: Score, const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
-        head: &Head<'_, F>,
-        tile: &mut KeyTile<'_, '_>,
+        head: &Head<'_, F, S::Scalar>,
+        tile: &mut KeyTile<'_, '_, S::Scalar>,
         scores: &mut [[S::Vector; COLS]],
     ) {
         if COLS == 1 && self.products.are_for_few() {
@@ -267,10 +269,10 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     fn attend_columns<F: Score, const ROWS: usize, const NARROW: usize, const N: usize>(
         &mut self,
         simd: S,
-        head: &Head<'_, F>,
+        head: &Head<'_, F, S::Scalar>,
         columns: Columns<N>,
         (range, is_full): (Range<usize>, bool),
-        tile: &mut KeyTile<'_, '_>,
+        tile: &mut KeyTile<'_, '_, S::Scalar>,
         scores: &mut [[S::Vector; COLS]],
     ) {
         let masked = match self.seen(simd, head, columns, &range, is_full) {
@@ -310,7 +312,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         &mut self,
         simd: S,
         columns: Columns<N>,
-        (max, factor): ([S::Vector; N], f32),
+        (max, factor): ([S::Vector; N], S::Scalar),
         (scores, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
         is_marked: bool,
     ) -> [S::Vector; N] {
@@ -329,7 +331,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
     fn mark<F: Score, const N: usize>(
         &self,
-        (simd, head): (S, &Head<'_, F>),
+        (simd, head): (S, &Head<'_, F, S::Scalar>),
         columns: Columns<N>,
         (range, words): (&Range<usize>, &[Words<S>; N]),
         (weights, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
@@ -349,9 +351,9 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     #[inline(always)]
     fn products_with_keys<F: Score, const ROWS: usize, const NARROW: usize, const N: usize>(
         &self,
-        (simd, head): (S, &Head<'_, F>),
+        (simd, head): (S, &Head<'_, F, S::Scalar>),
         columns: Columns<N>,
-        (tile, range): (&mut KeyTile<'_, '_>, &Range<usize>),
+        (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
         scores: &mut [[S::Vector; COLS]],
     ) -> Option<[S::Vector; N]> {
         let queries = &*self.queries;
@@ -362,7 +364,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
             Some(pairs) => {
                 let [factor, _] = head.factors_of_pairs();
-                let product = PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != 1.0) };
+                let product =
+                    PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != S::Scalar::from(1.0)) };
                 let keys = tile.keys_in_pairs(simd, range)?;
                 let queries = queries.get(..keys.dim())?;
                 pairs.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
@@ -376,7 +379,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         &mut self,
         simd: S,
         columns: Columns<N>,
-        (tile, range): (&mut KeyTile<'_, '_>, &Range<usize>),
+        (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
         weights: &[[S::Vector; COLS]],
         (is_marked, rescale): (bool, [S::Vector; N]),
     ) -> Option<()> {
@@ -407,7 +410,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     pub(super) fn seen<F: Score, const N: usize>(
         &self,
         simd: S,
-        head: &Head<'_, F>,
+        head: &Head<'_, F, S::Scalar>,
         columns: Columns<N>,
         keys: &Range<usize>,
         is_full: bool,
@@ -428,7 +431,13 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// What vector `c` of the queries sees of some keys.
     #[inline(always)]
-    pub(super) fn look<F: Score>(&self, simd: S, head: &Head<'_, F>, c: usize, keys: &Range<usize>) -> Words<S> {
+    pub(super) fn look<F: Score>(
+        &self,
+        simd: S,
+        head: &Head<'_, F, S::Scalar>,
+        c: usize,
+        keys: &Range<usize>,
+    ) -> Words<S> {
         simd.call(Look { simd, head, queries: self.of, first: c * S::LANES, keys: keys.clone() })
     }
 
@@ -437,7 +446,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     pub(super) fn column<'t, 'a, F>(
         &self,
         simd: S,
-        head: &'t Head<'a, F>,
+        head: &'t Head<'a, F, S::Scalar>,
         c: usize,
         key: usize,
         words: &'t Words<S>,
@@ -457,9 +466,9 @@ pub(super) enum Seen<S: Simd, const N: usize> {
 struct AttendColumn<'t, 's, 'r, 'q, 'a, S: Simd, F, const COLS: usize> {
     simd: S,
     block: &'t mut Block<'s, S, COLS>,
-    head: &'t Head<'a, F>,
+    head: &'t Head<'a, F, S::Scalar>,
     column: Columns<1>,
-    tile: &'t mut KeyTile<'r, 'q>,
+    tile: &'t mut KeyTile<'r, 'q, S::Scalar>,
     scores: &'t mut [[S::Vector; COLS]],
 }
 

@@ -1,6 +1,6 @@
 //! The scores themselves, for those who want to see them: a second pass over the keys, one vector of queries at a time.
 
-use core::f32::consts::LN_2;
+use core::f64::consts::LN_2;
 
 use super::{
     Columns,
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Stage,
+    scalar::Scalar,
     score::{
         function::Score,
         head::Head,
@@ -26,12 +27,12 @@ use crate::{
 pub(super) struct StoreScores<'t, 's, 'a, S: Simd, F, const COLS: usize> {
     pub(super) simd: S,
     pub(super) block: &'t Block<'s, S, COLS>,
-    pub(super) head: &'t Head<'a, F>,
-    pub(super) tiles: Option<&'t mut Tiles<'s>>,
+    pub(super) head: &'t Head<'a, F, S::Scalar>,
+    pub(super) tiles: Option<&'t mut Tiles<'s, S::Scalar>>,
     pub(super) stage: Stage,
     /// Room for a tile.
     pub(super) scores: &'t mut [[S::Vector; COLS]],
-    pub(super) to: &'t mut RowsMut<'a, f32>,
+    pub(super) to: &'t mut RowsMut<'a, S::Scalar>,
     /// The row of the block's first query.
     pub(super) first_row: usize,
 }
@@ -53,7 +54,7 @@ impl<S: Simd, F: Score, const ROWS: usize, const COLS: usize> Task
 impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
     #[inline(always)]
     fn store<const ROWS: usize>(mut self) {
-        let nothing = if self.stage == Stage::Weights { 0.0 } else { f32::NEG_INFINITY };
+        let nothing = if self.stage == Stage::Weights { S::Scalar::default() } else { S::Scalar::NEG_INFINITY };
         for i in 0..self.block.of.len {
             self.to.row_mut(self.first_row + i).fill(nothing);
         }
@@ -71,7 +72,11 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
 
     /// Those of one vector of queries with the keys of a tile.
     #[inline(always)]
-    fn store_tile<const ROWS: usize>(&mut self, column: Columns<1>, tile: &mut KeyTile<'_, '_>) -> Option<()> {
+    fn store_tile<const ROWS: usize>(
+        &mut self,
+        column: Columns<1>,
+        tile: &mut KeyTile<'_, '_, S::Scalar>,
+    ) -> Option<()> {
         let Self { simd, block, head, stage, .. } = *self;
         let is_masked = stage >= Stage::Masked;
         let [span] = column.of(&block.spans);
@@ -89,7 +94,7 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
             let scores = strided(scores, column.first());
             simd.call(Apply { column: of_queries, stage, scores, len });
         }
-        let mut factor = simd.splat(LN_2);
+        let mut factor = simd.broadcast(Scalar::from_f64(LN_2));
         if stage == Stage::Weights {
             block.softmax.weights(column, scores);
             factor = simd.splat(1.0);

@@ -17,10 +17,10 @@ pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
     simd: S,
     row: impl Fn(usize) -> *const T,
     len: usize,
-    scale: f32,
+    scale: S::Scalar,
     to: &mut [[S::Vector; COLS]],
 ) {
-    let scale = simd.splat(scale);
+    let scale = simd.broadcast(scale);
     for c in 0..COLS {
         let rows: [*const T; 16] = core::array::from_fn(|i| row((c * S::LANES + i).min(len - 1)));
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {

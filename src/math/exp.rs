@@ -1,7 +1,7 @@
 //! The base-2 exponential.
 //!
 //! `2^x = 2^n * 2^r`, with `n` an integer and `r = x - n`: the one nearest to `x`, or the one below, whichever a backend has the fewer instructions
-//! for. `2^r` is a polynomial of degree 5 that gives exactly 1 at 0, and otherwise is off by as little as such a one can be. The division into `n`
+//! for. `2^r` is a polynomial, of degree 5 for `f32` and 11 for `f64`, that gives exactly 1 at 0, and otherwise is off by as little as such a one can be. The division into `n`
 //! and `r`, and the scaling, which is exact, belong to each backend: see [`Simd::exp2`].
 
 use super::horner;
@@ -17,6 +17,21 @@ pub(crate) const NEAREST: [f32; 5] = [
     f32::from_bits(0x3f31_7215), // 0.693_147, ln(2) is 0.693_147_2
 ];
 
+/// For the same `r` of `f64`: coefficients of `r^11` down to `r`, that of the lowest power rounded first. Relative error 4.1e-18.
+pub(crate) const NEAREST_F64: [f64; 11] = [
+    f64::from_bits(0x3dfe_80ee_4de8_c038), // 4.438_863_286_566_055_3e-10
+    f64::from_bits(0x3e3e_611a_059f_d22e), // 7.073_232_744_296_565e-9
+    f64::from_bits(0x3e7b_5260_da0b_520b), // 1.017_816_004_909_512_2e-7
+    f64::from_bits(0x3eb6_2bfc_dde6_5cb1), // 1.321_543_883_747_196e-6
+    f64::from_bits(0x3eef_fcbf_bf8c_7268), // 1.525_273_363_394_662_5e-5
+    f64::from_bits(0x3f24_3091_30c0_1289), // 0.000_154_035_304_490_336_25
+    f64::from_bits(0x3f55_d87f_e78b_3b9c), // 0.001_333_355_814_654_636
+    f64::from_bits(0x3f83_b2ab_6fba_11f5), // 0.009_618_129_107_601_606
+    f64::from_bits(0x3fac_6b08_d704_a0d4), // 0.055_504_108_664_821_72
+    f64::from_bits(0x3fce_bfbd_ff82_c59c), // 0.240_226_506_959_101_08
+    f64::from_bits(0x3fe6_2e42_fefa_39ef), // 0.693_147_180_559_945_3, ln(2) is 0.693_147_180_559_945_309
+];
+
 /// For `r` in `0 ..= 1`, as is left by the integer below: fitted likewise, but to the absolute error, then searched around for the least error with each step rounded, and `r`
 /// rounded either way. Relative error 1.4e-7, absolute error 1.5e-7.
 pub(crate) const BELOW: [f32; 5] = [
@@ -29,7 +44,7 @@ pub(crate) const BELOW: [f32; 5] = [
 
 /// `2^r` for the `r` that the coefficients are for.
 #[inline(always)]
-pub(crate) fn polynomial<S: Simd>(simd: S, r: S::Vector, coefficients: [f32; 5]) -> S::Vector {
+pub(crate) fn polynomial<S: Simd, const N: usize>(simd: S, r: S::Vector, coefficients: [S::Scalar; N]) -> S::Vector {
     simd.mul_add(horner(simd, r, coefficients), r, simd.splat(1.0))
 }
 
@@ -52,7 +67,7 @@ mod tests {
 
     impl<const TERMS: usize> Function for Exp2<TERMS> {
         #[inline(always)]
-        fn vector<S: Simd>(self, simd: S, x: S::Vector) -> S::Vector {
+        fn vector<S: Simd<Scalar = f32>>(self, simd: S, x: S::Vector) -> S::Vector {
             simd.exp2(x)
         }
 

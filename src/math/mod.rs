@@ -2,6 +2,8 @@
 
 use crate::simd::Simd;
 
+#[cfg(test)]
+mod double;
 pub(crate) mod exp;
 #[cfg(test)]
 mod sweep;
@@ -9,10 +11,10 @@ pub(crate) mod tanh;
 
 /// The polynomial with these coefficients, that of the highest power first, by Horner's scheme.
 #[inline(always)]
-fn horner<S: Simd, const N: usize>(simd: S, x: S::Vector, coefficients: [f32; N]) -> S::Vector {
+pub(crate) fn horner<S: Simd, const N: usize>(simd: S, x: S::Vector, coefficients: [S::Scalar; N]) -> S::Vector {
     let mut p = simd.splat(0.0);
     for (i, coefficient) in coefficients.into_iter().enumerate() {
-        let coefficient = simd.splat(coefficient);
+        let coefficient = simd.broadcast(coefficient);
         p = if i == 0 { coefficient } else { simd.mul_add(p, x, coefficient) };
     }
     p

@@ -10,7 +10,7 @@ use crate::{
 
 /// A function, and what it should give.
 pub(super) trait Function: Copy {
-    fn vector<S: Simd>(self, simd: S, x: S::Vector) -> S::Vector;
+    fn vector<S: Simd<Scalar = f32>>(self, simd: S, x: S::Vector) -> S::Vector;
 
     /// Off by no more than some 1e-10 of it.
     fn exact(self, x: f32) -> f64;
@@ -20,7 +20,7 @@ pub(super) trait Function: Copy {
 const CHUNK: usize = 16;
 
 #[inline(always)]
-fn apply<S: Simd>(simd: S, of: impl Function, x: [f32; CHUNK]) -> [f32; CHUNK] {
+fn apply<S: Simd<Scalar = f32>>(simd: S, of: impl Function, x: [f32; CHUNK]) -> [f32; CHUNK] {
     let mut result = [0.0; CHUNK];
     for (to, from) in result.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
         simd.store(of.vector(simd, simd.load(from)), to);
@@ -43,10 +43,11 @@ struct Sweep<F> {
 }
 
 impl<F: Function> Kernel for Sweep<F> {
+    type Scalar = f32;
     type Output = f64;
 
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f64 {
+    fn run<S: Simd<Scalar = f32>, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f64 {
         let mut errors = [0.0; CHUNK];
         for start in (self.first..=self.last).step_by(CHUNK) {
             let x = from_fn(|i| f32::from_bits((start + i as u32).min(self.last)));
@@ -80,10 +81,11 @@ struct Once<F> {
 }
 
 impl<F: Function> Kernel for Once<F> {
+    type Scalar = f32;
     type Output = f32;
 
     #[inline(always)]
-    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f32 {
+    fn run<S: Simd<Scalar = f32>, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f32 {
         apply(simd, self.of, [self.x; CHUNK])[0]
     }
 }

@@ -13,9 +13,9 @@ use crate::View;
 /// use simd_attention::{Additive, Attention, Kv, View, ViewMut, scratch_len};
 ///
 /// // Two hidden units. Scores of tanh(1 + 0) + 2 tanh(1 + 1) and of tanh(1 + 1) + 2 tanh(1 + 0).
-/// let (q, wq, v) = ([0.5], [2.0, 2.0], [1.0, 2.0]);
-/// let (projected_keys, values) = ([0.0, 1.0, 1.0, 0.0], [1.0, 0.0]);
-/// let mut out = [0.0];
+/// let (q, wq, v) = ([0.5f32], [2f32, 2.0], [1f32, 2.0]);
+/// let (projected_keys, values) = ([0f32, 1.0, 1.0, 0.0], [1f32, 0.0]);
+/// let mut out = [0f32];
 /// Attention::with_score(Additive::new(&v).query_weights(View::matrix(&wq, [2, 1])?)).forward(
 ///     View::matrix(&q, [1, 1])?,
 ///     Kv::new(View::matrix(&projected_keys, [2, 2])?, View::matrix(&values, [2, 1])?)?,

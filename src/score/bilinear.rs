@@ -12,9 +12,9 @@ use crate::View;
 /// use simd_attention::{Attention, Bilinear, Kv, View, ViewMut, scratch_len};
 ///
 /// // Queries of two elements, keys of three: scores of 3 and 4.
-/// let (q, w) = ([1.0, 2.0], [1.0, 0.0, 0.0, 1.0, 0.0, 2.0]);
-/// let (k, v) = ([1.0, 9.0, 0.0, 0.0, 9.0, 1.0], [0.0, 1.0]);
-/// let mut out = [0.0];
+/// let (q, w) = ([1f32, 2.0], [1f32, 0.0, 0.0, 1.0, 0.0, 2.0]);
+/// let (k, v) = ([1f32, 9.0, 0.0, 0.0, 9.0, 1.0], [0f32, 1.0]);
+/// let mut out = [0f32];
 /// Attention::with_score(Bilinear::new(View::matrix(&w, [2, 3])?)).forward(
 ///     View::matrix(&q, [1, 2])?,
 ///     Kv::new(View::matrix(&k, [2, 3])?, View::matrix(&v, [2, 1])?)?,

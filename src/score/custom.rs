@@ -43,7 +43,7 @@ macro_rules! delegate {
             self.score.key_dim()
         }
 
-        fn default_scale(&self, key_dim: usize) -> f32 {
+        fn default_scale(&self, key_dim: usize) -> f64 {
             self.score.default_scale(key_dim)
         }
 

@@ -4,6 +4,7 @@ use super::{custom::Position, lanes::Lanes, projection::Projection};
 use crate::{
     Error, Shape,
     error::{Axis, Operand},
+    scalar::Scalar,
     work::Plan,
 };
 
@@ -35,8 +36,8 @@ use crate::{
 ///     }
 /// }
 ///
-/// let (q, k, v) = ([1.0, 0.0], [1.0, 0.0, 0.0, 1.0], [1.0, 0.0]);
-/// let mut out = [0.0];
+/// let (q, k, v) = ([1f32, 0.0], [1f32, 0.0, 0.0, 1.0], [1f32, 0.0]);
+/// let mut out = [0f32];
 /// Attention::with_score(Distance).forward(
 ///     View::matrix(&q, [1, 2])?,
 ///     Kv::new(View::matrix(&k, [2, 2])?, View::matrix(&v, [2, 1])?)?,
@@ -73,7 +74,7 @@ pub trait Score: Copy {
     }
 
     /// The scale, if the caller asks for none.
-    fn default_scale(&self, key_dim: usize) -> f32 {
+    fn default_scale(&self, key_dim: usize) -> f64 {
         let _ = key_dim;
         1.0
     }
@@ -87,7 +88,7 @@ pub trait Score: Copy {
         true
     }
 
-    /// The score that is to take the place of `score`, which is scaled, capped and biased.
+    /// The score that is to take the place of `score`, which is scaled, capped and biased, and rounded to `f32` if it is of `f64`.
     fn modify(&self, score: f32, at: Position) -> f32 {
         let _ = at;
         score
@@ -95,7 +96,7 @@ pub trait Score: Copy {
 
     /// Computes the units that are left.
     #[doc(hidden)]
-    fn run(&self, plan: &Plan<'_>, scratch: &mut [f32]) {
+    fn run<E: Scalar>(&self, plan: &Plan<'_, E>, scratch: &mut [E]) {
         plan.run(self, scratch);
     }
 }
@@ -105,7 +106,7 @@ pub trait Score: Copy {
 pub(crate) struct Form<'f> {
     pub(crate) projection: Option<Projection<'f>>,
     pub(crate) is_linear: bool,
-    pub(crate) default_scale: f32,
+    pub(crate) default_scale: f64,
     key_dim: Option<usize>,
 }
 
@@ -145,8 +146,8 @@ impl Score for Dot {
     const LINEAR: bool = true;
     const IS_DOT: bool = true;
 
-    fn default_scale(&self, key_dim: usize) -> f32 {
-        libm::sqrt(1.0 / key_dim as f64) as f32
+    fn default_scale(&self, key_dim: usize) -> f64 {
+        libm::sqrt(1.0 / key_dim as f64)
     }
 
     #[inline(always)]
@@ -154,8 +155,7 @@ impl Score for Dot {
         key.mul_add(query, sum)
     }
 
-    /// Not generic: compiled once, and not again by each crate that calls it.
-    fn run(&self, plan: &Plan<'_>, scratch: &mut [f32]) {
-        plan.run(self, scratch);
+    fn run<E: Scalar>(&self, plan: &Plan<'_, E>, scratch: &mut [E]) {
+        E::run_dot(plan, scratch);
     }
 }

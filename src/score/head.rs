@@ -1,17 +1,19 @@
 //! One head of one sequence of a call.
 
-use core::{f32::consts::LOG2_E, num::NonZeroUsize};
+use core::{f64::consts::LOG2_E, num::NonZeroUsize};
 
 use super::{band::Band, function::Score, mask::MaskRows, product::Function, projection::HeadProjection};
 use crate::{
+    scalar::Scalar,
+    simd::Simd,
     store::Strips,
     validate::{Call, Sequence},
     view::{Rows, split_index},
 };
 
 #[derive(Clone, Copy)]
-pub(crate) struct Head<'a, F> {
-    pub(crate) call: &'a Call<'a>,
+pub(crate) struct Head<'a, F, E> {
+    pub(crate) call: &'a Call<'a, E>,
     pub(crate) score: &'a F,
     pub(crate) sequence: &'a Sequence,
     /// Which query head, the first one of several.
@@ -53,8 +55,8 @@ impl Queries {
     }
 }
 
-impl<'a, F: Score> Head<'a, F> {
-    pub(crate) fn new(call: &'a Call<'a>, score: &'a F, sequence: &'a Sequence, index: usize) -> Self {
+impl<'a, F: Score, E: Scalar> Head<'a, F, E> {
+    pub(crate) fn new(call: &'a Call<'a, E>, score: &'a F, sequence: &'a Sequence, index: usize) -> Self {
         let &Sequence { kv_len, diagonal, .. } = sequence;
         let band = Band { kv_len, diagonal, left: call.window.left, right: call.window.right };
         Self { call, score, sequence, index, band }
@@ -62,7 +64,7 @@ impl<'a, F: Score> Head<'a, F> {
 
     /// The keys, and the values that belong to them, those of the sequence from its [origin](Self::origin) on; `None` where there are none.
     #[inline(always)]
-    pub(crate) fn kv(&self) -> Option<[Strips<'a>; 2]> {
+    pub(crate) fn kv(&self) -> Option<[Strips<'a, E>; 2]> {
         let Sequence { batch, room, kv_len, .. } = self.sequence;
         self.call.kv.head(*batch, self.index / self.call.group, room.start.saturating_add(*kv_len))
     }
@@ -75,8 +77,8 @@ impl<'a, F: Score> Head<'a, F> {
     }
 
     #[inline(always)]
-    pub(crate) fn function<S>(&self, simd: S) -> Function<'a, S, F> {
-        Function { simd, score: self.score, factor: self.call.score_factor }
+    pub(crate) fn function<S: Simd<Scalar = E>>(&self, simd: S) -> Function<'a, S, F> {
+        Function::new(simd, self.score, self.call.score_factor)
     }
 
     /// Where the sequence's first query and first key stand in masks and biases.
@@ -88,9 +90,9 @@ impl<'a, F: Score> Head<'a, F> {
     /// What scores of pairs are multiplied with, for pairs themselves stay as they are: at first, and in the softmax, which costs less where nothing else
     /// is done to them.
     #[inline(always)]
-    pub(crate) fn factors_of_pairs(&self) -> [f32; 2] {
-        let factor = self.call.query_factor;
-        if factor > 0.0 && !self.modifies() { [1.0, factor] } else { [factor, 1.0] }
+    pub(crate) fn factors_of_pairs(&self) -> [E; 2] {
+        let (factor, one) = (self.call.query_factor, E::from(1.0));
+        if factor > E::default() && !self.modifies() { [one, factor] } else { [factor, one] }
     }
 
     /// Whether position alone decides what a query sees.
@@ -120,7 +122,8 @@ impl<'a, F: Score> Head<'a, F> {
 
     /// In base 2; negative infinity where there is none.
     #[inline(always)]
-    pub(crate) fn sink(&self, head: usize) -> f32 {
-        self.call.sinks.and_then(|sinks| sinks.get(head)).map_or(f32::NEG_INFINITY, |sink| sink * LOG2_E)
+    pub(crate) fn sink(&self, head: usize) -> E {
+        let sink = self.call.sinks.and_then(|sinks| sinks.get(head));
+        sink.map_or(E::NEG_INFINITY, |sink| E::from(*sink) * E::from_f64(LOG2_E))
     }
 }

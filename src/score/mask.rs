@@ -11,6 +11,7 @@ use crate::{
     Error, Shape, View,
     error::Operand,
     kv::expect_shape,
+    scalar::Scalar,
     simd::{Bf16Pairs, Simd, Task, prefetch},
     view::Rows,
 };
@@ -24,8 +25,8 @@ use crate::{
 ///
 /// // Two queries, three keys, one head of dimension 1. The first query sees keys 0 and 2, the second key 1.
 /// let mask = [true, false, true, false, true, false];
-/// let (q, k, v) = ([0.0; 2], [0.0; 3], [1.0, 5.0, 3.0]);
-/// let mut out = [0.0; 2];
+/// let (q, k, v) = ([0f32; 2], [0f32; 3], [1f32, 5.0, 3.0]);
+/// let mut out = [0f32; 2];
 /// Attention::new().mask(Mask::new(View::matrix(&mask, [2, 3])?)).forward(
 ///     View::matrix(&q, [2, 1])?,
 ///     Kv::new(View::matrix(&k, [3, 1])?, View::matrix(&v, [3, 1])?)?,
@@ -229,9 +230,9 @@ const fn below(n: usize) -> u32 {
 }
 
 /// What a vector of queries sees of some keys, to be found out.
-pub(crate) struct Look<'t, 'a, S, F> {
+pub(crate) struct Look<'t, 'a, S: Simd, F> {
     pub(crate) simd: S,
-    pub(crate) head: &'t Head<'a, F>,
+    pub(crate) head: &'t Head<'a, F, S::Scalar>,
     pub(crate) queries: Queries,
     /// Which of them is in the first lane; lanes past the last repeat it.
     pub(crate) first: usize,
@@ -255,11 +256,11 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
                 self.mask(&at, key, &mut lanes);
             }
             let existing = below(keys.end - key);
-            let mut bits = [0.0; 16];
+            let mut bits = [S::Scalar::default(); 16];
             for (bits, lane) in bits.iter_mut().zip(lanes).take(S::LANES) {
                 words.any |= lane & existing != 0;
                 *common &= lane;
-                *bits = f32::from_bits(lane);
+                *bits = S::Scalar::from_word(lane);
             }
             words.all &= *common & existing == existing;
             *vector = simd.load(&bits);
@@ -298,7 +299,7 @@ impl<S: Simd, F: Score> Look<'_, '_, S, F> {
 
 /// Which of the keys `key .. key + 32` a caller's own mask lets a query see.
 #[inline(always)]
-fn custom<F: Score>(of: &Head<'_, F>, [head, query]: [usize; 2], key: usize) -> u32 {
+fn custom<F: Score, E: Scalar>(of: &Head<'_, F, E>, [head, query]: [usize; 2], key: usize) -> u32 {
     let existing = u32::try_from(of.band.kv_len.saturating_sub(key)).unwrap_or(u32::MAX);
     (0..existing.min(u32::BITS)).fold(0, |word, bit| {
         let key = key + bit as usize;
@@ -329,7 +330,7 @@ impl<S: Simd> Words<S> {
     pub(crate) fn all(simd: S) -> Self {
         let () = Self::FIT;
         Self {
-            lanes: [simd.splat(f32::from_bits(u32::MAX)); MAX_WORDS],
+            lanes: [simd.broadcast(S::Scalar::from_word(u32::MAX)); MAX_WORDS],
             common: [u32::MAX; MAX_WORDS],
             any: true,
             all: true,

@@ -2,7 +2,7 @@
 //! caller's own function, the mask; in this order. What is masked, by a bias too, is `-inf` whatever came before.
 
 use core::{
-    f32::consts::{LN_2, LOG2_E},
+    f64::consts::{LN_2, LOG2_E},
     ops::Range,
 };
 
@@ -13,8 +13,9 @@ use super::{
     mask::Words,
 };
 use crate::{
-    Stage,
+    Float, Stage,
     math::tanh::tanh,
+    scalar::Scalar,
     simd::{Simd, Task, prefetch},
     view::Rows,
 };
@@ -23,7 +24,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Column<'t, 'a, S: Simd, F> {
     pub(crate) simd: S,
-    pub(crate) head: &'t Head<'a, F>,
+    pub(crate) head: &'t Head<'a, F, S::Scalar>,
     pub(crate) queries: Queries,
     /// Which of them is in the first lane; lanes past the last repeat it.
     pub(crate) first: usize,
@@ -119,15 +120,11 @@ impl<S: Simd, F: Score> Task for Mark<'_, '_, S, F> {
     }
 }
 
-/// The smallest bias that does not mask. A bias that is smaller still but finite counts as this, so that even the most negative numbers can
-/// be multiplied with `log2(e)`.
-const LEAST_BIAS: f32 = -1e38;
-
 impl<S: Simd, F: Score> Column<'_, '_, S, F> {
     #[inline(always)]
     fn softcap(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>, stage: Stage) {
         let (simd, Some(cap)) = (self.simd, self.head.call.softcap) else { return };
-        let cap = simd.splat(cap * LOG2_E);
+        let cap = simd.broadcast(S::Scalar::from_f64(cap * LOG2_E));
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
             let share = if stage == Stage::Scaled { *score } else { tanh(simd, *score) };
@@ -139,7 +136,7 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
     fn bias(&self, keys: &Range<usize>, square: Option<&S::Square>, scores: &mut Strided<'_, S::Vector>) {
         let (simd, Some(square)) = (self.simd, square) else { return };
         let (nothing, infinite) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
-        let (least, log2_e) = (simd.splat(LEAST_BIAS), simd.splat(LOG2_E));
+        let (least, log2_e) = (simd.splat(S::Scalar::LEAST_BIAS), simd.broadcast(S::Scalar::from_f64(LOG2_E)));
         for (j, bias) in keys.clone().zip(square.as_ref()) {
             let Some(score) = scores.get(j) else { break };
             let biased = simd.mul_add(simd.max(least, *bias), log2_e, *score);
@@ -165,7 +162,7 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
                 [only] => self.simd.splat(*only),
                 _ => {
                     prefetch(row.as_ptr().wrapping_add(start + S::KEY_TILE));
-                    self.simd.load(row.get(start..).map_or(&[], |row| row.get(..keys.len()).unwrap_or(row)))
+                    self.simd.load_f32(row.get(start..).map_or(&[], |row| row.get(..keys.len()).unwrap_or(row)))
                 }
             };
         }
@@ -176,13 +173,15 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
     #[inline(always)]
     fn alibi(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         let (simd, Some(slopes)) = (self.simd, self.head.call.alibi_slopes) else { return };
-        // Exact up to 2^24, as f32 is; beyond, rounded for each query by itself.
+        // Exact up to 2^24 in f32; beyond, rounded for each query by itself.
         let position = self.head.band.diagonal.saturating_sub((self.key + keys.start) as i64);
-        let (mut distances, mut factors) = ([0.0; 16], [0.0; 16]);
+        let (mut distances, mut factors) = ([S::Scalar::default(); 16], [S::Scalar::default(); 16]);
         for (i, (distance, factor)) in distances.iter_mut().zip(&mut factors).enumerate() {
             let [head, query] = self.queries.at(self.first + i);
-            *distance = position.saturating_add(query as i64) as f32;
-            *factor = slopes.get(head).map_or(0.0, |slope| -slope * LOG2_E);
+            *distance = S::Scalar::from_f64(position.saturating_add(query as i64) as f64);
+            *factor = slopes
+                .get(head)
+                .map_or(S::Scalar::default(), |slope| S::Scalar::from(-slope) * S::Scalar::from_f64(LOG2_E));
         }
         let (mut distance, slope) = (simd.load(&distances), simd.load(&factors));
         for j in keys.clone() {
@@ -196,14 +195,16 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
     #[inline(always)]
     fn custom(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         let Head { score: function, sequence, .. } = *self.head;
+        let [ln_2, log2_e] = [LN_2, LOG2_E].map(S::Scalar::from_f64);
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
-            let mut lanes = [0.0; 16];
+            let mut lanes = [S::Scalar::default(); 16];
             self.simd.store(*score, &mut lanes);
             for (i, score) in lanes.iter_mut().take(S::LANES).enumerate() {
                 let [head, query] = self.queries.at(self.first + i);
                 let at = Position { sequence: sequence.index, head, query, key: self.key + j };
-                *score = function.modify(*score * LN_2, at) * LOG2_E;
+                let modified = function.modify((*score * ln_2).to_f32(), at);
+                *score = S::Scalar::from(modified) * log2_e;
             }
             *score = self.simd.load(&lanes);
         }

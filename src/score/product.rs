@@ -1,6 +1,6 @@
 //! What register tiles sum up.
 
-use core::hint::black_box;
+use core::{hint::black_box, marker::PhantomData};
 
 use super::{
     function::{Dot, Score},
@@ -31,27 +31,36 @@ pub(crate) trait Product<S: Simd>: Copy {
     fn add_unmarked(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector;
 
     /// What sums are yet to be multiplied with.
-    fn factor(&self) -> Option<f32>;
+    fn factor(&self) -> Option<S::Scalar>;
 }
 
-/// A score function on some backend.
+/// A score function on some backend, of queries with numbers of some type that scalars have all of.
 #[derive(Clone, Copy)]
-pub(crate) struct Function<'a, S, F> {
+pub(crate) struct Function<'a, S: Simd, F, T = <S as Simd>::Scalar> {
     pub(crate) simd: S,
     pub(crate) score: &'a F,
     /// What becomes of its sums, where it is not linear.
-    pub(crate) factor: f32,
+    pub(crate) factor: S::Scalar,
+    of: PhantomData<T>,
 }
 
-impl<S> Function<'_, S, Dot> {
-    /// The plain product of two matrices.
-    pub(crate) const fn dot(simd: S) -> Self {
-        Self { simd, score: &Dot, factor: 1.0 }
+impl<'a, S: Simd, F, T> Function<'a, S, F, T> {
+    #[inline(always)]
+    pub(crate) const fn new(simd: S, score: &'a F, factor: S::Scalar) -> Self {
+        Self { simd, score, factor, of: PhantomData }
     }
 }
 
-impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
-    type Element = f32;
+impl<S: Simd, T> Function<'_, S, Dot, T> {
+    /// The plain product of two matrices.
+    #[inline(always)]
+    pub(crate) fn dot(simd: S) -> Self {
+        Self::new(simd, &Dot, S::Scalar::from(1.0))
+    }
+}
+
+impl<S: Simd, F: Score, T: Copy + Into<S::Scalar>> Product<S> for Function<'_, S, F, T> {
+    type Element = T;
 
     const IS_ONE_INSTRUCTION: bool = F::IS_DOT;
 
@@ -61,8 +70,8 @@ impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
     }
 
     #[inline(always)]
-    fn splat(&self, element: f32) -> S::Vector {
-        self.simd.splat(element)
+    fn splat(&self, element: T) -> S::Vector {
+        self.simd.broadcast(element.into())
     }
 
     #[inline(always)]
@@ -79,7 +88,7 @@ impl<S: Simd, F: Score> Product<S> for Function<'_, S, F> {
     }
 
     #[inline(always)]
-    fn factor(&self) -> Option<f32> {
+    fn factor(&self) -> Option<S::Scalar> {
         (!F::LINEAR).then_some(self.factor)
     }
 }
@@ -90,7 +99,7 @@ pub(crate) struct PairDot<S: Simd> {
     pub(crate) simd: S,
     pub(crate) pairs: S::Bf16Pairs,
     /// What becomes of its sums, if it is not left to the softmax.
-    pub(crate) factor: Option<f32>,
+    pub(crate) factor: Option<S::Scalar>,
 }
 
 impl<S: Simd> Product<S> for PairDot<S> {
@@ -127,7 +136,7 @@ impl<S: Simd> Product<S> for PairDot<S> {
     }
 
     #[inline(always)]
-    fn factor(&self) -> Option<f32> {
+    fn factor(&self) -> Option<S::Scalar> {
         self.factor
     }
 }

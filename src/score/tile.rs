@@ -82,7 +82,7 @@ impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vecto
         let mut sums: [[S::Vector; N]; ROWS] = multiply(product, columns, queries, key, next_group);
         if let Some(factor) = product.factor() {
             for sum in sums.as_flattened_mut() {
-                *sum = simd.mul(*sum, simd.splat(factor));
+                *sum = simd.mul(*sum, simd.broadcast(factor));
             }
         }
         for (scores, products) in scores.iter_mut().zip(sums) {

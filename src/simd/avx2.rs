@@ -1,8 +1,10 @@
 //! 8 lanes and 16 registers: AVX2, FMA and F16C.
 
+mod double;
+
 use core::arch::x86_64::*;
 
-use super::{Kernel, Known, NoPairs, Simd, Task};
+use super::{Double, Kernel, Known, NoPairs, Simd, Task};
 use crate::{
     element::Bf16,
     math::exp::{NEAREST, polynomial},
@@ -12,7 +14,7 @@ cpufeatures::new!(cpu, "avx2", "fma");
 
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx2(());
+pub struct Avx2(());
 
 impl Avx2 {
     pub(super) fn new() -> Option<Self> {
@@ -21,7 +23,7 @@ impl Avx2 {
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+    fn enabled<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
             1 => kernel.run::<Self, 8, 8, 1>(self),
             _ => kernel.run::<Self, 6, 4, 2>(self),
@@ -82,11 +84,13 @@ macro_rules! reduce {
 }
 
 impl Simd for Avx2 {
+    type Scalar = f32;
     type Vector = __m256;
     type Mask = __m256;
     type Square = [__m256; 8];
     type Bf16Pairs = NoPairs<Bf16>;
     type I8Pairs = NoPairs<i8>;
+    type Double = Double<Self>;
 
     const LANES: usize = 8;
     const MAX_COLS: usize = 2;
@@ -95,7 +99,7 @@ impl Simd for Avx2 {
     const KEY_TILE: usize = 192;
 
     #[inline(always)]
-    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+    fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.enabled(cols, kernel) }
     }
@@ -105,6 +109,11 @@ impl Simd for Avx2 {
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.outlined(task) }
+    }
+
+    #[inline(always)]
+    fn double(self) -> Double<Self> {
+        Double(self)
     }
 
     #[inline(always)]
@@ -124,6 +133,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn broadcast(self, x: f32) -> __m256 {
+        self.splat(x)
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32]) -> __m256 {
         // SAFETY: `self` exists, so the CPU has AVX2; eight elements are read only if there are as many, else lanes past
         // the end of the slice are masked off.
@@ -134,6 +148,11 @@ impl Simd for Avx2 {
                 _mm256_maskload_ps(from.as_ptr(), lanes(from.len()))
             }
         }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, from: &[f32]) -> __m256 {
+        self.load(from)
     }
 
     #[inline(always)]
@@ -169,6 +188,11 @@ impl Simd for Avx2 {
                 _mm256_maskstore_ps(to.as_mut_ptr(), lanes(to.len()), x);
             }
         }
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: __m256, to: &mut [f32]) {
+        self.store(x, to);
     }
 
     #[cfg(feature = "half")]

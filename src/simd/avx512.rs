@@ -1,8 +1,10 @@
 //! 16 lanes and 32 registers: AVX-512 F, DQ, BW and VL.
 
+mod double;
+
 use core::arch::x86_64::*;
 
-use super::{Bf16Pairs, Kernel, Known, Pairs, Simd, Task};
+use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task};
 use crate::{
     element::Bf16,
     math::exp::{BELOW, polynomial},
@@ -12,7 +14,7 @@ cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "f
 
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512 {
+pub struct Avx512 {
     pairs: Option<HasPairs>,
 }
 
@@ -28,7 +30,7 @@ impl Avx512 {
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
     #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-    fn enabled<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+    fn enabled<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
             1 => kernel.run::<Self, 16, 16, 1>(self),
             2 => kernel.run::<Self, 8, 8, 2>(self),
@@ -88,7 +90,7 @@ macro_rules! reduce {
 
 /// Pairs of `bf16`.
 #[derive(Clone, Copy)]
-pub(crate) struct Bf16s(HasPairs);
+pub struct Bf16s(HasPairs);
 
 impl Pairs<Avx512> for Bf16s {
     type Number = Bf16;
@@ -195,7 +197,7 @@ impl Bf16Pairs<Avx512> for Bf16s {
 
 /// Pairs of integers: bytes in memory, 16 bits in registers, with sums of 32.
 #[derive(Clone, Copy)]
-pub(crate) struct I8s(HasPairs);
+pub struct I8s(HasPairs);
 
 impl Pairs<Avx512> for I8s {
     type Number = i8;
@@ -317,11 +319,13 @@ fn lanes(len: usize) -> __mmask16 {
 }
 
 impl Simd for Avx512 {
+    type Scalar = f32;
     type Vector = __m512;
     type Mask = __mmask16;
     type Square = [__m512; 16];
     type Bf16Pairs = Bf16s;
     type I8Pairs = I8s;
+    type Double = Double<Self>;
 
     const LANES: usize = 16;
     const MAX_COLS: usize = 3;
@@ -330,7 +334,7 @@ impl Simd for Avx512 {
     const KEY_TILE: usize = 64;
 
     #[inline(always)]
-    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+    fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.enabled(cols, kernel) }
     }
@@ -340,6 +344,11 @@ impl Simd for Avx512 {
     fn call<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has the features.
         unsafe { self.outlined(task) }
+    }
+
+    #[inline(always)]
+    fn double(self) -> Double<Self> {
+        Double(self)
     }
 
     #[inline(always)]
@@ -359,9 +368,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn broadcast(self, x: f32) -> __m512 {
+        self.splat(x)
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32]) -> __m512 {
         // SAFETY: `self` exists, so the CPU has AVX-512F; lanes past the end of the slice are masked off.
         unsafe { _mm512_maskz_loadu_ps(lanes(from.len()), from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, from: &[f32]) -> __m512 {
+        self.load(from)
     }
 
     #[inline(always)]
@@ -391,6 +410,11 @@ impl Simd for Avx512 {
     fn store(self, x: __m512, to: &mut [f32]) {
         // SAFETY: `self` exists, so the CPU has AVX-512F; lanes past the end of the slice are masked off.
         unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes(to.len()), x) }
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: __m512, to: &mut [f32]) {
+        self.store(x, to);
     }
 
     #[cfg(feature = "half")]

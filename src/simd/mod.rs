@@ -19,22 +19,29 @@ pub(crate) use {avx2::Avx2, avx512::Avx512};
 
 use core::{convert::Infallible, marker::PhantomData};
 
-use crate::element::Bf16;
+use crate::{
+    element::{Bf16, Store},
+    scalar::Scalar,
+};
 
 /// A computation to be compiled for each backend.
 ///
 /// `ROWS x COLS` is the register tile that keeps the backend's multipliers busy: `COLS` vectors of queries by `ROWS`
 /// keys, or columns of values. `NARROW x COLS` is a smaller one for what `ROWS` does not divide, or the same one.
-pub(crate) trait Kernel {
+pub trait Kernel {
+    /// What it computes in.
+    type Scalar: Scalar;
     type Output;
 
     /// Implementations are `#[inline(always)]`, as is all that they call.
-    fn run<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> Self::Output;
+    fn run<S, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> Self::Output
+    where
+        S: Simd<Scalar = Self::Scalar>;
 }
 
 /// A part of a kernel that is seldom run: compiled for each backend as a function of its own, out of the way of the loops that
 /// decide the speed, and once for all the places that call it.
-pub(crate) trait Task {
+pub trait Task {
     type Output;
 
     /// Implementations are `#[inline(always)]`, as is all that they call.
@@ -93,12 +100,18 @@ prefetches! {
     prefetch_far: _MM_HINT_T2;
 }
 
+/// A backend for `f64` that has the instructions of one for `f32`, and exists where that does.
+#[derive(Clone, Copy)]
+pub struct Double<S>(S);
+
 /// The most blocks of queries that any backend lets go over the keys together.
 pub(crate) const MAX_BLOCKS: usize = 8;
 
-/// Vectors of `LANES` `f32` and what can be done with them.
-pub(crate) trait Simd: Copy {
-    /// `LANES` `f32`. Any bit pattern is valid, and there is no padding.
+/// Vectors of `LANES` scalars and what can be done with them.
+pub trait Simd: Copy {
+    /// What a lane holds.
+    type Scalar: Scalar;
+    /// `LANES` scalars. Any bit pattern is valid, and there is no padding.
     type Vector: Copy;
     /// One boolean a lane.
     type Mask: Copy;
@@ -108,6 +121,8 @@ pub(crate) trait Simd: Copy {
     type Bf16Pairs: Bf16Pairs<Self>;
     /// What this backend has for pairs of integers.
     type I8Pairs: Pairs<Self, Number = i8>;
+    /// The same instructions, for `f64`.
+    type Double: Simd<Scalar = f64>;
 
     /// Elements of a vector.
     const LANES: usize;
@@ -122,10 +137,13 @@ pub(crate) trait Simd: Copy {
     const KEY_TILE: usize;
 
     /// Runs `kernel`, compiled for this backend, with the register tile for `cols` vectors of queries (1 to `MAX_COLS`).
-    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output;
+    fn run<K: Kernel<Scalar = Self::Scalar>>(self, cols: usize, kernel: K) -> K::Output;
 
     /// Runs `task`, compiled for this backend.
     fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// The backend that has these instructions for `f64`.
+    fn double(self) -> Self::Double;
 
     /// `None` where the CPU has nothing of the kind, or it is not wanted.
     fn bf16_pairs(self) -> Option<Self::Bf16Pairs>;
@@ -133,32 +151,91 @@ pub(crate) trait Simd: Copy {
     /// `None` likewise.
     fn i8_pairs(self) -> Option<Self::I8Pairs>;
 
+    /// A number that `f32` has, in all lanes.
     fn splat(self, x: f32) -> Self::Vector;
 
+    /// One number in all lanes.
+    fn broadcast(self, x: Self::Scalar) -> Self::Vector;
+
     /// The first `LANES` elements; zero where there are fewer.
-    fn load(self, from: &[f32]) -> Self::Vector;
+    fn load(self, from: &[Self::Scalar]) -> Self::Vector;
+
+    /// [`load`](Self::load) of what `f64` has, and the nearest scalars.
+    #[inline(always)]
+    fn load_others<T: Copy + Into<f64>>(self, from: &[T]) -> Self::Vector {
+        let mut lanes = [Self::Scalar::default(); 16];
+        lanes.iter_mut().zip(from).take(Self::LANES).for_each(|(lane, x)| *lane = Scalar::from_f64((*x).into()));
+        self.load(&lanes)
+    }
+
+    /// [`load`](Self::load), of this type.
+    #[inline(always)]
+    fn load_f32(self, from: &[f32]) -> Self::Vector {
+        self.load_others(from)
+    }
+
+    /// [`load`](Self::load), of this type.
+    #[inline(always)]
+    fn load_f64(self, from: &[f64]) -> Self::Vector {
+        self.load_others(from)
+    }
 
     /// [`load`](Self::load) of integers.
-    fn load_i8(self, from: &[i8]) -> Self::Vector;
+    #[inline(always)]
+    fn load_i8(self, from: &[i8]) -> Self::Vector {
+        self.load_others(from)
+    }
 
     /// [`load`](Self::load) of half-precision numbers.
     #[cfg(feature = "half")]
-    fn load_f16(self, from: &[half::f16]) -> Self::Vector;
+    #[inline(always)]
+    fn load_f16(self, from: &[half::f16]) -> Self::Vector {
+        self.load_others(from)
+    }
 
     /// [`load`](Self::load) of numbers that are the upper half of an `f32`.
     #[cfg(feature = "half")]
-    fn load_bf16(self, from: &[half::bf16]) -> Self::Vector;
+    #[inline(always)]
+    fn load_bf16(self, from: &[half::bf16]) -> Self::Vector {
+        self.load_others(from)
+    }
 
     /// Writes as many of the lanes as fit.
-    fn store(self, x: Self::Vector, to: &mut [f32]);
+    fn store(self, x: Self::Vector, to: &mut [Self::Scalar]);
 
-    /// [`store`](Self::store) of the nearest half-precision numbers, of two the even one.
-    #[cfg(feature = "half")]
-    fn store_f16(self, x: Self::Vector, to: &mut [half::f16]);
+    /// [`store`](Self::store) of the nearest numbers, of two the even one.
+    #[inline(always)]
+    fn store_others<T: Store>(self, x: Self::Vector, to: &mut [T]) {
+        let mut lanes = [Self::Scalar::default(); 16];
+        self.store(x, &mut lanes);
+        to.iter_mut().zip(lanes).take(Self::LANES).for_each(|(to, lane)| *to = T::nearest(lane));
+    }
 
-    /// [`store`](Self::store) of the nearest numbers that are the upper half of an `f32`, of two the even one.
+    /// [`store_others`](Self::store_others)
+    #[inline(always)]
+    fn store_f32(self, x: Self::Vector, to: &mut [f32]) {
+        self.store_others(x, to);
+    }
+
+    /// [`store_others`](Self::store_others)
+    #[inline(always)]
+    fn store_f64(self, x: Self::Vector, to: &mut [f64]) {
+        self.store_others(x, to);
+    }
+
+    /// [`store_others`](Self::store_others)
     #[cfg(feature = "half")]
-    fn store_bf16(self, x: Self::Vector, to: &mut [half::bf16]);
+    #[inline(always)]
+    fn store_f16(self, x: Self::Vector, to: &mut [half::f16]) {
+        self.store_others(x, to);
+    }
+
+    /// [`store_others`](Self::store_others): numbers that are the upper half of an `f32`.
+    #[cfg(feature = "half")]
+    #[inline(always)]
+    fn store_bf16(self, x: Self::Vector, to: &mut [half::bf16]) {
+        self.store_others(x, to);
+    }
 
     fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
@@ -177,20 +254,21 @@ pub(crate) trait Simd: Copy {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// `2^x` for `x <= 127`, by a [polynomial](crate::math::exp::polynomial), with `x` divided into an integer and the rest in the way that is cheapest
+    /// `2^x` for `x <= 127` (of `f64`, 1023), by a [polynomial](crate::math::exp::polynomial), with `x` divided into an integer and the rest in the way that is cheapest
     /// here.
     ///
-    /// At most 2.2 ulp off for `x > -126` (checked over every such `f32`); below, off by less than `f32::MIN_POSITIVE`. Exactly 1
+    /// At most 2.2 ulp off for `x > -126` (checked over every such `f32`); below, off by less than `f32::MIN_POSITIVE`. Of `f64`, at most 1.15 ulp off
+    /// for `x > -1022`; below, off by less than `f64::MIN_POSITIVE`. Exactly 1
     /// at 0, exactly 0 at -infinity, NaN at NaN.
     fn exp2(self, x: Self::Vector) -> Self::Vector;
 
-    /// The nearest integer, the even one of two; for magnitudes below 2^22.
+    /// The nearest integer, the even one of two; for magnitudes below 2^22 (of `f64`, 2^51).
     fn round(self, x: Self::Vector) -> Self::Vector;
 
-    /// `2^n` for an integer `n` in `-126 ..= 127`.
+    /// `2^n` for an integer `n` in `-126 ..= 127` (of `f64`, `-1022 ..= 1023`).
     fn power_of_two(self, n: Self::Vector) -> Self::Vector;
 
-    /// Of each lane's 32 bits, whether this one, counted from the lowest, is set.
+    /// Of the [word](Scalar::from_word) that each lane's bits are, whether this one, counted from the lowest, is set.
     fn has_bit(self, bits: Self::Vector, bit: u32) -> Self::Mask;
 
     /// `LANES` vectors of zeros.
@@ -200,14 +278,14 @@ pub(crate) trait Simd: Copy {
     fn transpose(self, square: &mut Self::Square);
 
     /// The sum of all lanes of each.
-    fn sum_each(self, of: [Self::Vector; 4]) -> [f32; 4];
+    fn sum_each(self, of: [Self::Vector; 4]) -> [Self::Scalar; 4];
 
     /// The largest of all lanes of each; of no use where one is NaN.
-    fn max_each(self, of: [Self::Vector; 4]) -> [f32; 4];
+    fn max_each(self, of: [Self::Vector; 4]) -> [Self::Scalar; 4];
 }
 
 /// Instructions for numbers of 16 bits that stand two by two in the lanes of a vector, the first in the lower half of the 32 bits.
-pub(crate) trait Pairs<S: Simd>: Copy {
+pub trait Pairs<S: Simd>: Copy {
     /// What keys and values are kept as.
     type Number: Copy;
 
@@ -239,11 +317,11 @@ pub(crate) trait Pairs<S: Simd>: Copy {
     fn dot(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
 
     /// The sum of all lanes of each of such sums.
-    fn sum_each(self, of: [S::Vector; 4]) -> [f32; 4];
+    fn sum_each(self, of: [S::Vector; 4]) -> [S::Scalar; 4];
 }
 
 /// [`Pairs`] of `bf16`, for many queries too.
-pub(crate) trait Bf16Pairs<S: Simd>: Pairs<S, Number = Bf16> {
+pub trait Bf16Pairs<S: Simd>: Pairs<S, Number = Bf16> {
     /// Keys of a tile, an even number.
     const KEY_TILE: usize;
 
@@ -256,7 +334,7 @@ pub(crate) trait Bf16Pairs<S: Simd>: Pairs<S, Number = Bf16> {
 
 /// Of a backend without, for numbers of some type.
 #[derive(Clone, Copy)]
-pub(crate) struct NoPairs<T>(Infallible, PhantomData<T>);
+pub struct NoPairs<T>(Infallible, PhantomData<T>);
 
 impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
     type Number = N;
@@ -295,7 +373,7 @@ impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
         match self.0 {}
     }
 
-    fn sum_each(self, _: [S::Vector; 4]) -> [f32; 4] {
+    fn sum_each(self, _: [S::Vector; 4]) -> [S::Scalar; 4] {
         match self.0 {}
     }
 }
@@ -321,7 +399,7 @@ mod tests {
     /// Integers, which have the same sum in any order.
     #[test]
     fn all_lanes_of_each_of_four() {
-        fn check<S: Simd>(simd: S) {
+        fn check<S: Simd<Scalar = f32>>(simd: S) {
             let lanes: [[f32; 16]; 4] = from_fn(|i| from_fn(|lane| ((7 * i + 5 * lane) % 16) as f32 - 8.0));
             let vectors = lanes.map(|lanes| simd.load(&lanes[..S::LANES]));
             let sums = lanes.map(|lanes| lanes[..S::LANES].iter().sum());

@@ -1,6 +1,8 @@
 //! `wide`'s vectors, as wide as the build's target features allow: SSE2, AVX, AVX-512, NEON, wasm simd128, or plain scalar code.
 
-use super::{Kernel, NoPairs, Simd, Task};
+mod double;
+
+use super::{Double, Kernel, NoPairs, Simd, Task};
 use crate::{
     element::Bf16,
     math::exp::{NEAREST, polynomial},
@@ -37,14 +39,16 @@ const MAGIC: f32 = 12_582_912.0;
 
 /// Available everywhere.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable;
+pub struct Portable;
 
 impl Simd for Portable {
+    type Scalar = f32;
     type Vector = Floats;
     type Mask = Floats;
     type Square = [Floats; LANES];
     type Bf16Pairs = NoPairs<Bf16>;
     type I8Pairs = NoPairs<i8>;
+    type Double = Double<Self>;
 
     const LANES: usize = LANES;
     const MAX_COLS: usize = if SCALAR { 1 } else { 2 };
@@ -53,7 +57,7 @@ impl Simd for Portable {
     const KEY_TILE: usize = if SCALAR { 16 } else { 80 };
 
     #[inline(always)]
-    fn run<K: Kernel>(self, cols: usize, kernel: K) -> K::Output {
+    fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
         match cols {
             _ if SCALAR => kernel.run::<Self, 4, 4, 1>(self),
             1 => kernel.run::<Self, 8, 8, 1>(self),
@@ -64,6 +68,11 @@ impl Simd for Portable {
     #[inline(never)]
     fn call<T: Task>(self, task: T) -> T::Output {
         task.run()
+    }
+
+    #[inline(always)]
+    fn double(self) -> Double<Self> {
+        Double(self)
     }
 
     #[inline(always)]
@@ -82,8 +91,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn broadcast(self, x: f32) -> Floats {
+        self.splat(x)
+    }
+
+    #[inline(always)]
     fn load(self, from: &[f32]) -> Floats {
         padded(from, |x| x)
+    }
+
+    #[inline(always)]
+    fn load_f32(self, from: &[f32]) -> Floats {
+        self.load(from)
     }
 
     #[inline(always)]
@@ -118,16 +137,9 @@ impl Simd for Portable {
         }
     }
 
-    #[cfg(feature = "half")]
     #[inline(always)]
-    fn store_f16(self, x: Floats, to: &mut [half::f16]) {
-        to.iter_mut().zip(x.to_array()).for_each(|(to, lane)| *to = half::f16::from_f32(lane));
-    }
-
-    #[cfg(feature = "half")]
-    #[inline(always)]
-    fn store_bf16(self, x: Floats, to: &mut [half::bf16]) {
-        to.iter_mut().zip(x.to_array()).for_each(|(to, lane)| *to = half::bf16::from_f32(lane));
+    fn store_f32(self, x: Floats, to: &mut [f32]) {
+        self.store(x, to);
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@ use super::{Located, Place, Plan};
 use crate::{
     kernel::Products,
     ranges::{Partial, RANGE},
+    scalar::Scalar,
     score::function::Score,
 };
 
@@ -26,7 +27,7 @@ impl Shares {
 /// Fewer units than this for each thread leave some idle at the end.
 const UNITS_PER_THREAD: usize = 4;
 
-impl Plan<'_> {
+impl<E: Scalar> Plan<'_, E> {
     /// How ranges of keys are shared out, if that is what takes all threads.
     pub(super) fn shares<F: Score>(&self, threads: usize) -> Option<Shares> {
         let call = &self.problem.call;
@@ -38,19 +39,13 @@ impl Plan<'_> {
             ranges,
             slots,
             slots_per_thread: slots.div_ceil(threads),
-            slot_len: Partial::len(queries, self.problem.output.shape().dim),
+            slot_len: Partial::<E>::len(queries, self.problem.output.shape().dim),
         })
     }
 
     /// Computes the units that are left, range by range. Each thread has a share of the slots, where the results over single ranges are kept until
     /// all are there.
-    pub(super) fn run_shares<F: Score + Sync>(
-        &self,
-        score: &F,
-        shares: &Shares,
-        slots: &mut [f32],
-        scratch: &mut [f32],
-    ) {
+    pub(super) fn run_shares<F: Score + Sync>(&self, score: &F, shares: &Shares, slots: &mut [E], scratch: &mut [E]) {
         let left = &self.next.take_rest(self.units);
         rayon::scope(|scope| {
             let slots = slots.chunks_mut(shares.slots_per_thread * shares.slot_len);
@@ -84,8 +79,8 @@ impl Plan<'_> {
         score: &F,
         at: &Place,
         (unit, range): (usize, usize),
-        slot: &mut [f32],
-        scratch: &mut [f32],
+        slot: &mut [E],
+        scratch: &mut [E],
     ) {
         let Some(located) = self.locate(score, at, unit) else { return };
         if !located.has_ranges() && range == 0 {
@@ -99,7 +94,7 @@ impl Plan<'_> {
     }
 
     /// Joins the results over the ranges of a unit, in order.
-    fn join_shares<F: Score>(&self, at: &Located<'_, F>, unit: usize, shares: &Shares, slots: &mut [f32]) {
+    fn join_shares<F: Score>(&self, at: &Located<'_, F, E>, unit: usize, shares: &Shares, slots: &mut [E]) {
         let ranges = &at.ranges;
         if !at.has_ranges() {
             return;

@@ -10,7 +10,7 @@ use super::{
 };
 use core::ops::Range;
 use simd_attention::{
-    Additive, Attention, Backend, Bilinear, Error, Kv, Output, Real, Score, Shape, Stage, Work, reference,
+    Additive, Attention, Backend, Bilinear, Error, Float, Kv, Output, Scalar, Score, Shape, Stage, Work, reference,
 };
 
 /// What an output holds before a call, to tell what was written.
@@ -45,8 +45,8 @@ pub struct Answer<T> {
     pub scores: Option<Tensor<T>>,
 }
 
-impl<T: Real<Sum = T>> Answer<T> {
-    fn output(&mut self, stage: Option<Stage>) -> Result<Output<'_, T>, Error> {
+impl<T: Float<Sum = T>> Answer<T> {
+    pub fn output(&mut self, stage: Option<Stage>) -> Result<Output<'_, T>, Error> {
         let output = Output::new(self.out.view_mut()?).lse(&mut self.lse);
         Ok(match stage.zip(self.scores.as_mut()) {
             Some((stage, scores)) => output.scores(stage, scores.view_mut()?),
@@ -143,7 +143,7 @@ macro_rules! with_attention {
     }};
 }
 
-fn additive<'a>(v: &'a [f32], query_weights: Option<&'a Tensor<f32>>) -> Result<Additive<'a>, Error> {
+pub fn additive<'a>(v: &'a [f32], query_weights: Option<&'a Tensor<f32>>) -> Result<Additive<'a>, Error> {
     let score = Additive::new(v);
     query_weights.map_or(Ok(score), |weights| Ok(score.query_weights(weights.view()?)))
 }
@@ -161,7 +161,7 @@ impl Case {
         self.configure(Attention::new())
     }
 
-    fn configure<'a, F: Score>(&'a self, attention: Attention<'a, F>) -> Result<Attention<'a, F>, Error> {
+    pub fn configure<'a, F: Score>(&'a self, attention: Attention<'a, F>) -> Result<Attention<'a, F>, Error> {
         self.modifiers.apply(self.pattern.apply(attention)?)
     }
 
@@ -208,7 +208,7 @@ impl Case {
     }
 
     /// The scale in effect.
-    pub fn scale(&self) -> f32 {
+    pub fn scale(&self) -> f64 {
         self.modifiers.scale.unwrap_or_else(|| self.function.default_scale(self.k.shape.dim))
     }
 
@@ -346,8 +346,8 @@ impl Case {
 }
 
 /// With as much scratch as the work asks for and no more, or with less; what is in it must not matter.
-fn run<F: Score + Sync>(work: &Work<'_, F>, threads: usize, shortage: usize) -> Result<(), Error> {
-    let scratch = || vec![f32::NAN; work.scratch_len().saturating_sub(shortage)];
+pub fn run<F: Score + Sync, E: Scalar>(work: &Work<'_, F, E>, threads: usize, shortage: usize) -> Result<(), Error> {
+    let scratch = || vec![E::from(f32::NAN); work.scratch_len().saturating_sub(shortage)];
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| work.run(&mut scratch()))).collect();
         let own = work.run(&mut scratch());

@@ -59,9 +59,9 @@ impl FunctionKind {
 
 impl Function {
     /// The scale, if none is asked for.
-    pub fn default_scale(&self, key_dim: usize) -> f32 {
+    pub fn default_scale(&self, key_dim: usize) -> f64 {
         match self {
-            Self::Dot => (1.0 / key_dim as f64).sqrt() as f32,
+            Self::Dot => (1.0 / key_dim as f64).sqrt(),
             _ => 1.0,
         }
     }

@@ -151,11 +151,11 @@ impl Bytes<'_> {
         }
     }
 
-    fn modifiers(&mut self, scale: Option<f32>, matrix: Shape) -> Modifiers {
+    fn modifiers(&mut self, scale: Option<f64>, matrix: Shape) -> Modifiers {
         let kinds = [ScoreKind::Halved, ScoreKind::Shifted, ScoreKind::Clamped];
         Modifiers {
             scale,
-            softcap: self.some(|bytes| if bytes.seldom() { bytes.f32() } else { f32::from(bytes.byte()) / 4.0 }),
+            softcap: self.some(|bytes| if bytes.seldom() { bytes.f32().into() } else { f64::from(bytes.byte()) / 4.0 }),
             bias: self.some(|bytes| {
                 let content = if bytes.below(2) == 1 { Content::Masking } else { bytes.content() };
                 bytes.repeated(matrix, |random| content.sample(random))
@@ -175,11 +175,11 @@ impl Bytes<'_> {
         })
     }
 
-    fn scale(&mut self) -> Option<f32> {
+    fn scale(&mut self) -> Option<f64> {
         match self.below(3) {
             0 => None,
-            1 => Some(f32::from(self.byte().cast_signed()) / 16.0),
-            _ => Some(self.f32()),
+            1 => Some(f64::from(self.byte().cast_signed()) / 16.0),
+            _ => Some(self.f32().into()),
         }
     }
 

@@ -18,7 +18,7 @@ mod tensor;
 
 pub use bits::{GARBAGE, assert_same, assert_same_row, nans, same};
 pub use cache::{Cache, Kind};
-pub use case::{Answer, Case, MARKER};
+pub use case::{Answer, Case, MARKER, additive, run};
 pub use functions::{Function, FunctionKind};
 pub use modifiers::{BiasPlan, Modifiers};
 pub use oracle::{Oracle, U, check};

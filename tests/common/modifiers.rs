@@ -31,8 +31,8 @@ impl BiasPlan {
 #[derive(Clone, Debug, Default)]
 pub struct Modifiers {
     /// `None`: the default, `1 / sqrt(head_dim)`.
-    pub scale: Option<f32>,
-    pub softcap: Option<f32>,
+    pub scale: Option<f64>,
+    pub softcap: Option<f64>,
     pub bias: Option<Tensor<f32>>,
     pub alibi_slopes: Option<Vec<f32>>,
     pub sinks: Option<Vec<f32>>,

@@ -26,7 +26,8 @@ use super::{
     rules::MOST_ADDED,
     tensor::{Layout, Row, Tensor},
 };
-use simd_attention::{Backend, Shape, Stage};
+use core::fmt::Display;
+use simd_attention::{Backend, Float, Shape, Stage};
 
 /// Unit roundoff of f32.
 pub const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -69,15 +70,26 @@ impl Oracle {
         Self { name: case.name.clone(), tolerance, of_pairs, exact }
     }
 
+    /// The same for queries, keys and values off by little from a case's, computed in `f64`, to which all roundings are in proportion; but those of
+    /// the reference are of the same size.
+    pub fn in_f64(case: &Case, exact: Answer<f64>) -> Self {
+        let of_f32 = Self::new(case);
+        let fine =
+            |bound: f64| if bound.is_finite() { 2.0 * (f64::EPSILON / f64::from(f32::EPSILON)) * bound } else { bound };
+        let Answer { out, lse, scores } = &of_f32.tolerance;
+        let (lse, scores) = (lse.iter().copied().map(fine).collect(), scores.as_ref().map(|scores| scores.map(fine)));
+        Self { exact, tolerance: Answer { out: out.map(fine), lse, scores }, of_pairs: None, ..of_f32 }
+    }
+
     /// Panics unless each element of `actual` is as close to the reference as it must be.
-    pub fn check(&self, backend: Backend, actual: &Answer<f32>) {
+    pub fn check<T: Float<Sum = T> + Display>(&self, backend: Backend, actual: &Answer<T>) {
         let Self { name, exact, tolerance, of_pairs } = self;
         let tolerance = of_pairs.as_ref().filter(|_| backend == Backend::Avx512Bf16).unwrap_or(tolerance);
         for row in exact.out.rows() {
             let i = exact.out.index(row);
             let (got, want, within) = (actual.lse[i], exact.lse[i], tolerance.lse[i]);
             assert!(agrees(got, want, within), "{backend}: lse of {row:?} is {got}, not {want} +- {within:e}: {name}");
-            let check = |what, actual: &Tensor<f32>, exact: &Tensor<f64>, tolerance: &Tensor<f64>| {
+            let check = |what, actual: &Tensor<T>, exact: &Tensor<f64>, tolerance: &Tensor<f64>| {
                 let elements = actual.row(row).iter().zip(exact.row(row)).zip(tolerance.row(row));
                 for (c, ((got, want), within)) in elements.enumerate() {
                     let agrees = agrees(*got, *want, *within);
@@ -103,13 +115,14 @@ pub fn check(plan: &Plan) {
 
 /// Beyond the range of f32 nothing is promised; within it, NaN is NaN, and what is infinite is not finite (the f32 form may get there by
 /// way of `0 * inf`). What must be exact, as the marks of keys and rows that are masked must, may be infinite too.
-fn agrees(actual: f32, exact: f64, tolerance: f64) -> bool {
+fn agrees(actual: impl Into<f64>, exact: f64, tolerance: f64) -> bool {
+    let actual = actual.into();
     match exact {
         _ if tolerance == f64::INFINITY => true,
         exact if exact.is_nan() => actual.is_nan(),
-        exact if tolerance == 0.0 => f64::from(actual) == exact,
+        exact if tolerance == 0.0 => actual == exact,
         exact if exact.is_infinite() => !actual.is_finite() || tolerance > f64::from(f32::MAX),
-        exact => (f64::from(actual) - exact).abs() <= tolerance,
+        exact => (actual - exact).abs() <= tolerance,
     }
 }
 
@@ -282,7 +295,7 @@ impl<'a> Bounds<'a> {
         let kv_head = h / (self.case.q.shape.heads / self.case.k.shape.heads);
         let sizes = |row: &[f32]| row.iter().map(|x| size((*x).into())).collect::<Vec<_>>();
         let (query, key) = (sizes(self.case.q.row([b, h, i])), sizes(self.case.k.row([b, kv_head, j])));
-        let scale = f64::from(self.case.scale()).abs();
+        let scale = self.case.scale().abs();
         STEP * query.into_iter().fold(0.0, f64::max) * key.into_iter().sum::<f64>() * scale
     }
 
@@ -307,15 +320,15 @@ impl<'a> Bounds<'a> {
             1.0 => self.case.k.shape.dim,
             _ => self.case.k.shape.dim + self.case.q.shape.dim,
         } as f64;
-        let cap = softcap.map(f64::from);
+        let cap = *softcap;
         let is_modified = cap.is_some() || alibi_slopes.is_some() || bias.is_some() || rule.is_some();
         let few = FEW
             + if is_modified { FEW_OF_MODIFIED } else { 0.0 }
             + if function.is_dot() { 0.0 } else { FEW_OF_FUNCTION };
 
         let unscaled = self.products.row(row)[j];
-        let product = f64::from(self.case.scale()).abs() * unscaled;
-        let scale = f64::from(self.case.scale()).abs() / cap.unwrap_or(1.0);
+        let product = self.case.scale().abs() * unscaled;
+        let scale = self.case.scale().abs() / cap.unwrap_or(1.0);
         // Times an infinite key, a query that vanishes when scaled is NaN instead of infinity.
         let (in_pairs, of_bf16) = (self.pairs.is_some(), self.pairs == Some(Pairs::Bf16));
         let least = if of_bf16 { TINY } else { 2.0 * SUBNORMAL / scale };
@@ -332,7 +345,7 @@ impl<'a> Bounds<'a> {
         let scale_error = if scale > 0.0 { SUBNORMAL / scale } else { 0.0 };
         let scaling_error = head_dim * SUBNORMAL * gain * (k.largest + 10.0) * (cap.unwrap_or(0.0) + 1.0) * late_scale;
         let inexact = if of_bf16 {
-            2.0 * head_dim * TINY * (q.largest + k.largest + 1.0) * f64::from(self.case.scale()).abs()
+            2.0 * head_dim * TINY * (q.largest + k.largest + 1.0) * self.case.scale().abs()
         } else if in_pairs {
             self.steps(row, j)
         } else {

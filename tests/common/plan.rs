@@ -32,8 +32,8 @@ pub struct Plan {
     pub block_mask: Option<GridPlan>,
     pub mask_rule: Option<MaskKind>,
     /// `None`: the default, `1 / sqrt(head_dim)`.
-    pub scale: Option<f32>,
-    pub softcap: Option<f32>,
+    pub scale: Option<f64>,
+    pub softcap: Option<f64>,
     pub bias: Option<BiasPlan>,
     pub alibi_slopes: Option<Content>,
     pub sinks: Option<Content>,

@@ -98,6 +98,15 @@ impl<T: Copy> Tensor<T> {
         &mut self.data[start..][..self.shape.dim]
     }
 
+    /// The elements that belong to no row.
+    pub fn gaps(&self) -> Vec<T> {
+        let mut covered = vec![false; self.data.len()];
+        for row in self.rows() {
+            covered[self.start(row)..][..self.shape.dim].fill(true);
+        }
+        self.data.iter().zip(covered).filter(|(_, covered)| !covered).map(|(x, _)| *x).collect()
+    }
+
     /// Where `row` is in [`rows`](Self::rows).
     pub fn index(&self, [b, h, i]: Row) -> usize {
         (b * self.shape.heads + h) * self.shape.len + i
@@ -162,14 +171,5 @@ impl Tensor<f32> {
             tensor.row_mut(row).fill_with(|| content.sample(random));
         }
         tensor
-    }
-
-    /// The elements that belong to no row.
-    pub fn gaps(&self) -> Vec<f32> {
-        let mut covered = vec![false; self.data.len()];
-        for row in self.rows() {
-            covered[self.start(row)..][..self.shape.dim].fill(true);
-        }
-        self.data.iter().zip(covered).filter(|(_, covered)| !covered).map(|(x, _)| *x).collect()
     }
 }

@@ -14,7 +14,7 @@ fn random(shape: Shape, seed: u64) -> Tensor<f32> {
 const ROWS: Shape = Shape { batch: 2, heads: 3, len: 4, dim: 6 };
 
 /// Where each row of the cache comes from: of a sequence, the new rows begin at `at`.
-fn expected<T: Float>(rows: &Tensor<f32>, at: [usize; 2], room: usize, blank: T) -> Vec<T> {
+fn expected<T: Float<Sum = f32>>(rows: &Tensor<f32>, at: [usize; 2], room: usize, blank: T) -> Vec<T> {
     let Shape { batch, heads, len, dim } = rows.shape;
     let mut cache = vec![blank; batch * heads * room * dim];
     for row @ [b, h, i] in rows.rows() {
@@ -27,7 +27,7 @@ fn expected<T: Float>(rows: &Tensor<f32>, at: [usize; 2], room: usize, blank: T)
     cache
 }
 
-fn contiguous<T: Float + PartialEq + core::fmt::Debug>() {
+fn contiguous<T: Float<Sum = f32> + PartialEq + core::fmt::Debug>() {
     let (rows, room, at) = (random(ROWS, 1), 9, [5, 0]);
     let blank = T::from_f32(77.0);
     let mut cache = vec![blank; 2 * 3 * room * 6];
@@ -61,7 +61,7 @@ fn pages_fill_up() {
     let pool = View::tokens_first(&pool, shape).unwrap();
     let q = random(Shape { len: 1, ..ROWS }, 3);
     let attend = |kv: Kv<'_, f16>| {
-        let mut out = vec![0.0; 2 * 3 * 6];
+        let mut out = vec![0f32; 2 * 3 * 6];
         let view = ViewMut::heads_first(&mut out, [2, 3, 1, 6]).unwrap();
         let mut scratch = [0.0; cache_scratch_len(6, 6)];
         Attention::new().forward(q.view().unwrap(), kv, view, &mut scratch).unwrap();
@@ -150,7 +150,7 @@ fn attention_to_bytes_is_near() {
         let numbers = View::heads_first(numbers, [1, 2, 500, 64])?;
         Quantized::new(numbers, View::heads_first(scales, [1, 2, 500, 1])?)
     };
-    let (mut exact, mut near) = (vec![0.0; 2 * 3 * 64], vec![0.0; 2 * 3 * 64]);
+    let (mut exact, mut near) = (vec![0f32; 2 * 3 * 64], vec![0f32; 2 * 3 * 64]);
     let mut scratch = [0.0; cache_scratch_len(64, 64)];
     let view = |out| ViewMut::heads_first(out, [1, 2, 3, 64]).unwrap();
     let q = q.view().unwrap();

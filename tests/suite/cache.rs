@@ -139,9 +139,9 @@ fn masked_garbage_is_not_observed() {
 }
 
 /// What attention to a single key gives is its value.
-fn value<T: Element>(backend: Backend, kv: Kv<'_, T>, q_len: usize) -> Vec<f32> {
+fn value<T: Element<Sum = f32>>(backend: Backend, kv: Kv<'_, T>, q_len: usize) -> Vec<f32> {
     let dim = kv.values().shape().dim;
-    let (q, mut out) = (vec![0.0; q_len], vec![0.0; q_len * dim]);
+    let (q, mut out) = (vec![0f32; q_len], vec![0f32; q_len * dim]);
     let mut scratch = vec![f32::NAN; cache_scratch_len(1, dim)];
     let out_view = ViewMut::matrix(&mut out, [q_len, dim]).unwrap();
     let q = View::matrix(&q, [q_len, 1]).unwrap();
@@ -149,7 +149,7 @@ fn value<T: Element>(backend: Backend, kv: Kv<'_, T>, q_len: usize) -> Vec<f32> 
     out.split_off((q_len - 1) * dim)
 }
 
-fn every_number<T: Float>(numbers: &[T]) {
+fn every_number<T: Float<Sum = f32>>(numbers: &[T]) {
     for backend in Backend::available() {
         for q_len in [1, 20] {
             for numbers in numbers.chunks(37) {
@@ -205,11 +205,11 @@ fn sequences_share_pages() {
     let pool = View::heads_first(&k, [5, 1, 4, 3]).unwrap();
     let table = [4, 0, 2, 4, 0, 3];
     let kv = Kv::new(pool, pool).unwrap().pages(View::matrix(&table, [2, 3]).unwrap()).lens(&[11, 9]);
-    let q = [0.3, -0.7, 1.1];
+    let q = [0.3f32, -0.7, 1.1];
     for backend in Backend::available() {
         let attention = Attention::new().backend(backend);
         let mut scratch = [0.0; cache_scratch_len(3, 3)];
-        let (mut out, mut expected) = ([0.0; 6], [0.0; 6]);
+        let (mut out, mut expected) = ([0f32; 6], [0f32; 6]);
         let both =
             View::strided(&q, Shape { batch: 2, heads: 1, len: 1, dim: 3 }, Strides { batch: 0, heads: 0, len: 3 });
         attention
@@ -231,11 +231,11 @@ mod errors {
     use super::*;
 
     fn paged(table: &[u32], [rows, columns]: [usize; 2], lens: Option<&[usize]>) -> Result<(), Error> {
-        let pool = View::heads_first(&[1.0; 3 * 2 * 4], [3, 1, 4, 2])?;
+        let pool = View::heads_first(&[1f32; 3 * 2 * 4], [3, 1, 4, 2])?;
         let kv = Kv::new(pool, pool)?.pages(View::matrix(table, [rows, columns])?);
         let kv = lens.map_or(kv, |lens| kv.lens(lens));
-        let mut out = [0.0; 4];
-        let q = View::heads_first(&[0.0; 4], [2, 1, 1, 2])?;
+        let mut out = [0f32; 4];
+        let q = View::heads_first(&[0f32; 4], [2, 1, 1, 2])?;
         let out = ViewMut::heads_first(&mut out, [2, 1, 1, 2])?;
         Attention::new().forward(q, kv, out, &mut [0.0; cache_scratch_len(2, 2)])
     }
@@ -278,9 +278,9 @@ mod errors {
     #[test]
     fn scratch_for_plain_keys_does_not_suffice() {
         let view = View::matrix(&[f16::ZERO; 2], [1, 2]).unwrap();
-        let (mut out, mut scratch) = ([0.0; 2], [0.0; scratch_len(2, 2)]);
+        let (mut out, mut scratch) = ([0f32; 2], [0.0; scratch_len(2, 2)]);
         let out = ViewMut::matrix(&mut out, [1, 2]).unwrap();
-        let q = View::matrix(&[0.0; 2], [1, 2]).unwrap();
+        let q = View::matrix(&[0f32; 2], [1, 2]).unwrap();
         let result = Attention::new().forward(q, Kv::new(view, view).unwrap(), out, &mut scratch);
         let (required, actual) = (cache_scratch_len(2, 2), scratch_len(2, 2));
         assert_eq!(result, Err(Error::ScratchTooShort { required, actual }));

@@ -24,9 +24,9 @@ fn detected(backend: Backend) -> bool {
 /// Two queries over three keys, the same in every call.
 fn attend(attention: Attention<'_>, out: &mut [f32; 4]) -> Result<(), Error> {
     attention.forward(
-        View::matrix(&[0.5, -1.0, 2.0, 0.25], [2, 2])?,
+        View::matrix(&[0.5f32, -1.0, 2.0, 0.25], [2, 2])?,
         Kv::new(
-            View::matrix(&[1.0, 0.5, -0.5, 1.5, 0.0, -2.0], [3, 2])?,
+            View::matrix(&[1f32, 0.5, -0.5, 1.5, 0.0, -2.0], [3, 2])?,
             View::matrix(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [3, 2])?,
         )?,
         ViewMut::matrix(out, [2, 2])?,
@@ -64,7 +64,7 @@ fn available_backends_run_and_the_others_are_refused() {
     let mut portable = [f32::NAN; 4];
     attend(Attention::new().backend(Backend::Portable), &mut portable).unwrap();
     for backend in Backend::ALL {
-        let mut out = [-7.0; 4];
+        let mut out = [-7f32; 4];
         let done = attend(Attention::new().backend(backend), &mut out);
         if backend.is_available() {
             assert_eq!(done, Ok(()));

@@ -196,11 +196,11 @@ fn heads_not_divisible() {
 
 #[test]
 fn scale_not_finite() {
-    for scale in [f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 2.4e38] {
+    for scale in [f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f32::MAX.into(), f32::MIN.into(), 2.4e38] {
         let error = call_error(&fitting().with(|case| case.modifiers.scale = Some(scale)));
         assert_eq!(error, Error::ScaleNotFinite { scale });
     }
-    let error = call_error(&fitting().with(|case| case.modifiers.scale = Some(f32::NAN)));
+    let error = call_error(&fitting().with(|case| case.modifiers.scale = Some(f64::NAN)));
     assert!(matches!(error, Error::ScaleNotFinite { scale } if scale.is_nan()));
 }
 
@@ -318,11 +318,11 @@ fn lengths_of_slopes_and_sinks() {
 
 #[test]
 fn softcap_not_positive() {
-    for softcap in [0.0, -0.0, -1.0, f32::MIN, 2.4e38, f32::MAX, f32::INFINITY, f32::NEG_INFINITY] {
+    for softcap in [0.0, -0.0, -1.0, f64::MIN, 2.4e38, f64::MAX, f64::INFINITY, f64::NEG_INFINITY] {
         let error = modifier_error(|modifiers| modifiers.softcap = Some(softcap));
         assert_eq!(error, Error::SoftcapNotPositive { softcap });
     }
-    let error = modifier_error(|modifiers| modifiers.softcap = Some(f32::NAN));
+    let error = modifier_error(|modifiers| modifiers.softcap = Some(f64::NAN));
     assert!(matches!(error, Error::SoftcapNotPositive { softcap } if softcap.is_nan()));
 }
 
@@ -349,7 +349,7 @@ fn slopes_and_sinks_not_finite() {
 /// A scale that is fine by itself, but not over the softcap.
 #[test]
 fn scale_overflows_over_the_softcap() {
-    for (scale, softcap) in [(1e30, 1e-30), (-1e30, 1e-30), (10.0, f32::MIN_POSITIVE), (0.0, 1e-45)] {
+    for (scale, softcap) in [(1e30, 1e-30), (-1e30, 1e-30), (10.0, f32::MIN_POSITIVE.into())] {
         let error = modifier_error(|modifiers| {
             modifiers.scale = Some(scale);
             modifiers.softcap = Some(softcap);
@@ -505,7 +505,7 @@ fn messages_name_what_is_wrong() {
         (mismatch(Operand::Key, Axis::Dim, 31, 32), &["Key", "Dim", "31", "32"]),
         (Error::HeadsNotDivisible { q_heads: 7, kv_heads: 3 }, &["7", "3"]),
         (Error::DimNotDivisible { operand: Operand::Value, dim: 31, heads: 4 }, &["Value", "31", "4"]),
-        (Error::ScaleNotFinite { scale: f32::INFINITY }, &["scale", "inf"]),
+        (Error::ScaleNotFinite { scale: f64::INFINITY }, &["scale", "inf"]),
         (Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual: 47 }, &["LogSumExp", "48", "47"]),
         (mismatch(Operand::BlockMask, Axis::Len, 31, 32), &["BlockMask", "Len", "31", "32"]),
         (mismatch(Operand::Scores, Axis::Batch, 31, 32), &["Scores", "Batch", "31", "32"]),

@@ -9,6 +9,7 @@ mod common;
 mod corpus;
 mod decode;
 mod dispatch;
+mod double;
 mod edges;
 mod errors;
 mod linear;

@@ -84,7 +84,7 @@ fn nothing_changes_nothing() {
 #[test]
 fn far_apart_and_not_a_number() {
     let merged = |a: f32, b: f32| {
-        let (mut out, mut lse) = ([1.0], [a]);
+        let (mut out, mut lse) = ([1f32], [a]);
         merge(ViewMut::matrix(&mut out, [1, 1]).unwrap(), &mut lse, View::matrix(&[3.0], [1, 1]).unwrap(), &[b])
             .unwrap();
         [out[0], lse[0]]

@@ -82,7 +82,7 @@ fn it_looks_at_the_animal() {
     one_hot.iter_mut().step_by(TOKENS + 1).for_each(|x| *x = 1.0);
 
     for backend in Backend::available() {
-        let mut weights = [0.0; TOKENS];
+        let mut weights = [0f32; TOKENS];
         let keys = View::matrix(&k, [TOKENS, DIM]).unwrap();
         let kv = Kv::new(keys, View::matrix(&one_hot, [TOKENS, TOKENS]).unwrap()).unwrap();
         Attention::new()

@@ -172,7 +172,7 @@ fn what_does_not_fit() {
     let [x, source] = layer.inputs();
     let plenty = layer.layer().scratch_len(x.shape(), source.shape());
     let refused = |layer: MultiHead<'_>, x, source, out_dim, scratch: usize| {
-        let mut out = vec![7.0; 2 * 5 * out_dim];
+        let mut out = vec![7f32; 2 * 5 * out_dim];
         let view = ViewMut::heads_first(&mut out, [2, 1, 5, out_dim]).unwrap();
         let error = layer.forward(x, source, view, &mut vec![0.0; scratch]).unwrap_err();
         assert!(out.iter().all(|x| *x == 7.0), "wrote before {error}");

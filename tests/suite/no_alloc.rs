@@ -114,8 +114,8 @@ fn reference() {
 
 #[test]
 fn errors() {
-    let data = [0.0; 4];
-    let mut out = [0.0; 4];
+    let data = [0f32; 4];
+    let mut out = [0f32; 4];
     let count = allocations(|| {
         let q = View::matrix(&data, [4, 1]).unwrap();
         let kv = Kv::new(View::matrix(&data, [2, 2]).unwrap(), View::matrix(&data, [2, 2]).unwrap()).unwrap();

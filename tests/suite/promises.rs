@@ -696,11 +696,12 @@ mod accuracy {
         let kv_head = h / (case.q.shape.heads / case.k.shape.heads);
         let q = case.q.row([b, h, i]);
         let dot = |k: &[f32]| q.iter().zip(k).fold(0.0, |sum, (q, k)| sum + q * k);
-        let scores: Vec<(usize, f32)> = keys.map(|j| (j, dot(case.k.row([b, kv_head, j])) * case.scale())).collect();
+        let scores: Vec<(usize, f32)> =
+            keys.map(|j| (j, dot(case.k.row([b, kv_head, j])) * case.scale() as f32)).collect();
         let max = scores.iter().fold(f32::NEG_INFINITY, |max, (_, score)| max.max(*score));
         let weights: Vec<(usize, f32)> = scores.into_iter().map(|(j, score)| (j, (score - max).exp())).collect();
         let sum = weights.iter().fold(0.0, |sum, (_, weight)| sum + weight);
-        let mut out = vec![0.0; case.v.shape.dim];
+        let mut out = vec![0f32; case.v.shape.dim];
         for (j, weight) in weights {
             for (out, v) in out.iter_mut().zip(case.v.row([b, kv_head, j])) {
                 *out += weight / sum * v;

@@ -84,13 +84,13 @@ fn content() -> impl Strategy<Value = Content> {
 }
 
 /// The default, ordinary ones, and those that make logits of 1e2 to 1e4, of one sign or the other.
-fn scale() -> impl Strategy<Value = Option<f32>> {
+fn scale() -> impl Strategy<Value = Option<f64>> {
     prop_oneof![
         4 => Just(None),
-        2 => (-2f32..2.0).prop_map(Some),
-        1 => (10f32..1000.0).prop_map(Some),
-        1 => (-1000f32..-10.0).prop_map(Some),
-        1 => prop_oneof![Just(0.0f32), Just(-0.0), Just(f32::MIN_POSITIVE), Just(1e-40), Just(1e30)].prop_map(Some),
+        2 => (-2f64..2.0).prop_map(Some),
+        1 => (10f64..1000.0).prop_map(Some),
+        1 => (-1000f64..-10.0).prop_map(Some),
+        1 => prop_oneof![Just(0.0f64), Just(-0.0), Just(f32::MIN_POSITIVE.into()), Just(1e-40), Just(1e30)].prop_map(Some),
     ]
 }
 
@@ -168,7 +168,7 @@ prop_compose! {
 prop_compose! {
     fn plan()(
         masked in masked(),
-        softcap in seldom(prop_oneof![1f32..100.0, Just(1e-3f32), Just(1e4)]),
+        softcap in seldom(prop_oneof![1f64..100.0, Just(1e-3), Just(1e4)]),
         bias in seldom(bias()),
         alibi_slopes in seldom(prop_oneof![Just(Content::Normal(0.1)), Just(Content::Normal(10.0)), Just(Content::Mixed)]),
         sinks in seldom(prop_oneof![2 => Just(Content::Normal(2.0)), 1 => Just(Content::Masking)]),

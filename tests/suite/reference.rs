@@ -565,7 +565,7 @@ fn no_key_left_gives_zeros() {
 
 #[test]
 fn the_reference_refuses_what_a_backend_refuses() {
-    let wrong = case(&[[1.0]], &[[1.0]], &[[1.0]]).with(|case| case.modifiers.scale = Some(f32::NAN));
+    let wrong = case(&[[1.0]], &[[1.0]], &[[1.0]]).with(|case| case.modifiers.scale = Some(f64::NAN));
     assert!(matches!(wrong.try_reference(), Err(Error::ScaleNotFinite { .. })));
 
     let right = case(&[[1.0]], &[[1.0]], &[[1.0]]);

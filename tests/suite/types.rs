@@ -24,7 +24,7 @@ struct Both<T> {
     wide: Tensor<f32>,
 }
 
-impl<T: Float> Both<T> {
+impl<T: Float<Sum = f32>> Both<T> {
     fn random(shape: Shape, content: Content, random: &mut Random) -> Self {
         let tensor = Tensor::random(shape, Layout::Padded(3), content, random);
         let own =
@@ -40,7 +40,13 @@ struct Answer<O> {
 }
 
 /// What a backend gives; elements between the rows hold `filler`.
-fn answer<Q: Float, O: Float>(backend: Backend, q: &Tensor<Q>, kv: Kv<'_, f32>, dim: usize, filler: O) -> Answer<O> {
+fn answer<Q: Float<Sum = f32>, O: Float<Sum = f32>>(
+    backend: Backend,
+    q: &Tensor<Q>,
+    kv: Kv<'_, f32>,
+    dim: usize,
+    filler: O,
+) -> Answer<O> {
     let shape = Shape { dim, ..q.shape };
     let mut out = Tensor::filled(shape, Layout::Padded(5), filler);
     let mut lse = vec![0.0; shape.batch * shape.heads * shape.len];
@@ -51,7 +57,7 @@ fn answer<Q: Float, O: Float>(backend: Backend, q: &Tensor<Q>, kv: Kv<'_, f32>, 
     Answer { out, lse }
 }
 
-fn check<Q: Float, O: Float + PartialEq + Debug>(content: Content) {
+fn check<Q: Float<Sum = f32>, O: Float<Sum = f32> + PartialEq + Debug>(content: Content) {
     let mut random = Random::new(7);
     let filler = O::from_f32(-12_345.0);
     for [q_len, kv_len, head_dim, value_dim] in SIZES {
@@ -78,7 +84,7 @@ fn check<Q: Float, O: Float + PartialEq + Debug>(content: Content) {
 }
 
 /// NaN is one number like another.
-fn same<O: Float>(a: &[O], b: &[O]) -> bool {
+fn same<O: Float<Sum = f32>>(a: &[O], b: &[O]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_f32().to_bits() == b.to_f32().to_bits())
 }
 

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn in_order_products<S: Simd, F: Score, const COLS: usize>(
     function: Function<'_, S, F>,
     queries: &[[S::Vector; COLS]],
-    keys: Rows<'_, f32>,
+    keys: Rows<'_, S::Scalar>,
     scores: &mut FewScores<'_, S>,
 ) {
     let simd = scores.simd;
@@ -34,7 +34,7 @@ struct InOrder<'t, 's, S: Simd, F, const QUERIES: usize, const COLS: usize> {
     /// `[key_dim][query]`
     queries: &'t [[S::Vector; COLS]],
     /// As many as scores, or more.
-    keys: Rows<'t, f32>,
+    keys: Rows<'t, S::Scalar>,
     scores: &'t mut FewScores<'s, S>,
 }
 
@@ -43,10 +43,10 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrde
 
     #[inline(always)]
     fn run(self) {
-        let Self { function: Function { simd, score, factor }, queries, keys, scores } = self;
+        let Self { function: Function { simd, score, factor, .. }, queries, keys, scores } = self;
         debug_assert!(scores.len <= keys.len() && queries.len() == keys.dim());
         for first in (0..scores.len).step_by(S::LANES) {
-            let rows: [*const f32; 16] = from_fn(|i| keys.row_ptr((first + i).min(scores.len - 1)));
+            let rows: [*const S::Scalar; 16] = from_fn(|i| keys.row_ptr((first + i).min(scores.len - 1)));
             // The next rows are asked for a few at a time, each in the order of its addresses.
             let rows_at_once = S::LANES.div_ceil(1 + (queries.len() - 1) / S::LANES);
             let mut ahead = first + S::LANES..keys.len().min(first + 2 * S::LANES);
@@ -65,13 +65,13 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrde
                 };
                 for ((key, query), t) in square.as_ref().iter().zip(queries).zip(t..) {
                     for (sum, query) in sums.iter_mut().zip(elements::<S>(query)) {
-                        let query = InLanes(simd, simd.splat(*query));
+                        let query = InLanes(simd, simd.broadcast(*query));
                         *sum = score.add(InLanes(simd, *sum), query, InLanes(simd, *key), t).1;
                     }
                 }
             }
             for (i, sum) in sums.into_iter().enumerate() {
-                scores.set(i, first / S::LANES, if F::LINEAR { sum } else { simd.mul(sum, simd.splat(factor)) });
+                scores.set(i, first / S::LANES, if F::LINEAR { sum } else { simd.mul(sum, simd.broadcast(factor)) });
             }
         }
     }

@@ -86,10 +86,10 @@ pub(super) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
     simd: S,
     row: impl Fn(usize) -> *const T,
     [len, dim]: [usize; 2],
-    scale: f32,
+    scale: S::Scalar,
     to: &mut [[S::Vector; COLS]],
 ) {
-    let (scale, mut to) = (simd.splat(scale), to.iter_mut());
+    let (scale, mut to) = (simd.broadcast(scale), to.iter_mut());
     for t in (0..dim).step_by(S::LANES) {
         for i in 0..room::<S>(len) {
             // SAFETY: the caller's promise.
@@ -109,14 +109,14 @@ pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
     factor: S::Vector,
     to: &mut RowsMut<'_, T>,
 ) {
-    let mut factors = [0.0; 16];
+    let mut factors = [S::Scalar::default(); 16];
     simd.store(factor, &mut factors);
     let per_query = to.dim().div_ceil(S::LANES);
     for (i, factor) in factors.into_iter().enumerate().take(to.len()) {
         let (to, row) = (to.row_mut(i), output.get(i * per_query..).unwrap_or_default());
         for (from, first) in row.iter().take(per_query).zip((0..).step_by(S::LANES)) {
             // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-            let x = simd.mul_add(from[0], simd.splat(factor), simd.splat(0.0));
+            let x = simd.mul_add(from[0], simd.broadcast(factor), simd.splat(0.0));
             T::store(simd, x, to.get_mut(first..).unwrap_or_default());
         }
     }
@@ -126,18 +126,20 @@ pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
 #[inline(always)]
 pub(super) fn pair_queries<S: Simd, F: Score, const COLS: usize>(
     simd: S,
-    (head, products): (&Head<'_, F>, Products),
+    (head, products): (&Head<'_, F, S::Scalar>, Products),
     len: usize,
     queries: &mut [[S::Vector; COLS]],
-) -> Rounded {
+) -> Rounded<S::Scalar> {
     let dim = head.call.kv.shape().dim;
     let (rows, vectors) = (room::<S>(len), dim.div_ceil(S::LANES));
-    let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::NOT };
-    let Some((from, to)) = queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else { return Rounded::NOT };
+    let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::not() };
+    let Some((from, to)) = queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else {
+        return Rounded::not();
+    };
     let strides = [1, rows];
     let (from, to) = (Grid { vectors: &*from, strides }, Grid { vectors: to, strides });
     let mut rounded = round(simd, &kv[0], [rows, vectors], from, to);
-    rounded.factors.iter_mut().for_each(|factor| *factor *= head.call.query_factor);
+    rounded.factors.iter_mut().for_each(|factor| *factor = *factor * head.call.query_factor);
     rounded
 }
 
@@ -145,16 +147,16 @@ pub(super) fn pair_queries<S: Simd, F: Score, const COLS: usize>(
 #[inline(always)]
 fn round<S: Simd>(
     simd: S,
-    strips: &Strips<'_>,
+    strips: &Strips<'_, S::Scalar>,
     [rows, vectors]: [usize; 2],
     from: Grid<&[S::Vector]>,
     to: Grid<&mut [S::Vector]>,
-) -> Rounded {
+) -> Rounded<S::Scalar> {
     match strips {
         Strips::I8(..) => simd.i8_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
         Strips::Floats(_) => simd.bf16_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
     }
-    .unwrap_or(Rounded::NOT)
+    .unwrap_or_else(Rounded::not)
 }
 
 impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
@@ -163,8 +165,8 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
     pub(super) fn attend_few<F: Score>(
         &mut self,
         simd: S,
-        head: &Head<'_, F>,
-        tiles: &mut KeyTile<'_, '_>,
+        head: &Head<'_, F, S::Scalar>,
+        tiles: &mut KeyTile<'_, '_, S::Scalar>,
         scores: &mut [[S::Vector; COLS]],
     ) {
         let Some((room, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
@@ -219,7 +221,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// The products with keys, as many as scores, from some row on.
     #[inline(always)]
-    fn few_with_keys(&self, (keys, first): (Strips<'_>, usize), scores: &mut FewScores<'_, S>) {
+    fn few_with_keys(&self, (keys, first): (Strips<'_, S::Scalar>, usize), scores: &mut FewScores<'_, S>) {
         let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, &*self.queries);
         let (rows, vectors) = (room::<S>(scores.count), keys.dim().div_ceil(S::LANES));
         let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
@@ -244,11 +246,11 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
     fn few_with_values(
         &mut self,
         (weights, rescale, are_marked): (&FewScores<'_, S>, S::Vector, bool),
-        (values, first): (Strips<'_>, usize),
+        (values, first): (Strips<'_, S::Scalar>, usize),
         room: &mut [S::Vector],
     ) {
         let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
-        let (single, mut rounded) = (weights.rows(), Rounded::NOT);
+        let (single, mut rounded) = (weights.rows(), Rounded::not());
         let (mut elements, mut stride) = single;
         if in_pairs {
             let (per_query, vectors) = (stride / S::LANES, S::KEY_TILE / S::LANES);
@@ -273,7 +275,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// What is seen of some keys.
     #[inline(always)]
-    fn part<F: Score>(&self, simd: S, head: &Head<'_, F>, tile: Range<usize>) -> Part {
+    fn part<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, tile: Range<usize>) -> Part {
         let (keys, is_full) = self.spans[0].within(&tile);
         match self.seen(simd, head, Columns::<1>::new(0), &keys, is_full) {
             Seen::Nothing => Part { keys: keys.start..keys.start, is_full: true },
@@ -284,7 +286,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// Who sees what of a part.
     #[inline(always)]
-    fn words<F: Score>(&self, simd: S, head: &Head<'_, F>, part: &Part) -> Words<S> {
+    fn words<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, part: &Part) -> Words<S> {
         if part.is_full { Words::all(simd) } else { self.look(simd, head, 0, &part.keys) }
     }
 }

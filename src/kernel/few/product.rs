@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 
 use crate::{
     element::Load,
+    scalar::Scalar,
     simd::{Pairs, Simd, Task},
     view::Strip,
 };
@@ -27,7 +28,7 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
 
     /// The sum of all lanes of each.
-    fn sum_each(self, sums: [S::Vector; 4]) -> [f32; 4];
+    fn sum_each(self, sums: [S::Vector; 4]) -> [S::Scalar; 4];
 
     /// The first `N * LANES` elements of a row of values, for [`columns`](Self::columns); zero where there are fewer.
     fn load_columns(self, row: &[Self::Element]) -> S::Vector;
@@ -36,13 +37,13 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     fn columns(self, rows: [S::Vector; N]) -> [S::Vector; N];
 
     /// As [`add`](Self::add), but where a weight is a negative mark.
-    fn add_unmarked(self, columns: [S::Vector; N], weights: f32, sums: [S::Vector; N]) -> [S::Vector; N];
+    fn add_unmarked(self, columns: [S::Vector; N], weights: S::Scalar, sums: [S::Vector; N]) -> [S::Vector; N];
 
-    /// Sums as `f32`, in the order of the columns, times `factor` if they are sums of integers.
-    fn in_order(self, sums: [S::Vector; N], factor: f32) -> [S::Vector; N];
+    /// Sums as scalars, in the order of the columns, times `factor` if they are sums of integers.
+    fn in_order(self, sums: [S::Vector; N], factor: S::Scalar) -> [S::Vector; N];
 }
 
-/// Of elements that become `f32`, each in a lane of its own.
+/// Of elements that become scalars, each in a lane of its own.
 pub(super) struct Single<S, T>(S, PhantomData<T>);
 
 impl<S: Simd, T> Single<S, T> {
@@ -88,7 +89,7 @@ impl<S: Simd, T: Load> RowProduct<S, 1> for Single<S, T> {
     }
 
     #[inline(always)]
-    fn sum_each(self, sums: [S::Vector; 4]) -> [f32; 4] {
+    fn sum_each(self, sums: [S::Vector; 4]) -> [S::Scalar; 4] {
         self.0.sum_each(sums)
     }
 
@@ -103,12 +104,12 @@ impl<S: Simd, T: Load> RowProduct<S, 1> for Single<S, T> {
     }
 
     #[inline(always)]
-    fn add_unmarked(self, [column]: [S::Vector; 1], weight: f32, [sum]: [S::Vector; 1]) -> [S::Vector; 1] {
-        [if weight < 0.0 { sum } else { self.add(column, self.0.splat(weight), sum) }]
+    fn add_unmarked(self, [column]: [S::Vector; 1], weight: S::Scalar, [sum]: [S::Vector; 1]) -> [S::Vector; 1] {
+        [if weight < S::Scalar::default() { sum } else { self.add(column, self.0.broadcast(weight), sum) }]
     }
 
     #[inline(always)]
-    fn in_order(self, sums: [S::Vector; 1], _: f32) -> [S::Vector; 1] {
+    fn in_order(self, sums: [S::Vector; 1], _: S::Scalar) -> [S::Vector; 1] {
         sums
     }
 }
@@ -147,7 +148,7 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 
     #[inline(always)]
-    fn sum_each(self, sums: [S::Vector; 4]) -> [f32; 4] {
+    fn sum_each(self, sums: [S::Vector; 4]) -> [S::Scalar; 4] {
         self.pairs.sum_each(sums)
     }
 
@@ -162,10 +163,10 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 
     #[inline(always)]
-    fn add_unmarked(self, columns: [S::Vector; 2], weights: f32, sums: [S::Vector; 2]) -> [S::Vector; 2] {
+    fn add_unmarked(self, columns: [S::Vector; 2], weights: S::Scalar, sums: [S::Vector; 2]) -> [S::Vector; 2] {
         // Of a mark, -1, the sign is set and the largest bit of the exponent is not; of no weight, NaN included.
         let is_marked = |half: u32| half >> 14 == 0b10;
-        let bits = weights.to_bits();
+        let bits = weights.to_word();
         let (of_both, weights) = match [is_marked(bits & 0xffff), is_marked(bits >> 16)] {
             [false, false] => (columns, bits),
             [true, true] => return sums,
@@ -180,11 +181,11 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 
     #[inline(always)]
-    fn in_order(self, sums: [S::Vector; 2], factor: f32) -> [S::Vector; 2] {
+    fn in_order(self, sums: [S::Vector; 2], factor: S::Scalar) -> [S::Vector; 2] {
         let mut sums = self.pairs.unzip(sums);
         if P::LARGEST.is_some() {
             for sum in &mut sums {
-                *sum = self.simd.mul(*sum, self.simd.splat(factor));
+                *sum = self.simd.mul(*sum, self.simd.broadcast(factor));
             }
         }
         sums

@@ -1,6 +1,7 @@
 //! Numbers that become pairs of 16 bits: queries, and weights.
 
 use crate::{
+    scalar::Scalar,
     scratch::{elements, elements_mut},
     simd::{Pairs, Simd, Task},
     softmax::FewScores,
@@ -9,16 +10,19 @@ use crate::{
 
 /// What was done to rows of numbers for them to become pairs.
 #[derive(Clone, Copy)]
-pub(crate) struct Rounded {
+pub(crate) struct Rounded<E> {
     /// What sums are to be multiplied with, for each row.
-    pub(crate) factors: [f32; 16],
+    pub(crate) factors: [E; 16],
     /// A bit for each row of which integers would not do: infinite, NaN, or of a magnitude far from 1. Its pairs are zeros.
     pub(crate) exact: u32,
 }
 
-impl Rounded {
+impl<E: Scalar> Rounded<E> {
     /// Nothing.
-    pub(crate) const NOT: Self = Self { factors: [1.0; 16], exact: 0 };
+    #[inline(always)]
+    pub(crate) fn not() -> Self {
+        Self { factors: [E::from(1.0); 16], exact: 0 }
+    }
 
     /// Numbers of the rows that are to be computed with as they are.
     #[inline(always)]
@@ -51,17 +55,18 @@ pub(super) struct Round<'t, S: Simd, P> {
 }
 
 impl<S: Simd, P: Pairs<S>> Task for Round<'_, S, P> {
-    type Output = Rounded;
+    type Output = Rounded<S::Scalar>;
 
     #[inline(always)]
-    fn run(mut self) -> Rounded {
-        let mut rounded = Rounded::NOT;
+    fn run(mut self) -> Rounded<S::Scalar> {
+        let mut rounded = Rounded::not();
         for first in (0..self.rows).step_by(4) {
-            let largest = if P::LARGEST.is_some() { self.largest_of_four(first) } else { [1.0; 4] };
+            let largest = if P::LARGEST.is_some() { self.largest_of_four(first) } else { [S::Scalar::from(1.0); 4] };
             for (i, largest) in (first..self.rows).zip(largest) {
-                let factors = P::LARGEST.map_or(Some([1.0; 2]), |most| fixed_point(largest, most));
+                let factors =
+                    P::LARGEST.map_or(Some([S::Scalar::from(1.0); 2]), |most| fixed_point(largest, most.into()));
                 self.round(i, factors.map(|[factor, _]| factor));
-                let back = factors.map_or(1.0, |[_, back]| back);
+                let back = factors.map_or(S::Scalar::from(1.0), |[_, back]| back);
                 rounded.factors.iter_mut().skip(i).take(1).for_each(|factor| *factor = back);
                 rounded.exact |= u32::from(factors.is_none()) << (i % 16);
             }
@@ -79,7 +84,7 @@ impl<S: Simd, P: Pairs<S>> Round<'_, S, P> {
 
     /// The largest magnitudes of row `first` and the next ones, or NaN where not all are finite.
     #[inline(always)]
-    fn largest_of_four(&self, first: usize) -> [f32; 4] {
+    fn largest_of_four(&self, first: usize) -> [S::Scalar; 4] {
         let (simd, zero) = (self.simd, self.simd.splat(0.0));
         let (mut largest, mut zeros) = ([zero; 4], [zero; 4]);
         for i in 0..4 {
@@ -90,14 +95,14 @@ impl<S: Simd, P: Pairs<S>> Round<'_, S, P> {
             }
         }
         let (mut largest, zeros) = (simd.max_each(largest), simd.sum_each(zeros));
-        largest.iter_mut().zip(zeros).for_each(|(largest, zero)| *largest += zero);
+        largest.iter_mut().zip(zeros).for_each(|(largest, zero)| *largest = *largest + zero);
         largest
     }
 
     /// Writes a row, times a factor; zeros where there is none.
     #[inline(always)]
-    fn round(&mut self, i: usize, factor: Option<f32>) {
-        let (simd, by) = (self.simd, self.simd.splat(factor.unwrap_or(0.0)));
+    fn round(&mut self, i: usize, factor: Option<S::Scalar>) {
+        let (simd, by) = (self.simd, self.simd.broadcast(factor.unwrap_or_default()));
         for v in 0..self.vectors.div_ceil(2) {
             let [a, b] = [self.get(i, 2 * v), self.get(i, 2 * v + 1)];
             let pairs = self.pairs.join([simd.mul(a, by), simd.mul(b, by)]);
@@ -111,17 +116,17 @@ impl<S: Simd, P: Pairs<S>> Round<'_, S, P> {
 
 /// What makes numbers integers up to `most`, where the largest has this magnitude, and what makes them themselves again.
 #[inline(always)]
-fn fixed_point(largest: f32, most: f32) -> Option<[f32; 2]> {
+fn fixed_point<E: Scalar>(largest: E, most: E) -> Option<[E; 2]> {
     /// 2^100
     const FAR: f32 = f32::from_bits((127 + 100) << 23);
     match largest {
-        0.0 => Some([0.0; 2]),
-        largest if largest > 1.0 / FAR && largest < FAR => Some([most / largest, largest / most]),
+        largest if largest == E::default() => Some([largest; 2]),
+        largest if largest > E::from(1.0 / FAR) && largest < E::from(FAR) => Some([most / largest, largest / most]),
         _ => None,
     }
 }
 
-/// The scores of a query with some keys, as `f32`.
+/// The scores of a query with some keys, as scalars.
 pub(super) struct ExactScores<'t, 's, S: Simd, const COLS: usize> {
     /// `[vector of elements]`, from one to the next so many.
     pub(super) query: Grid<&'t [[S::Vector; COLS]]>,
@@ -140,19 +145,19 @@ impl<S: Simd, const COLS: usize> Task for ExactScores<'_, '_, S, COLS> {
         for j in 0..scores.len {
             // SAFETY: there are as many keys.
             let key = unsafe { keys.next_row() };
-            let mut sum = 0.0;
+            let mut sum = S::Scalar::default();
             for (v, key) in key.chunks(S::LANES).enumerate() {
                 let vector = query.vectors.get(query.index(i, v)).map_or(&[][..], |of| elements::<S>(of));
-                sum = vector.iter().zip(key).fold(sum, |sum, (x, y)| sum + x * f32::from(*y));
+                sum = vector.iter().zip(key).fold(sum, |sum, (x, y)| sum + *x * S::Scalar::from(f32::from(*y)));
             }
             scores.set_one(i, j, sum);
         }
     }
 }
 
-/// Adds weighted values to the sums of a query, as `f32`.
+/// Adds weighted values to the sums of a query, as scalars.
 pub(super) struct ExactSums<'t, S: Simd, const COLS: usize> {
-    pub(super) weights: &'t [f32],
+    pub(super) weights: &'t [S::Scalar],
     /// As many rows as weights, or more.
     pub(super) values: Walk<'t, i8>,
     /// The query's.
@@ -169,7 +174,7 @@ impl<S: Simd, const COLS: usize> Task for ExactSums<'_, S, COLS> {
         for weight in weights {
             // SAFETY: there are as many rows.
             let row = unsafe { values.next_row() };
-            output.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * f32::from(*x));
+            output.iter_mut().zip(row).for_each(|(sum, x)| *sum = *sum + *weight * S::Scalar::from(f32::from(*x)));
         }
     }
 }

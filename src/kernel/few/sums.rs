@@ -11,7 +11,7 @@ use crate::{
 pub(super) struct Weights<'t, S: Simd> {
     pub(super) simd: S,
     /// Those of a query, one number or pair of numbers after the other.
-    pub(super) elements: &'t [f32],
+    pub(super) elements: &'t [S::Scalar],
     /// From a query to the next; there is room for [`FEW`](Simd::FEW).
     pub(super) stride: usize,
     /// Queries.
@@ -21,7 +21,7 @@ pub(super) struct Weights<'t, S: Simd> {
     /// Whether keys that are masked are marked by negative weights.
     pub(super) are_marked: bool,
     /// What sums of integers are to be multiplied with, of each query.
-    pub(super) factors: &'t [f32; 16],
+    pub(super) factors: &'t [S::Scalar; 16],
     /// What earlier sums are to be multiplied with, of each query.
     pub(super) rescale: S::Vector,
 }
@@ -194,7 +194,7 @@ impl<
                     continue;
                 }
                 for n in 0..N {
-                    sums[g][n] = product.add(columns[g][n], simd.splat(weight), sums[g][n]);
+                    sums[g][n] = product.add(columns[g][n], simd.broadcast(weight), sums[g][n]);
                 }
             }
         }
@@ -226,10 +226,10 @@ impl<
     fn store<const GROUPS: usize>(&mut self, first: usize, sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
         let Self { product, weights, ref values, .. } = *self;
         let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
-        let mut rescale = [0.0; 16];
+        let mut rescale = [S::Scalar::default(); 16];
         simd.store(weights.rescale, &mut rescale);
         for (i, ((sums, rescale), factor)) in sums.iter().zip(rescale).zip(weights.factors).enumerate() {
-            let rescale = simd.splat(rescale);
+            let rescale = simd.broadcast(rescale);
             for (g, sums) in sums.iter().enumerate() {
                 // Each by itself: along with a slice of the output, the sums would be kept in memory.
                 for (column, sum) in (first + g * N..per_query).zip(product.in_order(*sums, *factor)) {

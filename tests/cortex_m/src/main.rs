@@ -100,7 +100,7 @@ fn work_gives_the_same_bits() {
 
 fn errors_come_before_writes() {
     const REQUIRED: usize = scratch_len(2, 2);
-    let mut out = [-7.0; 8];
+    let mut out = [-7f32; 8];
     let mut scratch = [0.0; REQUIRED];
     let short = attend(DENSE, &mut out, &mut scratch[1..]);
     assert_eq!(short, Err(Error::ScratchTooShort { required: REQUIRED, actual: REQUIRED - 1 }));
@@ -113,7 +113,7 @@ fn errors_come_before_writes() {
 }
 
 fn only_the_portable_backend_is_there() {
-    let mut out = [-7.0; 8];
+    let mut out = [-7f32; 8];
     assert!(Backend::available().eq([Backend::Portable]));
     for backend in [Backend::Avx2, Backend::Avx512] {
         let refused = attend(DENSE.backend(backend), &mut out, &mut [0.0; scratch_len(2, 2)]);
