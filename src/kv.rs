@@ -60,7 +60,7 @@ impl<'a, T> Kv<'a, T> {
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};
     ///
     /// // Two sequences with room for three keys; the second has only one.
-    /// let (q, k, v) = ([0.0; 2], [0.0; 6], [1.0, 2.0, 3.0, 4.0, f32::NAN, f32::NAN]);
+    /// let (q, k, v) = ([0f32; 2], [0.0; 6], [1.0, 2.0, 3.0, 4.0, f32::NAN, f32::NAN]);
     /// let mut out = [0f32; 2];
     /// let view = |data| View::heads_first(data, [2, 1, 3, 1]);
     /// Attention::new().forward(
@@ -98,7 +98,7 @@ impl<'a, T> Kv<'a, T> {
     /// let mut out = [0f32; 2];
     /// let pool = |data| View::heads_first(data, [3, 1, 2, 1]);
     /// Attention::new().forward(
-    ///     View::heads_first(&[0.0; 2], [2, 1, 1, 1])?,
+    ///     View::heads_first(&[0f32; 2], [2, 1, 1, 1])?,
     ///     Kv::new(pool(&k)?, pool(&v)?)?.pages(View::matrix(&table, [2, 2])?).lens(&[3, 4]),
     ///     ViewMut::heads_first(&mut out, [2, 1, 1, 1])?,
     ///     &mut [0.0; cache_scratch_len(1, 1)],
@@ -157,7 +157,7 @@ impl<'a, T> Kv<'a, T> {
 /// let keys = Quantized::new(View::matrix(&[0; 4], [2, 2])?, View::matrix(&scales, [2, 1])?)?;
 /// let mut out = [0f32; 2];
 /// Attention::new().forward(
-///     View::matrix(&[0.0; 2], [1, 2])?,
+///     View::matrix(&[0f32; 2], [1, 2])?,
 ///     Kv::quantized(keys, values)?,
 ///     ViewMut::matrix(&mut out, [1, 2])?,
 ///     &mut [0.0; cache_scratch_len(2, 2)],

@@ -48,7 +48,8 @@ const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     vectors.saturating_mul(S::LANES).saturating_add(S::LANES - 1).saturating_add(partials)
 }
 
-/// Elements of scratch that one thread needs, whatever the backend, `q_len`, `kv_len` and number of heads.
+/// Elements of scratch that one thread needs, whatever the backend, `q_len`, `kv_len` and number of heads; of `f64`, where that is computed in, else of
+/// `f32`.
 ///
 /// Saturates at `usize::MAX`, which no slice has.
 ///

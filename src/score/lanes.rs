@@ -6,7 +6,7 @@ use crate::{math::tanh::tanh, simd::Simd};
 
 /// As many numbers as the kernel works on at once, one for each query; every operation is done to each of them.
 ///
-/// It is `f32` vectors in the kernels and `f64` in the [reference](crate::reference); nobody else implements it.
+/// It is vectors of `f32` or `f64` in the kernels and a single `f64` in the [reference](crate::reference); nobody else implements it.
 pub trait Lanes:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self> + Sealed
 {
@@ -26,7 +26,7 @@ pub trait Lanes:
     #[must_use]
     fn abs(self) -> Self;
 
-    /// The hyperbolic tangent, at most 2.65 ulp of `f32` off.
+    /// The hyperbolic tangent, at most 2.65 ulp off.
     #[must_use]
     fn tanh(self) -> Self;
 }

@@ -21,6 +21,9 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     (keys, first): (Strip<'_, P::Element>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
+    if const { !P::EXISTS } {
+        return;
+    }
     let near = first + keys.rows_ahead();
     let rows = [first, near, near + keys.rows_ahead()];
     match (room::<S>(scores.count), keys.even()) {

@@ -13,6 +13,10 @@ use crate::{
 pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     type Element: Copy;
 
+    /// Whether there are such rows. What is computed in `f64` is of `f64`: nothing else is compiled for it.
+    const EXISTS: bool =
+        size_of::<S::Scalar>() <= size_of::<f32>() || size_of::<Self::Element>() == size_of::<S::Scalar>();
+
     /// Whether there are weights that are marks.
     const HAS_MARKS: bool;
 

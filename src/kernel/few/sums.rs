@@ -34,6 +34,9 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
     (values, first): (Strip<'_, P::Element>, usize),
     output: &mut [[S::Vector; COLS]],
 ) {
+    if const { !P::EXISTS } {
+        return;
+    }
     // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
     let near = first + weights.len;
     let rows = [first, near, near + values.rows_ahead()];

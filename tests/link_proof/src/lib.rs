@@ -45,12 +45,12 @@ macro_rules! entry_points {
 /// Those that are generic over what keys and values are kept in, and over what queries and outputs are. Masks, modifiers and backend are run-time
 /// values of `attention`, what else is written one of `out`: these cover them all.
 macro_rules! entry_points_of {
-    ($element:ty, $float:ty, $append:ident, $forward:ident, $reference:ident) => {
+    ($element:ty, $float:ty, $sum:ty, $append:ident, $forward:ident, $reference:ident) => {
         entry_points! {
             fn $append(
                 cache: &mut KvMut<'_, $element>,
-                keys: View<'_, f32>,
-                values: View<'_, f32>,
+                keys: View<'_, $sum>,
+                values: View<'_, $sum>,
                 at: &[usize],
             ) -> Result<(), Error> {
                 cache.append(keys, values, at)
@@ -60,7 +60,7 @@ macro_rules! entry_points_of {
                 q: View<'a, $float>,
                 kv: Kv<'a, $element>,
                 out: Output<'a, $float>,
-                scratch: &mut [f32],
+                scratch: &mut [$sum],
             ) -> Result<(), Error> {
                 attention.forward(q, kv, out, scratch)
             }
@@ -75,10 +75,12 @@ macro_rules! entry_points_of {
         }
     };
 }
-entry_points_of!(f32, f32, kv_mut_append_f32, attention_forward_f32, reference_forward_f32);
-entry_points_of!(f16, f16, kv_mut_append_f16, attention_forward_f16, reference_forward_f16);
-entry_points_of!(bf16, bf16, kv_mut_append_bf16, attention_forward_bf16, reference_forward_bf16);
-entry_points_of!(i8, f32, kv_mut_append_i8, attention_forward_i8, reference_forward_i8);
+entry_points_of!(f32, f32, f32, kv_mut_append_f32, attention_forward_f32, reference_forward_f32);
+entry_points_of!(f16, f16, f32, kv_mut_append_f16, attention_forward_f16, reference_forward_f16);
+entry_points_of!(bf16, bf16, f32, kv_mut_append_bf16, attention_forward_bf16, reference_forward_bf16);
+#[cfg(feature = "double")]
+entry_points_of!(f64, f64, f64, kv_mut_append_f64, attention_forward_f64, reference_forward_f64);
+entry_points_of!(i8, f32, f32, kv_mut_append_i8, attention_forward_i8, reference_forward_i8);
 
 entry_points! {
     fn view_matrix(data: &[f32], extents: [usize; 2]) -> Result<View<'_, f32>, Error> {
