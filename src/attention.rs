@@ -468,7 +468,7 @@ impl<'a, F: Score> Attention<'a, F> {
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
     /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after;
-    /// [`cache_scratch_len`](crate::cache_scratch_len) of them where keys and values are not `f32`, or are paged; [`Work::scratch_len`] where the
+    /// [`cache_scratch_len`](crate::cache_scratch_len) of them where keys and values are neither `f32` nor `f64`, or are paged; [`Work::scratch_len`] where the
     /// score function projects queries.
     ///
     /// Time is `O(head_dim + value_dim)` for each query-key pair that the masks leave standing, in tiles.
