@@ -68,10 +68,10 @@ fn join_row<E: Scalar>(
     (other, &[other_max, other_sum]): (&[E], &[E; STATE]),
 ) {
     let [max, sum] = *state;
-    if other_sum == E::default() {
+    if other_sum == E::ZERO {
         return;
     }
-    if sum == E::default() {
+    if sum == E::ZERO {
         out.iter_mut().zip(other).for_each(|(out, x)| *out = *x);
         *state = [other_max, other_sum];
         return;

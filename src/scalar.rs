@@ -31,6 +31,12 @@ pub trait Scalar:
     + Div<Output = Self>
 {
     #[doc(hidden)]
+    const ZERO: Self;
+
+    #[doc(hidden)]
+    const ONE: Self;
+
+    #[doc(hidden)]
     const NEG_INFINITY: Self;
 
     /// The most negative number that is finite.
@@ -91,6 +97,8 @@ pub trait Scalar:
 }
 
 impl Scalar for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
     const MIN: Self = Self::MIN;
     const LEAST_BIAS: f32 = -1e38;
@@ -148,6 +156,8 @@ impl Scalar for f32 {
 }
 
 impl Scalar for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
     const NEG_INFINITY: Self = Self::NEG_INFINITY;
     const MIN: Self = Self::MIN;
     const LEAST_BIAS: f32 = f32::MIN;

@@ -146,7 +146,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         let (mut offset, rescale) = self.raise(columns, tile_max);
         let is_huge = |x: S::Vector| simd.less(simd.splat(S::Scalar::SPARSE), simd.max(x, simd.sub(zero, x)));
         let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));
-        if simd.max_each([any; 4])[0] > S::Scalar::default() {
+        if simd.max_each([any; 4])[0] > S::Scalar::ZERO {
             for row in scores {
                 let row = columns.of_mut(row);
                 for c in 0..N {
@@ -177,7 +177,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         let groups = scores.tiles * FewScores::<S>::OF_TILE;
         let nothing = simd.splat(f32::NEG_INFINITY);
         let (mut maxima, mut offsets, mut sums) =
-            ([S::Scalar::NEG_INFINITY; 16], [S::Scalar::default(); 16], [S::Scalar::default(); 16]);
+            ([S::Scalar::NEG_INFINITY; 16], [S::Scalar::ZERO; 16], [S::Scalar::ZERO; 16]);
         for (fours, first) in maxima.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
             *fours = simd.max_each(from_fn(|i| {
                 (0..groups).fold(nothing, |max, group| simd.max(max, scores.get(first + i, group)))
@@ -248,7 +248,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         f: impl Fn(S::Scalar, S::Scalar) -> [S::Scalar; N],
     ) {
         for c in 0..COLS {
-            let (mut maxima, mut sums) = ([S::Scalar::default(); 16], [S::Scalar::default(); 16]);
+            let (mut maxima, mut sums) = ([S::Scalar::ZERO; 16], [S::Scalar::ZERO; 16]);
             self.simd.store(self.max[c], &mut maxima);
             self.simd.store(self.sum[c], &mut sums);
             for (i, (max, sum)) in maxima.into_iter().zip(sums).take(S::LANES).enumerate() {

@@ -124,7 +124,7 @@ impl<'a, E: Scalar> Call<'a, E> {
             return Err(Error::SoftcapNotPositive { softcap });
         }
         let scale = config.scale.unwrap_or(form.default_scale);
-        let (factor, one) = (factor(scale, config.softcap)?, E::from(1.0));
+        let (factor, one) = (factor(scale, config.softcap)?, E::ONE);
         let right = if config.causal { Some(0) } else { config.window.right };
         let call = Self {
             queries,

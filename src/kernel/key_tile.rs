@@ -368,9 +368,9 @@ unsafe fn are_finite<S: Simd, T: Load>(simd: S, factor: f32, mut walk: Walk<'_, 
             d = simd.mul_add(load(z), zero, d);
         }
     }
-    let mut lanes = [S::Scalar::default(); 16];
+    let mut lanes = [S::Scalar::ZERO; 16];
     simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
-    lanes == [S::Scalar::default(); 16]
+    lanes == [S::Scalar::ZERO; 16]
 }
 
 #[inline(always)]

@@ -93,7 +93,7 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
             let [Some(q), Some(o)] = rows.map(|rows| scratch.take(rows)) else { break };
-            let factor = if products.are_in_pairs() { E::from(1.0) } else { self.head.call.query_factor };
+            let factor = if products.are_in_pairs() { E::ONE } else { self.head.call.query_factor };
             let load = LoadQueries { simd, from: &self.rows, first, products, factor, to: &mut *q };
             load_queries::<_, _, ROWS, NARROW, COLS>(&self.head, load, raw);
             if let Some(pairs) = products.pairs(simd) {
@@ -364,8 +364,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
             Some(pairs) => {
                 let [factor, _] = head.factors_of_pairs();
-                let product =
-                    PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != S::Scalar::from(1.0)) };
+                let product = PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != S::Scalar::ONE) };
                 let keys = tile.keys_in_pairs(simd, range)?;
                 let queries = queries.get(..keys.dim())?;
                 pairs.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })

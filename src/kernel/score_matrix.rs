@@ -54,7 +54,7 @@ impl<S: Simd, F: Score, const ROWS: usize, const COLS: usize> Task
 impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
     #[inline(always)]
     fn store<const ROWS: usize>(mut self) {
-        let nothing = if self.stage == Stage::Weights { S::Scalar::default() } else { S::Scalar::NEG_INFINITY };
+        let nothing = if self.stage == Stage::Weights { S::Scalar::ZERO } else { S::Scalar::NEG_INFINITY };
         for i in 0..self.block.of.len {
             self.to.row_mut(self.first_row + i).fill(nothing);
         }

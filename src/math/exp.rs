@@ -34,6 +34,7 @@ pub(crate) const NEAREST_F64: [f64; 11] = [
 
 /// For `r` in `0 ..= 1`, as is left by the integer below: fitted likewise, but to the absolute error, then searched around for the least error with each step rounded, and `r`
 /// rounded either way. Relative error 1.4e-7, absolute error 1.5e-7.
+#[cfg(target_arch = "x86_64")]
 pub(crate) const BELOW: [f32; 5] = [
     f32::from_bits(0x3af8_9449), // 0.00189650909
     f32::from_bits(0x3c12_8de3), // 0.00894496124

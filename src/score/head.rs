@@ -91,8 +91,8 @@ impl<'a, F: Score, E: Scalar> Head<'a, F, E> {
     /// is done to them.
     #[inline(always)]
     pub(crate) fn factors_of_pairs(&self) -> [E; 2] {
-        let (factor, one) = (self.call.query_factor, E::from(1.0));
-        if factor > E::default() && !self.modifies() { [one, factor] } else { [factor, one] }
+        let (factor, one) = (self.call.query_factor, E::ONE);
+        if factor > E::ZERO && !self.modifies() { [one, factor] } else { [factor, one] }
     }
 
     /// Whether position alone decides what a query sees.

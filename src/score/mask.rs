@@ -256,7 +256,7 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
                 self.mask(&at, key, &mut lanes);
             }
             let existing = below(keys.end - key);
-            let mut bits = [S::Scalar::default(); 16];
+            let mut bits = [S::Scalar::ZERO; 16];
             for (bits, lane) in bits.iter_mut().zip(lanes).take(S::LANES) {
                 words.any |= lane & existing != 0;
                 *common &= lane;

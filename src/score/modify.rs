@@ -175,13 +175,12 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
         let (simd, Some(slopes)) = (self.simd, self.head.call.alibi_slopes) else { return };
         // Exact up to 2^24 in f32; beyond, rounded for each query by itself.
         let position = self.head.band.diagonal.saturating_sub((self.key + keys.start) as i64);
-        let (mut distances, mut factors) = ([S::Scalar::default(); 16], [S::Scalar::default(); 16]);
+        let (mut distances, mut factors) = ([S::Scalar::ZERO; 16], [S::Scalar::ZERO; 16]);
         for (i, (distance, factor)) in distances.iter_mut().zip(&mut factors).enumerate() {
             let [head, query] = self.queries.at(self.first + i);
             *distance = S::Scalar::from_f64(position.saturating_add(query as i64) as f64);
-            *factor = slopes
-                .get(head)
-                .map_or(S::Scalar::default(), |slope| S::Scalar::from(-slope) * S::Scalar::from_f64(LOG2_E));
+            *factor =
+                slopes.get(head).map_or(S::Scalar::ZERO, |slope| S::Scalar::from(-slope) * S::Scalar::from_f64(LOG2_E));
         }
         let (mut distance, slope) = (simd.load(&distances), simd.load(&factors));
         for j in keys.clone() {
@@ -198,7 +197,7 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
         let [ln_2, log2_e] = [LN_2, LOG2_E].map(S::Scalar::from_f64);
         for j in keys.clone() {
             let Some(score) = scores.get(j) else { break };
-            let mut lanes = [S::Scalar::default(); 16];
+            let mut lanes = [S::Scalar::ZERO; 16];
             self.simd.store(*score, &mut lanes);
             for (i, score) in lanes.iter_mut().take(S::LANES).enumerate() {
                 let [head, query] = self.queries.at(self.first + i);

@@ -7,6 +7,7 @@ use super::{
     lanes::InLanes,
 };
 use crate::{
+    scalar::Scalar,
     simd::{Pairs, Simd},
     view::Pair,
 };
@@ -54,8 +55,8 @@ impl<'a, S: Simd, F, T> Function<'a, S, F, T> {
 impl<S: Simd, T> Function<'_, S, Dot, T> {
     /// The plain product of two matrices.
     #[inline(always)]
-    pub(crate) fn dot(simd: S) -> Self {
-        Self::new(simd, &Dot, S::Scalar::from(1.0))
+    pub(crate) const fn dot(simd: S) -> Self {
+        Self::new(simd, &Dot, S::Scalar::ONE)
     }
 }
 

@@ -4,7 +4,7 @@ mod double;
 
 use core::arch::x86_64::*;
 
-use super::{Double, Kernel, Known, NoPairs, Simd, Task};
+use super::{Double, Kernel, Known, NoPairs, Simd, Task, instructions};
 use crate::{
     element::Bf16,
     math::exp::{NEAREST, polynomial},
@@ -117,16 +117,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
-        None
-    }
-
-    #[inline(always)]
-    fn i8_pairs(self) -> Option<NoPairs<i8>> {
-        None
-    }
-
-    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe { _mm256_set1_ps(x) }
@@ -220,40 +210,14 @@ impl Simd for Avx2 {
         store_halves(halves, to, half::bf16::from_bits);
     }
 
-    #[inline(always)]
-    fn add(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_div_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: __m256, b: __m256, c: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has FMA.
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn max(self, a: __m256, b: __m256) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_max_ps(a, b) }
+    instructions! {
+        __m256:
+        add(a, b) = _mm256_add_ps;
+        sub(a, b) = _mm256_sub_ps;
+        mul(a, b) = _mm256_mul_ps;
+        div(a, b) = _mm256_div_ps;
+        mul_add(a, b, c) = _mm256_fmadd_ps;
+        max(a, b) = _mm256_max_ps;
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ mod double;
 
 use core::arch::x86_64::*;
 
-use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task};
+use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task, instructions};
 use crate::{
     element::Bf16,
     math::exp::{BELOW, polynomial},
@@ -443,40 +443,14 @@ impl Simd for Avx512 {
         }
     }
 
-    #[inline(always)]
-    fn add(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_sub_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_div_ps(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn max(self, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_max_ps(a, b) }
+    instructions! {
+        __m512:
+        add(a, b) = _mm512_add_ps;
+        sub(a, b) = _mm512_sub_ps;
+        mul(a, b) = _mm512_mul_ps;
+        div(a, b) = _mm512_div_ps;
+        mul_add(a, b, c) = _mm512_fmadd_ps;
+        max(a, b) = _mm512_max_ps;
     }
 
     #[inline(always)]

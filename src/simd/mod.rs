@@ -104,6 +104,20 @@ prefetches! {
 #[derive(Clone, Copy)]
 pub struct Double<S>(S);
 
+/// Operations that are one instruction of a backend.
+#[cfg(target_arch = "x86_64")]
+macro_rules! instructions {
+    ($vector:ident: $($name:ident($($argument:ident),*) = $instruction:ident;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($argument: $vector),*) -> $vector {
+            // SAFETY: `self` exists, so the CPU has the instruction.
+            unsafe { $instruction($($argument),*) }
+        }
+    )*};
+}
+#[cfg(target_arch = "x86_64")]
+use instructions;
+
 /// The most blocks of queries that any backend lets go over the keys together.
 pub(crate) const MAX_BLOCKS: usize = 8;
 
@@ -146,10 +160,16 @@ pub trait Simd: Copy {
     fn double(self) -> Self::Double;
 
     /// `None` where the CPU has nothing of the kind, or it is not wanted.
-    fn bf16_pairs(self) -> Option<Self::Bf16Pairs>;
+    #[inline(always)]
+    fn bf16_pairs(self) -> Option<Self::Bf16Pairs> {
+        None
+    }
 
     /// `None` likewise.
-    fn i8_pairs(self) -> Option<Self::I8Pairs>;
+    #[inline(always)]
+    fn i8_pairs(self) -> Option<Self::I8Pairs> {
+        None
+    }
 
     /// A number that `f32` has, in all lanes.
     fn splat(self, x: f32) -> Self::Vector;
@@ -163,7 +183,7 @@ pub trait Simd: Copy {
     /// [`load`](Self::load) of what `f64` has, and the nearest scalars.
     #[inline(always)]
     fn load_others<T: Copy + Into<f64>>(self, from: &[T]) -> Self::Vector {
-        let mut lanes = [Self::Scalar::default(); 16];
+        let mut lanes = [Self::Scalar::ZERO; 16];
         lanes.iter_mut().zip(from).take(Self::LANES).for_each(|(lane, x)| *lane = Scalar::from_f64((*x).into()));
         self.load(&lanes)
     }
@@ -206,7 +226,7 @@ pub trait Simd: Copy {
     /// [`store`](Self::store) of the nearest numbers, of two the even one.
     #[inline(always)]
     fn store_others<T: Store>(self, x: Self::Vector, to: &mut [T]) {
-        let mut lanes = [Self::Scalar::default(); 16];
+        let mut lanes = [Self::Scalar::ZERO; 16];
         self.store(x, &mut lanes);
         to.iter_mut().zip(lanes).take(Self::LANES).for_each(|(to, lane)| *to = T::nearest(lane));
     }

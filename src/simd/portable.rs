@@ -76,16 +76,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
-        None
-    }
-
-    #[inline(always)]
-    fn i8_pairs(self) -> Option<NoPairs<i8>> {
-        None
-    }
-
-    #[inline(always)]
     fn splat(self, x: f32) -> Floats {
         Floats::splat(x)
     }

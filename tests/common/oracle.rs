@@ -70,15 +70,23 @@ impl Oracle {
         Self { name: case.name.clone(), tolerance, of_pairs, exact }
     }
 
-    /// The same for queries, keys and values off by little from a case's, computed in `f64`, to which all roundings are in proportion; but those of
-    /// the reference are of the same size.
+    /// The same for queries, keys and values off by little from a case's, computed in `f64`, to which all roundings are in proportion, though those of
+    /// the reference are of the same size; but nothing is said where those of `f32` leave little of the weights.
     pub fn in_f64(case: &Case, exact: Answer<f64>) -> Self {
         let of_f32 = Self::new(case);
-        let fine =
-            |bound: f64| if bound.is_finite() { 2.0 * (f64::EPSILON / f64::from(f32::EPSILON)) * bound } else { bound };
+        let fine = |most: f64| {
+            move |bound: f64| {
+                if bound > most { f64::INFINITY } else { 2.0 * (f64::EPSILON / f64::from(f32::EPSILON)) * bound }
+            }
+        };
         let Answer { out, lse, scores } = &of_f32.tolerance;
-        let (lse, scores) = (lse.iter().copied().map(fine).collect(), scores.as_ref().map(|scores| scores.map(fine)));
-        Self { exact, tolerance: Answer { out: out.map(fine), lse, scores }, of_pairs: None, ..of_f32 }
+        let most = if case.stage() == Some(Stage::Weights) { 0.01 } else { f64::MAX };
+        let tolerance = Answer {
+            out: out.map(fine(0.01 * Range::of(&case.v).largest)),
+            lse: lse.iter().copied().map(fine(f64::MAX)).collect(),
+            scores: scores.as_ref().map(|scores| scores.map(fine(most))),
+        };
+        Self { exact, tolerance, of_pairs: None, ..of_f32 }
     }
 
     /// Panics unless each element of `actual` is as close to the reference as it must be.

@@ -1,15 +1,15 @@
 //! Queries, keys, values and outputs of `f64`, and what is computed too.
 
 use crate::common::{
-    Answer, Band, BiasPlan, Case, Content, Function, FunctionKind, GARBAGE, GridPlan, Layout, Lens, MARKER, Oracle,
-    Plan, Random, Tensor, additive, assert_same, assert_same_row, run,
+    Answer, Band, BiasPlan, Cache, Case, Content, Function, FunctionKind, GARBAGE, GridPlan, Kind, Layout, Lens,
+    MARKER, Oracle, Plan, Random, Tensor, additive, assert_same, assert_same_row, fuzz_input::answered, run,
 };
 use simd_attention::{
     Attention, Backend, Bilinear, CacheMut, Error, Kv, Output, Shape, Stage, View, ViewMut, Window, cache_scratch_len,
     merge, reference, scratch_len,
 };
 
-/// A case's queries, keys and values, each off by so little that `f32` does not know the difference.
+/// A case with queries, keys and values in `f64`.
 struct Double<'c> {
     case: &'c Case,
     q: Tensor<f64>,
@@ -40,10 +40,16 @@ macro_rules! with_score {
 }
 
 impl<'c> Double<'c> {
+    /// Each number off by so little that `f32` does not know the difference.
     fn new(case: &'c Case) -> Self {
         let mut random = Random::new(99);
+        Self::with(case, || 1.0 + random.below(1 << 20) as f64 * 2f64.powi(-48))
+    }
+
+    /// Each number times a factor.
+    fn with(case: &'c Case, mut factor: impl FnMut() -> f64) -> Self {
         let [q, k, v] = [&case.q, &case.k, &case.v].map(|of| {
-            let data = of.data.iter().map(|x| f64::from(*x) * (1.0 + random.below(1 << 20) as f64 * 2f64.powi(-48)));
+            let data = of.data.iter().map(|x| f64::from(*x) * factor());
             Tensor { data: data.collect(), shape: of.shape, strides: of.strides }
         });
         Self { case, q, k, v }
@@ -100,9 +106,11 @@ fn backends() -> impl Iterator<Item = Backend> {
 }
 
 fn check(plan: &Plan) {
-    let case = plan.case();
-    let double = Double::new(&case);
-    let oracle = Oracle::in_f64(&case, double.reference());
+    check_double(&Double::new(&plan.case()));
+}
+
+fn check_double(double: &Double<'_>) {
+    let oracle = Oracle::in_f64(double.case, double.reference());
     for backend in backends() {
         oracle.check(backend, &double.run(backend, 1));
     }
@@ -179,6 +187,25 @@ fn score_functions() {
             check(&Plan { function, q_heads: 4, kv_heads: 2, ..Plan::new(lens, [19, 12]) });
         }
     }
+}
+
+/// Calls as the fuzzer draws them, with whatever numbers; but what is in `f32` or of closures.
+#[test]
+fn random_calls() {
+    let mut random = Random::new(3);
+    let mut checked = 0;
+    for _ in 0..1500 {
+        let bytes: Vec<u8> = (0..200).map(|_| random.bits() as u8).collect();
+        let Some(mut case) = answered(&bytes) else { continue };
+        (case.cache, case.queries) = (Cache::PLAIN, Kind::F32);
+        (case.pattern.rule, case.modifiers.rule) = (None, None);
+        if matches!(case.function, Function::Dot | Function::Bilinear(_) | Function::Additive(..)) {
+            // Scores of such a size would not bear that a number is off.
+            check_double(&Double::with(&case, || 1.0));
+            checked += 1;
+        }
+    }
+    assert!(checked > 200, "{checked}");
 }
 
 /// What `f32` would round off: two scores that differ in the 40th bit, and values likewise.

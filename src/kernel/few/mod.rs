@@ -28,6 +28,7 @@ use crate::{
     Stage,
     element::{Load, Store},
     floats::FloatStrip,
+    scalar::Scalar,
     score::{
         function::Score,
         head::Head,
@@ -109,7 +110,7 @@ pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
     factor: S::Vector,
     to: &mut RowsMut<'_, T>,
 ) {
-    let mut factors = [S::Scalar::default(); 16];
+    let mut factors = [S::Scalar::ZERO; 16];
     simd.store(factor, &mut factors);
     let per_query = to.dim().div_ceil(S::LANES);
     for (i, factor) in factors.into_iter().enumerate().take(to.len()) {
@@ -132,9 +133,9 @@ pub(super) fn pair_queries<S: Simd, F: Score, const COLS: usize>(
 ) -> Rounded<S::Scalar> {
     let dim = head.call.kv.shape().dim;
     let (rows, vectors) = (room::<S>(len), dim.div_ceil(S::LANES));
-    let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::not() };
+    let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::NOT };
     let Some((from, to)) = queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else {
-        return Rounded::not();
+        return Rounded::NOT;
     };
     let strides = [1, rows];
     let (from, to) = (Grid { vectors: &*from, strides }, Grid { vectors: to, strides });
@@ -156,7 +157,7 @@ fn round<S: Simd>(
         Strips::I8(..) => simd.i8_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
         Strips::Floats(_) => simd.bf16_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
     }
-    .unwrap_or_else(Rounded::not)
+    .unwrap_or(Rounded::NOT)
 }
 
 impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
@@ -250,7 +251,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         room: &mut [S::Vector],
     ) {
         let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
-        let (single, mut rounded) = (weights.rows(), Rounded::not());
+        let (single, mut rounded) = (weights.rows(), Rounded::NOT);
         let (mut elements, mut stride) = single;
         if in_pairs {
             let (per_query, vectors) = (stride / S::LANES, S::KEY_TILE / S::LANES);

@@ -109,7 +109,7 @@ impl<S: Simd, T: Load> RowProduct<S, 1> for Single<S, T> {
 
     #[inline(always)]
     fn add_unmarked(self, [column]: [S::Vector; 1], weight: S::Scalar, [sum]: [S::Vector; 1]) -> [S::Vector; 1] {
-        [if weight < S::Scalar::default() { sum } else { self.add(column, self.0.broadcast(weight), sum) }]
+        [if weight < S::Scalar::ZERO { sum } else { self.add(column, self.0.broadcast(weight), sum) }]
     }
 
     #[inline(always)]

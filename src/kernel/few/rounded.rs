@@ -19,10 +19,7 @@ pub(crate) struct Rounded<E> {
 
 impl<E: Scalar> Rounded<E> {
     /// Nothing.
-    #[inline(always)]
-    pub(crate) fn not() -> Self {
-        Self { factors: [E::from(1.0); 16], exact: 0 }
-    }
+    pub(crate) const NOT: Self = Self { factors: [E::ONE; 16], exact: 0 };
 
     /// Numbers of the rows that are to be computed with as they are.
     #[inline(always)]
@@ -59,14 +56,13 @@ impl<S: Simd, P: Pairs<S>> Task for Round<'_, S, P> {
 
     #[inline(always)]
     fn run(mut self) -> Rounded<S::Scalar> {
-        let mut rounded = Rounded::not();
+        let mut rounded = Rounded::NOT;
         for first in (0..self.rows).step_by(4) {
-            let largest = if P::LARGEST.is_some() { self.largest_of_four(first) } else { [S::Scalar::from(1.0); 4] };
+            let largest = if P::LARGEST.is_some() { self.largest_of_four(first) } else { [S::Scalar::ONE; 4] };
             for (i, largest) in (first..self.rows).zip(largest) {
-                let factors =
-                    P::LARGEST.map_or(Some([S::Scalar::from(1.0); 2]), |most| fixed_point(largest, most.into()));
+                let factors = P::LARGEST.map_or(Some([S::Scalar::ONE; 2]), |most| fixed_point(largest, most.into()));
                 self.round(i, factors.map(|[factor, _]| factor));
-                let back = factors.map_or(S::Scalar::from(1.0), |[_, back]| back);
+                let back = factors.map_or(S::Scalar::ONE, |[_, back]| back);
                 rounded.factors.iter_mut().skip(i).take(1).for_each(|factor| *factor = back);
                 rounded.exact |= u32::from(factors.is_none()) << (i % 16);
             }
@@ -120,7 +116,7 @@ fn fixed_point<E: Scalar>(largest: E, most: E) -> Option<[E; 2]> {
     /// 2^100
     const FAR: f32 = f32::from_bits((127 + 100) << 23);
     match largest {
-        largest if largest == E::default() => Some([largest; 2]),
+        largest if largest == E::ZERO => Some([largest; 2]),
         largest if largest > E::from(1.0 / FAR) && largest < E::from(FAR) => Some([most / largest, largest / most]),
         _ => None,
     }
@@ -145,7 +141,7 @@ impl<S: Simd, const COLS: usize> Task for ExactScores<'_, '_, S, COLS> {
         for j in 0..scores.len {
             // SAFETY: there are as many keys.
             let key = unsafe { keys.next_row() };
-            let mut sum = S::Scalar::default();
+            let mut sum = S::Scalar::ZERO;
             for (v, key) in key.chunks(S::LANES).enumerate() {
                 let vector = query.vectors.get(query.index(i, v)).map_or(&[][..], |of| elements::<S>(of));
                 sum = vector.iter().zip(key).fold(sum, |sum, (x, y)| sum + *x * S::Scalar::from(f32::from(*y)));

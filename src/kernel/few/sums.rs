@@ -2,6 +2,7 @@
 
 use super::{product::RowProduct, room, touch};
 use crate::{
+    scalar::Scalar,
     simd::{Simd, Task},
     view::{Ahead, Foreseen, Reader, Strip},
 };
@@ -229,7 +230,7 @@ impl<
     fn store<const GROUPS: usize>(&mut self, first: usize, sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
         let Self { product, weights, ref values, .. } = *self;
         let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
-        let mut rescale = [S::Scalar::default(); 16];
+        let mut rescale = [S::Scalar::ZERO; 16];
         simd.store(weights.rescale, &mut rescale);
         for (i, ((sums, rescale), factor)) in sums.iter().zip(rescale).zip(weights.factors).enumerate() {
             let rescale = simd.broadcast(rescale);

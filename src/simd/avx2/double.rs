@@ -6,7 +6,7 @@ use super::Avx2;
 use crate::{
     element::Bf16,
     math::exp::{NEAREST_F64, polynomial},
-    simd::{Double, Kernel, NoPairs, Simd, Task},
+    simd::{Double, Kernel, NoPairs, Simd, Task, instructions},
 };
 
 /// At this magnitude the spacing of f64 is one: what is added to it is rounded to an integer, in the sum's last bits. With 1023 added too, the
@@ -82,16 +82,6 @@ impl Simd for Double<Avx2> {
     }
 
     #[inline(always)]
-    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
-        None
-    }
-
-    #[inline(always)]
-    fn i8_pairs(self) -> Option<NoPairs<i8>> {
-        None
-    }
-
-    #[inline(always)]
     fn splat(self, x: f32) -> __m256d {
         self.broadcast(f64::from(x))
     }
@@ -150,40 +140,14 @@ impl Simd for Double<Avx2> {
         self.store(x, to);
     }
 
-    #[inline(always)]
-    fn add(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_add_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_sub_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_mul_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_div_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: __m256d, b: __m256d, c: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the CPU has FMA.
-        unsafe { _mm256_fmadd_pd(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn max(self, a: __m256d, b: __m256d) -> __m256d {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { _mm256_max_pd(a, b) }
+    instructions! {
+        __m256d:
+        add(a, b) = _mm256_add_pd;
+        sub(a, b) = _mm256_sub_pd;
+        mul(a, b) = _mm256_mul_pd;
+        div(a, b) = _mm256_div_pd;
+        mul_add(a, b, c) = _mm256_fmadd_pd;
+        max(a, b) = _mm256_max_pd;
     }
 
     #[inline(always)]

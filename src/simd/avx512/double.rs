@@ -6,7 +6,7 @@ use super::Avx512;
 use crate::{
     element::Bf16,
     math::exp::{NEAREST_F64, polynomial},
-    simd::{Double, Kernel, NoPairs, Simd, Task},
+    simd::{Double, Kernel, NoPairs, Simd, Task, instructions},
 };
 
 impl Double<Avx512> {
@@ -73,16 +73,6 @@ impl Simd for Double<Avx512> {
     }
 
     #[inline(always)]
-    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
-        None
-    }
-
-    #[inline(always)]
-    fn i8_pairs(self) -> Option<NoPairs<i8>> {
-        None
-    }
-
-    #[inline(always)]
     fn splat(self, x: f32) -> __m512d {
         self.broadcast(f64::from(x))
     }
@@ -121,40 +111,14 @@ impl Simd for Double<Avx512> {
         self.store(x, to);
     }
 
-    #[inline(always)]
-    fn add(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_add_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_sub_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_mul_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn div(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_div_pd(a, b) }
-    }
-
-    #[inline(always)]
-    fn mul_add(self, a: __m512d, b: __m512d, c: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_fmadd_pd(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn max(self, a: __m512d, b: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_max_pd(a, b) }
+    instructions! {
+        __m512d:
+        add(a, b) = _mm512_add_pd;
+        sub(a, b) = _mm512_sub_pd;
+        mul(a, b) = _mm512_mul_pd;
+        div(a, b) = _mm512_div_pd;
+        mul_add(a, b, c) = _mm512_fmadd_pd;
+        max(a, b) = _mm512_max_pd;
     }
 
     #[inline(always)]

@@ -64,16 +64,6 @@ impl Simd for Double<Portable> {
     }
 
     #[inline(always)]
-    fn bf16_pairs(self) -> Option<NoPairs<Bf16>> {
-        None
-    }
-
-    #[inline(always)]
-    fn i8_pairs(self) -> Option<NoPairs<i8>> {
-        None
-    }
-
-    #[inline(always)]
     fn splat(self, x: f32) -> Floats {
         Floats::splat(f64::from(x))
     }

@@ -82,16 +82,16 @@ fn masked_keys_are_not_observed(tensors: &mut Tensors) {
 
 /// Four queries over four keys, in `out`.
 fn attend(attention: Attention<'_>, out: &mut [f32; 8], scratch: &mut [f32]) -> Result<(), Error> {
-    let x = [0.5, -1.0, 2.0, 0.25, 1.5, 0.0, -0.75, 1.0];
+    let x = [0.5f32, -1.0, 2.0, 0.25, 1.5, 0.0, -0.75, 1.0];
     let x = View::matrix(&x, [4, 2])?;
     attention.forward(x, Kv::new(x, x)?, ViewMut::matrix(out, [4, 2])?, scratch)
 }
 
 fn work_gives_the_same_bits() {
     const SCRATCH: usize = scratch_len(2, 2);
-    let (mut at_once, mut as_work) = ([0.0; 8], [0.0; 8]);
+    let (mut at_once, mut as_work) = ([0f32; 8], [0f32; 8]);
     attend(CAUSAL, &mut at_once, &mut [f32::NAN; SCRATCH]).unwrap();
-    let x = [0.5, -1.0, 2.0, 0.25, 1.5, 0.0, -0.75, 1.0];
+    let x = [0.5f32, -1.0, 2.0, 0.25, 1.5, 0.0, -0.75, 1.0];
     let x = View::matrix(&x, [4, 2]).unwrap();
     let work = CAUSAL.prepare(x, Kv::new(x, x).unwrap(), ViewMut::matrix(&mut as_work, [4, 2]).unwrap()).unwrap();
     work.run(&mut [f32::NAN; SCRATCH]).unwrap();
@@ -104,8 +104,8 @@ fn errors_come_before_writes() {
     let mut scratch = [0.0; REQUIRED];
     let short = attend(DENSE, &mut out, &mut scratch[1..]);
     assert_eq!(short, Err(Error::ScratchTooShort { required: REQUIRED, actual: REQUIRED - 1 }));
-    let infinite = attend(DENSE.scale(f32::INFINITY), &mut out, &mut scratch);
-    assert_eq!(infinite, Err(Error::ScaleNotFinite { scale: f32::INFINITY }));
+    let infinite = attend(DENSE.scale(f64::INFINITY), &mut out, &mut scratch);
+    assert_eq!(infinite, Err(Error::ScaleNotFinite { scale: f64::INFINITY }));
     assert_eq!(View::matrix(&out, [3, 3]).err(), Some(Error::StorageTooShort { required: 9, actual: 8 }));
     // What only a small address space overflows.
     assert!(matches!(View::matrix(&out, [1 << 16, 1 << 16]).err(), Some(Error::SizeOverflow { .. })));
