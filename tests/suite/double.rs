@@ -60,11 +60,9 @@ impl<'c> Double<'c> {
         Ok(self.case.pattern.lens.as_ref().map_or(kv, |lens| kv.lens(lens)))
     }
 
-    fn blank(&self, layout: Option<Layout>) -> Answer<f64> {
-        let marked = |of: &Tensor<f32>| {
-            let strides = layout.map_or(of.strides, |layout| layout.strides(of.shape));
-            Tensor { strides, ..Tensor::filled(of.shape, layout.unwrap_or(Layout::Padded(3)), f64::from(MARKER)) }
-        };
+    /// An answer not yet given.
+    fn blank(&self, layout: Layout) -> Answer<f64> {
+        let marked = |of: &Tensor<f32>| Tensor::filled(of.shape, layout, f64::from(MARKER));
         Answer {
             out: marked(&self.case.out),
             lse: vec![f64::from(MARKER); self.case.out.rows().count()],
@@ -74,7 +72,7 @@ impl<'c> Double<'c> {
 
     /// What a backend gives.
     fn run(&self, backend: Backend, threads: usize) -> Answer<f64> {
-        let mut answer = self.blank(Some(Layout::Padded(3)));
+        let mut answer = self.blank(Layout::Padded(3));
         self.run_into(backend, threads, &mut answer).unwrap_or_else(|error| panic!("{error}: {}", self.case.name));
         assert!(answer.out.gaps().iter().all(|x| *x == f64::from(MARKER)), "wrote between rows: {}", self.case.name);
         answer
@@ -88,7 +86,7 @@ impl<'c> Double<'c> {
     }
 
     fn reference(&self) -> Answer<f64> {
-        let mut answer = self.blank(Some(Layout::HeadsFirst));
+        let mut answer = self.blank(Layout::HeadsFirst);
         self.reference_into(&mut answer).unwrap_or_else(|error| panic!("{error}: {}", self.case.name));
         answer
     }
@@ -330,7 +328,7 @@ fn merged() {
     let case = Plan::new([9, 80], [12, 12]).case();
     let double = Double::new(&case);
     let attend = |keys: core::ops::Range<usize>| {
-        let mut answer = double.blank(Some(Layout::HeadsFirst));
+        let mut answer = double.blank(Layout::HeadsFirst);
         let part = |of: &Tensor<f64>| of.part(0, keys.start, keys.len());
         let (k, v) = (part(&double.k), part(&double.v));
         let kv = Kv::new(k.view().unwrap(), v.view().unwrap()).unwrap();
