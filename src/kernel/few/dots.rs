@@ -41,8 +41,13 @@ fn one<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
     keys: impl Reader<P::Element>,
     scores: &mut FewScores<'_, S>,
 ) {
-    if N == 2 {
-        product.call(Dots::<_, _, _, N, 1, 1, 4, COLS> { product, queries, keys, scores });
+    // Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
+    if const { N == 2 && size_of::<P::Element>() == 1 } {
+        product.call(Dots::<_, _, _, N, 1, 4, 4, COLS> { product, queries, keys, scores });
+    } else if const { N == 2 } {
+        product.call(Dots::<_, _, _, N, 1, 2, 4, COLS> { product, queries, keys, scores });
+    } else if const { S::FEW == 8 && size_of::<P::Element>() < size_of::<f32>() } {
+        product.call(Dots::<_, _, _, N, 1, 2, 8, COLS> { product, queries, keys, scores });
     } else {
         product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores });
     }
@@ -65,7 +70,8 @@ fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
 /// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes; `RUN` vectors of `KEYS` keys in one go.
 ///
 /// One query has each key read from its first element to its last, one after the other: the CPU itself foresees then what will be read, if
-/// only rows lie evenly, and does worse when it is asked. Several queries are loaded for several keys at a time instead.
+/// only rows lie evenly, and does worse when it is asked. Several queries are loaded for several keys at a time instead,
+/// vector by vector.
 struct Dots<
     't,
     's,
@@ -186,11 +192,11 @@ unsafe fn add_runs<
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
         let mut keys = [[product.simd().splat(0.0); KEYS]; RUN];
         for i in 0..RUN * KEYS {
-            let (c, k) = (i / KEYS, i % KEYS);
+            let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
             keys[c][k] = product.load(load(rows[k], c));
         }
         reader.ask(KEYS * RUN * width);
-        if KEYS == 1 {
+        if QUERIES == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
             compiler_fence(Ordering::SeqCst);
             rows = black_box(rows);
