@@ -4,9 +4,9 @@
 use crate::simd::{Avx2, Avx512};
 use crate::{
     Error,
-    kernel::Products,
+    kernel::{MatricesOf, Products},
     ranges::Partial,
-    simd::{Bf16Pairs, Double, Portable, Simd},
+    simd::{Bf16Pairs, Double, Matrices, Portable, Simd},
     softmax::FEW_TILES,
 };
 
@@ -65,16 +65,24 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
 /// Elements that a tile of keys and one of values take, as `f32` or pairs of smaller ones and in one piece, with whole rows of vectors for each;
 /// and scores of as long a tile as pairs have.
 const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
-    let dims = head_dim.saturating_add(value_dim);
+    let dims = padded::<S>(head_dim).saturating_add(padded::<S>(value_dim));
     let (single, paired) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
-    let tiles = dims.saturating_mul(if single < paired { paired } else { single });
-    tiles.saturating_add((2 + S::Bf16Pairs::KEY_TILE) * S::MAX_COLS * S::LANES)
+    let tiles = dims.saturating_mul(larger(single, paired));
+    // Of matrices, queries and outputs are whole ones.
+    let rows = 2 + S::Bf16Pairs::KEY_TILE + S::BLOCKS * 2 * (MatricesOf::<S>::ROWS - 1);
+    tiles.saturating_add(rows * S::MAX_COLS * S::LANES)
+}
+
+/// A number of elements such that rows of them are made up of whole rows of matrices, if there is a unit for those.
+const fn padded<S: Simd>(dim: usize) -> usize {
+    let pairs = MatricesOf::<S>::ROWS;
+    if pairs == 1 { dim } else { dim.saturating_add(2 * pairs - 1) / (2 * pairs) * (2 * pairs) }
 }
 
 /// Rows of `f32`, or of pairs, that a tile of keys or of values takes.
 const fn staged_rows<S: Simd>(products: Products) -> usize {
     let keys = products.key_tile::<S>().get();
-    if matches!(products, Products::ManyInPairs) { keys / 2 } else { keys }
+    if products.are_many_in_pairs() { keys / 2 } else { keys }
 }
 
 /// Elements of scratch that keys and values take, besides [`scratch_len`], where they must be converted or gathered.
@@ -130,13 +138,13 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     /// [`scratch_len`], or in pairs [`cache_scratch_len`].
     #[inline(always)]
     pub(crate) fn score_tile(&mut self, products: Products) -> Option<&'s mut [[S::Vector; COLS]]> {
-        let in_pairs = matches!(products, Products::ManyInPairs);
-        self.take(if in_pairs { S::Bf16Pairs::KEY_TILE } else { score_rows::<S>(COLS) })
+        self.take(if products.are_many_in_pairs() { S::Bf16Pairs::KEY_TILE } else { score_rows::<S>(COLS) })
     }
 
     /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.
     #[inline(always)]
     pub(crate) fn staging(&mut self, products: Products, dim: usize) -> Option<&'s mut [S::Scalar]> {
+        let dim = if matches!(products, Products::ManyInMatrices) { padded::<S>(dim) } else { dim };
         let vectors = dim.saturating_mul(staged_rows::<S>(products).div_ceil(S::LANES));
         Some(elements_mut::<S>(self.take(vectors.div_ceil(COLS))?.as_flattened_mut()))
     }

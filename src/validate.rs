@@ -12,7 +12,7 @@ use crate::{
     scalar::Scalar,
     score::{function::Form, mask::Fitted},
     scratch::{scratch_len, staging_len},
-    simd::{Simd, Token},
+    simd::{Bf16Pairs, Simd, Token},
     view::SharedRows,
 };
 
@@ -178,8 +178,10 @@ impl<'a, E: Scalar> Call<'a, E> {
     /// Where this backend multiplies pairs of what is to be multiplied.
     pub(crate) fn has_pairs<S: Simd>(&self, simd: S) -> HasPairs {
         let of_bf16 = self.queries.is_bf16() && self.kv.is_bf16() && !self.is_projected && simd.bf16_pairs().is_some();
+        let many = of_bf16 && self.kv.shape().dim.is_multiple_of(2);
         HasPairs {
-            many: of_bf16 && self.kv.shape().dim.is_multiple_of(2),
+            many,
+            matrices: many && simd.bf16_pairs().is_some_and(|pairs| pairs.matrices().is_some()),
             few: of_bf16 || self.kv.is_i8_with_single_scales() && simd.i8_pairs().is_some(),
         }
     }

@@ -319,7 +319,7 @@ impl<'a, T> ViewMut<'a, T> {
 ///
 /// Invariant, from [`View`]: for `i < len` and `t < dim`, `first + i * stride + t` is readable for `'a`.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a, T> {
+pub struct Rows<'a, T> {
     first: *const T,
     stride: usize,
     len: usize,
@@ -328,7 +328,7 @@ pub(crate) struct Rows<'a, T> {
 }
 
 /// Two numbers side by side.
-pub(crate) type Pair = [u16; 2];
+pub type Pair = [u16; 2];
 
 impl<'a> Rows<'a, Bf16> {
     /// The same in pairs, if that goes evenly.
@@ -385,6 +385,14 @@ impl<'a, T> Rows<'a, T> {
         // In bounds: `start < self.len`.
         let first = self.first.wrapping_add(start * self.stride);
         Some(Self { first, len: len.min(self.len - start), ..*self })
+    }
+
+    /// Elements `start..start + dim` of each row; `None` if they have not as many.
+    #[inline(always)]
+    pub(crate) fn columns(&self, start: usize, dim: usize) -> Option<Self> {
+        // In bounds: `start <= self.dim`.
+        let is_within = start <= self.dim && dim <= self.dim - start;
+        is_within.then_some(Self { first: self.first.wrapping_add(start), dim, ..*self })
     }
 
     /// Where row `i` begins, or would begin; `dim` elements may be read there if `i < len`.

@@ -37,6 +37,7 @@ use prefill::Shape;
 use simd_attention::Backend;
 
 fn main() -> ExitCode {
+    Backend::request_amx();
     // `cargo bench` adds `--bench`, `cargo test --benches` adds nothing of use here.
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let done = match args.split_first() {

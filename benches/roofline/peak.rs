@@ -20,10 +20,13 @@ fn run(backend: Backend, in_pairs: bool, steps: usize) -> usize {
     match backend {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers measure only backends that are available, so the CPU has the features.
+        Backend::Avx512Amx if in_pairs => unsafe { amx(steps) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Backend::Avx512Bf16 if in_pairs => unsafe { avx512_bf16(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Backend::Avx512 | Backend::Avx512Bf16 => unsafe { avx512(steps) },
+        Backend::Avx512 | Backend::Avx512Bf16 | Backend::Avx512Amx => unsafe { avx512(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Backend::Avx2 => unsafe { avx2(steps) },
@@ -63,6 +66,42 @@ fn avx512_bf16(steps: usize) -> usize {
     2 * chains!(steps, 24, 16, splat, dot)
 }
 
+/// Tiles of zeros, which take as long as others; four sums, none of which is waited for.
+///
+/// # Safety
+///
+/// The CPU has AMX, and the process may use it.
+#[cfg(target_arch = "x86_64")]
+unsafe fn amx(steps: usize) -> usize {
+    /// Palette 1; eight tiles of 64 bytes in each of 16 rows.
+    #[repr(align(64))]
+    struct Configuration([u8; 64]);
+    let mut configuration = Configuration([0; 64]);
+    configuration.0[0] = 1;
+    for tile in 0..8 {
+        (configuration.0[16 + 2 * tile], configuration.0[48 + tile]) = (64, 16);
+    }
+    // SAFETY: the caller's promise; the configuration is a valid one, and is given back.
+    unsafe {
+        core::arch::asm!(
+            "ldtilecfg [{configuration}]",
+            "2:",
+            "tdpbf16ps tmm0, tmm6, tmm7",
+            "tdpbf16ps tmm1, tmm6, tmm7",
+            "tdpbf16ps tmm2, tmm6, tmm7",
+            "tdpbf16ps tmm3, tmm6, tmm7",
+            "dec {steps}",
+            "jnz 2b",
+            "tilerelease",
+            configuration = in(reg) &configuration,
+            steps = inout(reg) steps => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+    4 * 2 * 16 * 16 * 32 * steps
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2(steps: usize) -> usize {
@@ -94,7 +133,7 @@ fn run_tanh(backend: Backend, steps: usize) -> usize {
     match backend {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: callers measure only backends that are available, so the CPU has the features.
-        Backend::Avx512 | Backend::Avx512Bf16 => unsafe { avx512_tanh(steps) },
+        Backend::Avx512 | Backend::Avx512Bf16 | Backend::Avx512Amx => unsafe { avx512_tanh(steps) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Backend::Avx2 => unsafe { avx2_tanh(steps) },
@@ -200,7 +239,7 @@ pub fn read_gbs(backend: Backend, memory: &[f32], time: Duration) -> f64 {
         match backend {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: callers measure only backends that are available, so the CPU has the features.
-            Backend::Avx512 | Backend::Avx512Bf16 => unsafe { avx512_read(memory) },
+            Backend::Avx512 | Backend::Avx512Bf16 | Backend::Avx512Amx => unsafe { avx512_read(memory) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Backend::Avx2 => unsafe { avx2_read(memory) },

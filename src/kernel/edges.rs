@@ -14,7 +14,7 @@ pub(super) struct LoadQueries<'t, 'a, S: Simd, const COLS: usize> {
     pub(super) first: usize,
     pub(super) products: Products,
     pub(super) factor: S::Scalar,
-    /// As many rows as queries have elements, or as [the products want](Products::rows).
+    /// As many rows as queries have elements, or as [the products want](Products::rows): those past the elements stay as they are.
     pub(super) to: &'t mut [[S::Vector; COLS]],
 }
 
@@ -25,7 +25,7 @@ impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
     fn run(self) {
         let Self { simd, from, first, products, factor, to } = self;
         let len = from.len().saturating_sub(first);
-        if len == 0 || (!products.are_of_rows() && to.len() > from.dim()) {
+        if len == 0 {
             return;
         }
         with_floats!(FloatRows::from, rows => {
@@ -34,7 +34,7 @@ impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
             unsafe {
                 match products {
                     Products::Few | Products::FewInPairs => few::load(simd, row, [len, rows.dim()], factor, to),
-                    _ => transpose::load(simd, row, len, factor, to),
+                    _ => transpose::load(simd, row, len, factor, cut(to, rows.dim())),
                 }
             }
         });
@@ -62,8 +62,16 @@ impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
             if products.are_for_few() {
                 few::store(simd, from, factor[0], rows);
             } else {
+                let from = from.get(..rows.dim()).unwrap_or(from);
                 transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0));
             }
         });
     }
+}
+
+/// The first rows, if there are more than so many.
+#[inline(always)]
+fn cut<T>(rows: &mut [T], len: usize) -> &mut [T] {
+    let len = len.min(rows.len());
+    rows.get_mut(..len).unwrap_or_default()
 }

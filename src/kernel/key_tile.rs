@@ -2,13 +2,17 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
-use super::{Products, pairs::PairValues};
+use super::{
+    MatricesOf, Products,
+    matrices::{GatherPadded, TransposeValues},
+    pairs::PairValues,
+};
 use crate::{
     element::{Bf16, Load},
     floats::{FloatStrip, with_floats},
     scalar::Scalar,
     scratch::Scratch,
-    simd::{Pairs, Simd, Task},
+    simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
     store::{Strips, with_elements},
     view::{Pair, Rows, Strip, Walk},
 };
@@ -31,7 +35,7 @@ impl<'s, E: Scalar> Tiles<'s, E> {
         let mut side = |strips: Strips<'s, E>| {
             let dim = NonZeroUsize::new(strips.dim())?;
             let room = scratch.staging(products, if is_plain { 0 } else { dim.get() })?;
-            Some(Side { strips, dim, origin, room, staged: 0..0 })
+            Some(Side { strips, dim, origin, room, staged: 0..0, is_whole: false })
         };
         Some(Self { keys: side(keys)?, values: side(values)? })
     }
@@ -59,6 +63,8 @@ struct Side<'s, E> {
     room: &'s mut [E],
     /// What is in the room.
     staged: Range<usize>,
+    /// Whether all of its numbers are, those too that are not finite.
+    is_whole: bool,
 }
 
 impl<E: Scalar> Side<'_, E> {
@@ -118,6 +124,48 @@ impl<E: Scalar> Side<'_, E> {
         self.stage(tile, |rows, to| pairs.call(PairValues { simd, pairs, from, rows, unseen, to }));
         let (first, end) = (range.start / 2, range.end.div_ceil(2));
         Rows::of(self.room, self.dim)?.range(first - tile.start / 2, end - first)?.as_pairs()
+    }
+
+    /// Those of a tile as rows of a matrix's left factor: of whole rows of it, and as many as it has at least.
+    #[inline(always)]
+    fn matrix_rows<S: Simd<Scalar = E>>(&mut self, simd: S, tile: &Range<usize>) -> Option<Rows<'_, Pair>> {
+        let (from, pairs, least) = (self.strips.bf16()?, simd.bf16_pairs()?, MatricesOf::<S>::ROWS);
+        let row_len = NonZeroUsize::new(self.dim.get().div_ceil(2).next_multiple_of(least))?;
+        if tile.len() >= least
+            && self.dim.get() == 2 * row_len.get()
+            && let Some(rows) = from.rows(&self.row_numbers(tile)).and_then(|rows| rows.pairs())
+        {
+            return Some(rows);
+        }
+        self.stage(tile, |rows, to| {
+            pairs.call(GatherPadded { simd, pairs, from, rows, row_len: row_len.get(), least, to });
+        });
+        Rows::of(self.room, row_len)?.range(0, tile.len().max(least))?.as_pairs()
+    }
+
+    /// Those of a range within the tile, their numbers side by side: a row for each of their columns. The range begins and ends with multiples of the
+    /// keys that matrices take at once, or where the tile does.
+    #[inline(always)]
+    fn matrix_columns<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        tile: &Range<usize>,
+        range: &Range<usize>,
+        only_finite: bool,
+    ) -> Option<Rows<'_, Pair>> {
+        let keys = Products::ManyInMatrices.keys_in_one::<S>();
+        let (from, pairs, unseen) = (self.strips.bf16()?, simd.bf16_pairs()?, tile.start % keys);
+        let row_len = NonZeroUsize::new(S::Bf16Pairs::KEY_TILE / 2)?;
+        if self.is_whole == only_finite {
+            (self.is_whole, self.staged) = (!only_finite, 0..0);
+        }
+        self.stage(tile, |rows, to| {
+            pairs.call(TransposeValues { simd, pairs, from, rows, unseen, only_finite, row_len, to });
+        });
+        let (first, end) = (range.start / keys, range.end.div_ceil(keys.get()));
+        let pairs_of = |groups: usize| groups * (keys.get() / 2);
+        let columns = Rows::of(self.room, row_len)?.as_pairs()?;
+        columns.columns(pairs_of(first - tile.start / keys), pairs_of(end - first))
     }
 
     /// Those of a range within the tile, and the row at which they begin: as they are, where no row has several scales and those are
@@ -193,6 +241,31 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
         self.tiles.values.pairs_of_rows(simd, &self.seen, range)
     }
 
+    /// All keys that somebody sees, for matrices, and the row of the first one of this range; `None` likewise.
+    #[inline(always)]
+    pub(super) fn matrix_keys<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        range: &Range<usize>,
+    ) -> Option<(Rows<'_, Pair>, usize)> {
+        if range.is_empty() {
+            return None;
+        }
+        let first = range.start - self.seen.start;
+        Some((self.tiles.keys.matrix_rows(simd, &self.seen)?, first))
+    }
+
+    /// Values of all keys that matrices take together with those of this range, a row for each column; `None` likewise.
+    #[inline(always)]
+    pub(super) fn matrix_values<S: Simd<Scalar = E>>(
+        &mut self,
+        simd: S,
+        range: &Range<usize>,
+        only_finite: bool,
+    ) -> Option<Rows<'_, Pair>> {
+        self.tiles.values.matrix_columns(simd, &self.seen, range, only_finite)
+    }
+
     /// Keys of this range, which somebody sees, and where among the rows they begin; with the scales that belong to them only where no row
     /// has several.
     #[inline(always)]
@@ -213,6 +286,12 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
         with_scales: bool,
     ) -> Option<(Strips<'_, E>, usize)> {
         self.tiles.values.strips(simd, &self.seen, range, with_scales)
+    }
+
+    /// Whether a value is known to be infinite or NaN.
+    #[inline(always)]
+    pub(super) fn is_known_unbounded(&self) -> bool {
+        self.is_finite == Some(false)
     }
 
     /// Whether no value is infinite or NaN.

@@ -3,6 +3,7 @@
 mod edges;
 mod few;
 mod key_tile;
+mod matrices;
 mod pairs;
 pub(crate) mod prefill;
 mod score_matrix;
@@ -12,13 +13,17 @@ use core::num::NonZeroUsize;
 
 use crate::{
     score::{function::Score, product::Product},
-    simd::{Bf16Pairs, CACHE_LINE, Simd, prefetch},
+    simd::{Bf16Pairs, CACHE_LINE, Matrices, Simd, prefetch},
 };
 
-/// Whether products may be of pairs: with many queries, and with few.
+/// What a backend has to multiply matrices of `bf16`.
+pub(crate) type MatricesOf<S> = <<S as Simd>::Bf16Pairs as Bf16Pairs<S>>::Matrices;
+
+/// Whether products may be of pairs: with many queries, of whole matrices of them, and with few.
 #[derive(Clone, Copy)]
 pub(crate) struct HasPairs {
     pub(crate) many: bool,
+    pub(crate) matrices: bool,
     pub(crate) few: bool,
 }
 
@@ -29,6 +34,8 @@ pub(crate) enum Products {
     Many,
     /// With queries in lanes, of two elements at a time.
     ManyInPairs,
+    /// So, of a matrix at a time.
+    ManyInMatrices,
     /// With keys and columns of values in lanes; sums have the order that they have for many queries.
     FewInOrder,
     /// With elements of keys and columns of values in lanes, as memory is read fastest.
@@ -42,6 +49,7 @@ impl Products {
     /// are for whatever number of queries.
     pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool, has_pairs: HasPairs) -> Self {
         match (cols > 1 || !are_few, in_order || !(F::IS_DOT && F::LINEAR)) {
+            (true, false) if has_pairs.matrices => Self::ManyInMatrices,
             (true, false) if has_pairs.many => Self::ManyInPairs,
             (true, _) => Self::Many,
             (false, true) => Self::FewInOrder,
@@ -61,26 +69,48 @@ impl Products {
 
     /// Whether queries come to them as they are.
     pub(crate) const fn are_in_pairs(self) -> bool {
-        matches!(self, Self::ManyInPairs | Self::FewInPairs)
+        self.are_many_in_pairs() || matches!(self, Self::FewInPairs)
+    }
+
+    /// Whether queries in lanes, weights and values become pairs.
+    pub(crate) const fn are_many_in_pairs(self) -> bool {
+        matches!(self, Self::ManyInPairs | Self::ManyInMatrices)
     }
 
     /// The instructions for pairs of many queries, where those are what is computed with.
     #[inline(always)]
     pub(crate) fn pairs<S: Simd>(self, simd: S) -> Option<S::Bf16Pairs> {
-        if self == Self::ManyInPairs { simd.bf16_pairs() } else { None }
+        if self.are_many_in_pairs() { simd.bf16_pairs() } else { None }
+    }
+
+    /// The unit for matrices, likewise.
+    #[inline(always)]
+    pub(crate) fn matrices<S: Simd>(self, simd: S) -> Option<MatricesOf<S>> {
+        if self == Self::ManyInMatrices { simd.bf16_pairs()?.matrices() } else { None }
+    }
+
+    /// Keys that are multiplied with values at once: those of a tile that a block does not see have weights of zero.
+    #[inline(always)]
+    pub(crate) const fn keys_in_one<S: Simd>(self) -> NonZeroUsize {
+        let keys = match self {
+            Self::ManyInPairs => 2,
+            Self::ManyInMatrices => 2 * MatricesOf::<S>::ROWS,
+            _ => 1,
+        };
+        NonZeroUsize::MIN.saturating_add(keys - 1)
     }
 
     /// Where tiles of keys may begin: at multiples of this.
     #[inline(always)]
     pub(crate) const fn key_tile<S: Simd>(self) -> NonZeroUsize {
-        let keys = if matches!(self, Self::ManyInPairs) { S::Bf16Pairs::KEY_TILE } else { S::KEY_TILE };
+        let keys = if self.are_many_in_pairs() { S::Bf16Pairs::KEY_TILE } else { S::KEY_TILE };
         NonZeroUsize::MIN.saturating_add(keys - 1)
     }
 }
 
 /// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.
 #[derive(Clone, Copy)]
-pub(crate) struct Columns<const N: usize>(usize);
+pub struct Columns<const N: usize>(usize);
 
 impl<const N: usize> Columns<N> {
     #[inline(always)]

@@ -11,6 +11,7 @@ use super::{
     edges::{LoadQueries, StoreOutput},
     few::{self, Rounded},
     key_tile::{KeyTile, Tiles},
+    matrices::{AddUnbounded, MatrixScores, MatrixSums, UnpairRows},
     pairs::{PairRows, UpdateInPairs},
     score_matrix::{StoreScores, Tiled},
 };
@@ -30,7 +31,7 @@ use crate::{
         tile::Scores,
     },
     scratch::Scratch,
-    simd::{Kernel, MAX_BLOCKS, Pairs, Simd, Task},
+    simd::{Kernel, MAX_BLOCKS, Matrices, Pairs, Simd, Task},
     softmax::Softmax,
     view::RowsMut,
     weighted_sum::{Accumulate, Tile},
@@ -97,7 +98,7 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             let load = LoadQueries { simd, from: &self.rows, first, products, factor, to: &mut *q };
             load_queries::<_, _, ROWS, NARROW, COLS>(&self.head, load, raw);
             if let Some(pairs) = products.pairs(simd) {
-                pairs.call(PairRows::<S, COLS, COLS> { pairs, columns: Columns::new(0), rows: &mut *q });
+                pair_queries(simd, pairs, self.rows.dim(), q);
             }
             let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q);
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
@@ -185,6 +186,22 @@ fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const
             simd.call(Accumulate::<_, _, ROWS, NARROW, COLS, COLS> { tile, output: to });
         }
     }
+}
+
+/// Queries of so many elements become pairs, with zeros in the rows that are left.
+#[inline(always)]
+fn pair_queries<S: Simd, const COLS: usize>(
+    simd: S,
+    pairs: S::Bf16Pairs,
+    dim: usize,
+    queries: &mut [[S::Vector; COLS]],
+) {
+    pairs.call(PairRows::<S, COLS, COLS> {
+        pairs,
+        columns: Columns::new(0),
+        rows: queries.get_mut(..dim).unwrap_or_default(),
+    });
+    queries.get_mut(dim / 2..).unwrap_or_default().fill([simd.splat(0.0); COLS]);
 }
 
 /// One block of queries, each in a lane of its own, and what it has gathered so far.
@@ -280,9 +297,9 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             Seen::All => None,
             Seen::Some(words) => Some(words),
         };
-        // Where the range begins or ends with half a pair of keys, the other half has a row, too.
-        let in_pairs = self.products == Products::ManyInPairs;
-        let halves = if in_pairs { [range.start % 2, range.end % 2] } else { [0, 0] };
+        // Where the range begins or ends with a part of the keys that are multiplied at once, the others have rows, too.
+        let keys_in_one = self.products.keys_in_one::<S>();
+        let halves = [range.start % keys_in_one, range.end.wrapping_neg() % keys_in_one];
         let Some(rows) = scores.get_mut(..halves[0] + range.len() + halves[1]) else { return };
         let (scores, keys) = (without(rows, halves), (&mut *tile, &range));
         let Some(mut max) = self.products_with_keys::<F, ROWS, NARROW, N>((simd, head), columns, keys, scores) else {
@@ -297,11 +314,26 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
         }
         let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
-        let is_marked = may_be_marked && !tile.is_finite(simd);
         let [_, factor] = head.factors_of_pairs();
+        if self.products == Products::ManyInMatrices {
+            let is_unbounded = tile.is_known_unbounded() || may_be_marked && !tile.is_finite(simd);
+            let rescale = self.weigh(simd, columns, (max, factor), (rows, halves), false);
+            self.matrices_with_values(simd, columns, (tile, &range), rows, (is_unbounded, rescale));
+            if is_unbounded {
+                simd.call(UnpairRows { simd, columns, rows: &mut *rows });
+                self.mark((simd, head), columns, (&range, &words()), (rows, halves));
+                self.add_unbounded(simd, columns, (tile, &range), without(rows, halves));
+            }
+            return;
+        }
+        let is_marked = may_be_marked && !tile.is_finite(simd);
         let rescale = self.weigh(simd, columns, (max, factor), (rows, halves), is_marked);
         if is_marked {
             self.mark((simd, head), columns, (&range, &words()), (rows, halves));
+            if let Some(pairs) = self.products.pairs(simd) {
+                fill_halves(rows, columns, halves, simd.splat(MARK));
+                pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: &mut *rows });
+            }
         }
         self.products_with_values::<ROWS, NARROW, N>(simd, columns, (tile, &range), rows, (is_marked, rescale));
     }
@@ -341,10 +373,6 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             let weights = strided(without(weights, halves), c);
             simd.call(Mark { column, weights, len: range.len(), mark: MARK });
         }
-        if let Some(pairs) = self.products.pairs(simd) {
-            fill_halves(weights, columns, halves, simd.splat(MARK));
-            pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: weights });
-        }
     }
 
     /// The scores, scaled, and the largest one of each query; `None` where there is no key.
@@ -357,6 +385,13 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> Option<[S::Vector; N]> {
         let queries = &*self.queries;
+        if let Some(matrices) = self.products.matrices(simd) {
+            let [factor, _] = head.factors_of_pairs();
+            let factor = Some(factor).filter(|factor| *factor != S::Scalar::ONE);
+            let (keys, first) = tile.matrix_keys(simd, range)?;
+            let queries = queries.get(..keys.dim())?;
+            return Some(matrices.call(MatrixScores { simd, matrices, columns, queries, keys, first, factor, scores }));
+        }
         Some(match self.products.pairs(simd) {
             None => {
                 let (product, keys) = (head.function(simd), tile.keys(simd, range)?);
@@ -401,6 +436,42 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
         }
         self.has_output = true;
+        Some(())
+    }
+
+    /// [`products_with_values`](Self::products_with_values) by the unit for matrices, of those values that are finite, or of all.
+    #[inline(always)]
+    fn matrices_with_values<const N: usize>(
+        &mut self,
+        simd: S,
+        columns: Columns<N>,
+        (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
+        weights: &[[S::Vector; COLS]],
+        (only_finite, rescale): (bool, [S::Vector; N]),
+    ) -> Option<()> {
+        if N < COLS {
+            self.begin(simd);
+        }
+        let rescale = self.has_output.then_some(rescale);
+        let (matrices, values) = (self.products.matrices(simd)?, tile.matrix_values(simd, range, only_finite)?);
+        let (weights, output) = (weights.get(..weights.len() / 2)?, &mut *self.output);
+        matrices.call(MatrixSums { simd, matrices, columns, weights, values, rescale, output });
+        self.has_output = true;
+        Some(())
+    }
+
+    /// Adds the values that are not finite, weighed.
+    #[inline(always)]
+    fn add_unbounded<const N: usize>(
+        &mut self,
+        simd: S,
+        columns: Columns<N>,
+        (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
+        weights: &[[S::Vector; COLS]],
+    ) -> Option<()> {
+        let (values, first) = tile.raw_values(simd, range, true)?;
+        let (values, output) = (values.bf16()?, &mut *self.output);
+        simd.call(AddUnbounded { simd, columns, weights, values, first, output });
         Some(())
     }
 
@@ -498,11 +569,11 @@ fn fill_halves<V: Copy, const N: usize, const COLS: usize>(
     [first, last]: [usize; 2],
     with: V,
 ) {
-    if let Some(row) = rows.first_mut().filter(|_| first == 1) {
-        *columns.of_mut(row) = [with; N];
-    }
-    if let Some(row) = rows.last_mut().filter(|_| last == 1) {
-        *columns.of_mut(row) = [with; N];
+    let end = rows.len() - last;
+    for part in [0..first, end..rows.len()] {
+        for row in rows.get_mut(part).unwrap_or_default() {
+            *columns.of_mut(row) = [with; N];
+        }
     }
 }
 

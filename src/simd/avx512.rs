@@ -1,9 +1,11 @@
 //! 16 lanes and 32 registers: AVX-512 F, DQ, BW and VL.
 
+mod amx;
 mod double;
 
 use core::arch::x86_64::*;
 
+use self::amx::Amx;
 use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task, instructions};
 use crate::{
     element::Bf16,
@@ -15,7 +17,7 @@ cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "f
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
 pub struct Avx512 {
-    pairs: Option<HasPairs>,
+    pairs: Option<Bf16s>,
 }
 
 impl Avx512 {
@@ -25,7 +27,20 @@ impl Avx512 {
 
     /// With instructions for pairs of numbers.
     pub(super) fn with_pairs() -> Option<Self> {
-        (cpu::get() && has_pairs()).then_some(Self { pairs: Some(HasPairs(())) })
+        let pairs = Bf16s { pairs: HasPairs(()), matrices: None };
+        (cpu::get() && has_pairs()).then_some(Self { pairs: Some(pairs) })
+    }
+
+    /// With those, and a unit for matrices of them.
+    pub(super) fn with_matrices() -> Option<Self> {
+        let Self { pairs } = Self::with_pairs()?;
+        let matrices = Some(Amx::new()?);
+        Some(Self { pairs: pairs.map(|pairs| Bf16s { matrices, ..pairs }) })
+    }
+
+    /// Asks the operating system to let this process use that unit, if the CPU has one.
+    pub(super) fn request_matrices() -> bool {
+        Self::with_pairs().is_some() && amx::request()
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
@@ -90,7 +105,10 @@ macro_rules! reduce {
 
 /// Pairs of `bf16`.
 #[derive(Clone, Copy)]
-pub struct Bf16s(HasPairs);
+pub struct Bf16s {
+    pairs: HasPairs,
+    matrices: Option<Amx>,
+}
 
 impl Pairs<Avx512> for Bf16s {
     type Number = Bf16;
@@ -99,7 +117,7 @@ impl Pairs<Avx512> for Bf16s {
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
-        self.0.call(task)
+        self.pairs.call(task)
     }
 
     #[inline(always)]
@@ -142,7 +160,7 @@ impl Pairs<Avx512> for Bf16s {
 
     #[inline(always)]
     fn split(self, pairs: __m512) -> [__m512; 2] {
-        split(pairs, self.0)
+        split(pairs, self.pairs)
     }
 
     #[inline(always)]
@@ -164,6 +182,13 @@ impl Pairs<Avx512> for Bf16s {
 impl Bf16Pairs<Avx512> for Bf16s {
     /// Without the numbers, no tile is to have room.
     const KEY_TILE: usize = if cfg!(feature = "half") { 256 } else { 2 };
+
+    type Matrices = Amx;
+
+    #[inline(always)]
+    fn matrices(self) -> Option<Amx> {
+        self.matrices
+    }
 
     #[inline(always)]
     fn load_both(self, rows: [&[Bf16]; 2]) -> __m512 {
@@ -353,12 +378,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn bf16_pairs(self) -> Option<Bf16s> {
-        self.pairs.map(Bf16s)
+        self.pairs
     }
 
     #[inline(always)]
     fn i8_pairs(self) -> Option<I8s> {
-        self.pairs.map(I8s)
+        self.pairs.map(|Bf16s { pairs, .. }| I8s(pairs))
     }
 
     #[inline(always)]

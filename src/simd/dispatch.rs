@@ -23,11 +23,14 @@ pub enum Backend {
     /// Those, AVX512-BF16 and VNNI, on x86-64: [`Avx512`](Self::Avx512), but that queries of `bf16` with keys and values of `bf16`, and few queries
     /// with keys and values of bytes, are [multiplied two elements at a time](crate::Attention::forward).
     Avx512Bf16,
+    /// Those, AMX-TILE and AMX-BF16, on x86-64: [`Avx512Bf16`](Self::Avx512Bf16), but that many queries of `bf16` are multiplied with keys and values of `bf16` a matrix at
+    /// a time. Only after [`request_amx`](Self::request_amx).
+    Avx512Amx,
 }
 
 impl Backend {
     /// All there are, from the slowest to the fastest.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Avx512Amx];
 
     /// Those that this CPU can run, from the slowest to the fastest; never none.
     ///
@@ -52,6 +55,23 @@ impl Backend {
         self.token().is_some()
     }
 
+    /// Asks the operating system to let this process use AMX, and says whether it may: [`Avx512Amx`](Self::Avx512Amx) is available from then on.
+    ///
+    /// It must be asked for since it changes the whole process, for good: what is saved of a thread when a signal interrupts it grows by 8 KB, which
+    /// alternative signal stacks must have room for. On Linux, this is `arch_prctl(ARCH_REQ_XCOMP_PERM)`. Without an operating system nothing need be asked for; others are not
+    /// supported. `false` where the CPU has no AMX.
+    ///
+    /// ```
+    /// use simd_attention::Backend;
+    /// assert_eq!(Backend::request_amx(), Backend::Avx512Amx.is_available());
+    /// ```
+    pub fn request_amx() -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return Avx512::request_matrices();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// The proof that this CPU can run what is wanted, or, if nothing is, the fastest.
     pub(crate) fn token_of(wanted: Option<Self>) -> Result<Token, Error> {
         let backend = wanted.unwrap_or_else(Self::best);
@@ -68,8 +88,10 @@ impl Backend {
             Self::Avx512 => Avx512::new().map(Token::Avx512),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Avx512::with_pairs().map(Token::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Amx => Avx512::with_matrices().map(Token::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => None,
+            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 | Self::Avx512Amx => None,
         }
     }
 }
@@ -81,6 +103,7 @@ impl fmt::Display for Backend {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::Avx512Amx => "avx512amx",
         })
     }
 }

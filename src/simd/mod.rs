@@ -21,7 +21,9 @@ use core::{convert::Infallible, marker::PhantomData};
 
 use crate::{
     element::{Bf16, Store},
+    kernel::Columns,
     scalar::Scalar,
+    view::{Pair, Rows},
 };
 
 /// A computation to be compiled for each backend.
@@ -345,11 +347,40 @@ pub trait Bf16Pairs<S: Simd>: Pairs<S, Number = Bf16> {
     /// Keys of a tile, an even number.
     const KEY_TILE: usize;
 
+    /// What the CPU has to multiply matrices of such numbers.
+    type Matrices: Matrices<S>;
+
+    /// `None` where it has nothing of the kind, or it is not wanted.
+    #[inline(always)]
+    fn matrices(self) -> Option<Self::Matrices> {
+        None
+    }
+
     /// The first `LANES` numbers of each row, each with its counterpart; zero where there are fewer.
     fn load_both(self, rows: [&[Bf16]; 2]) -> S::Vector;
 
     /// The nearest numbers, of two the even one, each with its counterpart.
     fn pair(self, first: S::Vector, second: S::Vector) -> S::Vector;
+}
+
+/// A unit of the CPU that multiplies matrices of pairs of `bf16`, [`ROWS`](Self::ROWS) rows and as many pairs of each at a time.
+pub trait Matrices<S: Simd>: Copy {
+    /// As many as a vector has lanes; 1 where there is no such unit.
+    const ROWS: usize;
+
+    /// Runs `task`, in which alone the unit may be used.
+    fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// `to[i][c] = sum_t left[i][t] * right[t][c]`, added to what there is or not, where `left` has [`ROWS`](Self::ROWS) rows of at least as many pairs as
+    /// `right` has rows, a multiple of `ROWS`. Each sum is that of its row and column alone.
+    fn multiply<const N: usize, const COLS: usize>(
+        self,
+        columns: Columns<N>,
+        left: Rows<'_, Pair>,
+        right: &[[S::Vector; COLS]],
+        to: &mut [[S::Vector; COLS]],
+        adds: bool,
+    );
 }
 
 /// Of a backend without, for numbers of some type.
@@ -401,11 +432,32 @@ impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
 impl<S: Simd> Bf16Pairs<S> for NoPairs<Bf16> {
     const KEY_TILE: usize = 2;
 
+    type Matrices = Self;
+
     fn load_both(self, _: [&[Bf16]; 2]) -> S::Vector {
         match self.0 {}
     }
 
     fn pair(self, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self.0 {}
+    }
+}
+
+impl<S: Simd> Matrices<S> for NoPairs<Bf16> {
+    const ROWS: usize = 1;
+
+    fn call<T: Task>(self, _: T) -> T::Output {
+        match self.0 {}
+    }
+
+    fn multiply<const N: usize, const COLS: usize>(
+        self,
+        _: Columns<N>,
+        _: Rows<'_, Pair>,
+        _: &[[S::Vector; COLS]],
+        _: &mut [[S::Vector; COLS]],
+        _: bool,
+    ) {
         match self.0 {}
     }
 }

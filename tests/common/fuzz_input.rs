@@ -1,6 +1,7 @@
 //! Bytes read as a call of the crate, and all that must hold of it. The fuzzer and the replay of its corpus share this.
 
 use super::{
+    backends,
     bits::assert_same,
     cache::{Cache, Kind},
     case::{Answer, Case, MARKER},
@@ -277,7 +278,7 @@ struct Call {
 
 impl Call {
     fn read(bytes: &mut Bytes<'_>) -> Self {
-        let available: Vec<Backend> = Backend::available().collect();
+        let available: Vec<Backend> = backends().collect();
         let backend = available[bytes.below(12) % available.len()];
         let (band, scale) = (bytes.band(), bytes.scale());
         let lse_excess = bytes.seldom().then(|| bytes.byte().cast_signed() % 3);

@@ -30,9 +30,20 @@ pub use tensor::{Extent, Layout, Row, Tensor};
 
 use simd_attention::Backend;
 
+/// All that this machine can run, those too that must be asked for.
+pub fn backends() -> impl DoubleEndedIterator<Item = Backend> {
+    Backend::request_amx();
+    Backend::available()
+}
+
+/// Whether a backend differs from others where there are pairs of numbers, and only there.
+pub fn has_pairs(backend: Backend) -> bool {
+    backend >= Backend::Avx512Bf16
+}
+
 /// Says which backends a test binary runs on: what a machine cannot run is not tested there.
 pub fn report_backends() {
-    let ran: Vec<String> = Backend::available().map(|backend| backend.to_string()).collect();
+    let ran: Vec<String> = backends().map(|backend| backend.to_string()).collect();
     println!("backends tested on this machine: {}", ran.join(", "));
     assert_eq!(Backend::available().next(), Some(Backend::Portable));
 }

@@ -18,8 +18,10 @@
 //! How much *better* than the bound the kernels are is measured by `promises.rs` and `minilm.rs`.
 
 use super::{
+    backends,
     cache::{Kind, scale},
     case::{Answer, Case, MARKER, Pairs},
+    has_pairs,
     modifiers::Modifiers,
     pattern::{Band, Pattern, Sequence},
     plan::Plan,
@@ -92,7 +94,7 @@ impl Oracle {
     /// Panics unless each element of `actual` is as close to the reference as it must be.
     pub fn check<T: Float<Sum = T> + Display>(&self, backend: Backend, actual: &Answer<T>) {
         let Self { name, exact, tolerance, of_pairs } = self;
-        let tolerance = of_pairs.as_ref().filter(|_| backend == Backend::Avx512Bf16).unwrap_or(tolerance);
+        let tolerance = of_pairs.as_ref().filter(|_| has_pairs(backend)).unwrap_or(tolerance);
         for row in exact.out.rows() {
             let i = exact.out.index(row);
             let (got, want, within) = (actual.lse[i], exact.lse[i], tolerance.lse[i]);
@@ -116,7 +118,7 @@ impl Oracle {
 pub fn check(plan: &Plan) {
     let case = plan.case();
     let oracle = Oracle::new(&case);
-    for backend in Backend::available().filter(|backend| *backend != Backend::Avx512Bf16 || case.pairs().is_some()) {
+    for backend in backends().filter(|backend| !has_pairs(*backend) || case.pairs().is_some()) {
         oracle.check(backend, &case.run(backend));
     }
 }

@@ -1,7 +1,6 @@
 //! Few queries with many keys, as in decoding and in the pieces of a long prompt: bit for bit the same as ever, where that is asked for.
 
-use crate::common::{self, Band, BiasPlan, Content, Layout, Lens, Plan, assert_same_row};
-use simd_attention::Backend;
+use crate::common::{self, Band, BiasPlan, Content, Layout, Lens, Plan, assert_same_row, backends};
 
 /// With either order of summation.
 fn check(plan: &Plan) {
@@ -62,7 +61,7 @@ fn each_head_has_its_own_modifiers() {
 fn a_batch_changes_no_bit() {
     let plan = Plan { batch: 3, q_heads: 6, kv_heads: 2, lens: Lens::Random, ..Plan::new([1, 500], [20, 12]) };
     let together = plan.case();
-    for backend in Backend::available() {
+    for backend in backends() {
         let expected = together.run(backend);
         for sequence in together.sequences() {
             let alone = together.alone(&sequence, 0).run(backend);
@@ -79,7 +78,7 @@ fn pieces_give_the_bits_of_the_whole() {
     for (q_heads, band) in [(1, Band::CAUSAL), (4, Band::CAUSAL), (4, Band::window(Some(70), Some(0)))] {
         let whole = Plan { q_heads, band, batch_invariant: true, ..Plan::new([150, 200], [20, 12]) }.case();
         let [sequence] = &whole.sequences()[..] else { panic!("one sequence") };
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = whole.run(backend);
             for size in [1, 2, 7, 16, 50] {
                 for first in (0..150).step_by(size) {

@@ -4,8 +4,7 @@
 //! keys, or columns of values; a tile of keys has 64 to 256. The table covers every backend's sizes on each backend, so it need
 //! not know them.
 
-use crate::common::{Band, GridPlan, Layout, Lens, Oracle, Plan, check};
-use simd_attention::Backend;
+use crate::common::{Band, GridPlan, Layout, Lens, Oracle, Plan, backends, check};
 
 /// The product of its columns.
 struct Edge {
@@ -266,7 +265,7 @@ fn packed_sequences_begin_and_end_anywhere() {
     let ends: Vec<usize> = (0..24).map(|n| n * (n + 1) / 2).collect();
     case.pattern.packed = Some([ends.clone(), ends]);
     let oracle = Oracle::new(&case);
-    Backend::available().for_each(|backend| oracle.check(backend, &case.run(backend)));
+    backends().for_each(|backend| oracle.check(backend, &case.run(backend)));
 }
 
 /// Rows end where the storage's next element is not theirs: a load or store too wide is seen.

@@ -1,7 +1,7 @@
 //! Every precondition: what is wrong is told exactly, before anything is written.
 
 use crate::common::{
-    Answer, Case, Elements, Function, FunctionKind, Grid, Layout, MARKER, Modifiers, Pattern, Plan, Tensor,
+    Answer, Case, Elements, Function, FunctionKind, Grid, Layout, MARKER, Modifiers, Pattern, Plan, Tensor, backends,
 };
 use simd_attention::{
     Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Stage, Strides, View, ViewMut, reference, scratch_len,
@@ -124,7 +124,7 @@ fn fitting() -> Case {
 /// The error of a call on each backend and of the reference, none of which may have written anything.
 #[track_caller]
 fn call_error(case: &Case) -> Error {
-    let errors: Vec<Error> = Backend::available().map(|backend| backend_error(case, backend)).collect();
+    let errors: Vec<Error> = backends().map(|backend| backend_error(case, backend)).collect();
     let reference = case.try_reference().unwrap_err();
     // As text, since a scale of NaN does not equal itself.
     errors.iter().for_each(|error| assert_eq!(format!("{error:?}"), format!("{reference:?}")));
@@ -410,7 +410,7 @@ fn lse_length() {
     let case = fitting();
     for actual in [0, 1, 47, 49] {
         let mut answer = Answer { lse: vec![MARKER; actual], ..case.blank() };
-        for backend in Backend::available() {
+        for backend in backends() {
             let error = case.prepare(backend, &mut answer).err();
             assert_eq!(error, Some(Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual }));
             assert_unwritten(&answer);
@@ -426,7 +426,7 @@ fn lse_length() {
 fn scratch_too_short() {
     let case = fitting();
     let required = scratch_len(3, 5);
-    for backend in Backend::available() {
+    for backend in backends() {
         for actual in [0, 1, required - 1] {
             let mut answer = case.blank();
             let work = case.prepare(backend, &mut answer).unwrap();
@@ -477,7 +477,7 @@ fn projection_does_not_fit() {
 #[test]
 fn scratch_too_short_leaves_the_work_whole() {
     let case = fitting();
-    for backend in Backend::available() {
+    for backend in backends() {
         let mut answer = case.blank();
         let work = case.prepare(backend, &mut answer).unwrap();
         work.run(&mut []).unwrap_err();

@@ -1,6 +1,6 @@
 //! The linear layer: held to its formula in f64, row by row, on every backend.
 
-use crate::common::{Content, Extent, Layout, MARKER, Random, Tensor, U, same};
+use crate::common::{Content, Extent, Layout, MARKER, Random, Tensor, U, backends, same};
 use proptest::{option, prelude::*};
 use simd_attention::{Axis, Backend, Error, Linear, Operand, Shape, scratch_len};
 
@@ -70,7 +70,7 @@ impl Layer {
     /// On each backend this is refused, before anything is written.
     #[track_caller]
     fn error(&self) -> Error {
-        let errors = Backend::available().map(|backend| {
+        let errors = backends().map(|backend| {
             let mut y = self.y.clone();
             let error = self.execute(backend, &mut y, &mut self.scratch()).unwrap_err();
             assert!(y.data.iter().all(|y| *y == MARKER));
@@ -102,7 +102,7 @@ impl Layer {
 
 #[test]
 fn sizes_at_the_edges_of_lanes_blocks_and_tiles() {
-    for backend in Backend::available() {
+    for backend in backends() {
         for len in [0, 1, 3, 4, 5, 8, 9, 16, 17, 33, 48, 49, 97, 193, 200] {
             Plan::new([len, 7, 9]).layer().check(backend);
         }
@@ -144,7 +144,7 @@ proptest! {
     #[test]
     fn agrees_with_the_formula(plan in plan()) {
         let layer = plan.layer();
-        Backend::available().for_each(|backend| layer.check(backend));
+        backends().for_each(|backend| layer.check(backend));
     }
 
     /// Bit for bit: with other rows or without, and whatever is in them.
@@ -156,7 +156,7 @@ proptest! {
         let mut spoilt = layer.clone();
         rows.iter().filter(|other| **other != row).for_each(|other| spoilt.x.row_mut(*other).fill(f32::NAN));
         let alone = Layer { x: layer.x.part(b, i, 1), weights: layer.weights.part(b, 0, plan.out_dim), y: layer.y.part(b, i, 1), ..layer.clone() };
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = layer.run(backend);
             for (other, row_there) in [(spoilt.run(backend), row), (alone.run(backend), [0, h, 0])] {
                 let is_same = other.row(row_there).iter().zip(expected.row(row)).all(|(a, b)| same(*a, *b));
@@ -185,7 +185,7 @@ fn what_does_not_fit() {
     assert_eq!(bias, Error::LengthMismatch { operand: Operand::Bias, expected: 6, actual: 7 });
 
     let (required, mut y) = (scratch_len(5, 0), layer.y.clone());
-    for backend in Backend::available() {
+    for backend in backends() {
         let error = layer.execute(backend, &mut y, &mut vec![0.0; required - 1]).unwrap_err();
         assert_eq!(error, Error::ScratchTooShort { required, actual: required - 1 });
     }

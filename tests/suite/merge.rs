@@ -1,6 +1,6 @@
 //! Results over ranges of keys, merged: the result over all, whatever the ranges, and exactly so where one of them is empty.
 
-use crate::common::{Answer, Case, Layout, MARKER, Plan, Tensor, U, same};
+use crate::common::{Answer, Case, Layout, MARKER, Plan, Tensor, U, backends, same};
 use core::ops::Range;
 use simd_attention::{Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, View, ViewMut, merge};
 
@@ -54,7 +54,7 @@ impl State {
 #[test]
 fn any_ranges_in_any_order_give_the_whole() {
     let case = plan().case();
-    for backend in Backend::available() {
+    for backend in backends() {
         let whole = State::new(&case, 0..KEYS, backend);
         for cuts in [[1, 2], [30, 60], [64, 65], [79, 83]] {
             let [a, b, c] = [0..cuts[0], cuts[0]..cuts[1], cuts[1]..KEYS].map(|keys| State::new(&case, keys, backend));
@@ -72,7 +72,7 @@ fn any_ranges_in_any_order_give_the_whole() {
 #[test]
 fn nothing_changes_nothing() {
     let case = plan().case();
-    for backend in Backend::available() {
+    for backend in backends() {
         let (state, nothing) = (State::new(&case, 10..50, backend), State::new(&case, 85..KEYS, backend));
         assert!(nothing.answer.lse.iter().all(|lse| *lse == f32::NEG_INFINITY));
         assert!(state.clone().merge(&nothing).is_same(&state));

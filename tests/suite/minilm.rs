@@ -1,5 +1,6 @@
 //! Real queries, keys and values: three layers of a sentence encoder (see `data/README.md`).
 
+use crate::common::backends;
 use safetensors::SafeTensors;
 use simd_attention::{Attention, Backend, Kv, View, ViewMut, scratch_len};
 
@@ -50,7 +51,7 @@ impl Layer {
 #[test]
 fn every_head_is_reproduced() {
     crate::common::report_backends();
-    for backend in Backend::available() {
+    for backend in backends() {
         let mut worst = 0f32;
         for layer in LAYERS {
             let data = Layer::read(layer);
@@ -81,7 +82,7 @@ fn it_looks_at_the_animal() {
     let mut one_hot = [0.0; TOKENS * TOKENS];
     one_hot.iter_mut().step_by(TOKENS + 1).for_each(|x| *x = 1.0);
 
-    for backend in Backend::available() {
+    for backend in backends() {
         let mut weights = [0f32; TOKENS];
         let keys = View::matrix(&k, [TOKENS, DIM]).unwrap();
         let kv = Kv::new(keys, View::matrix(&one_hot, [TOKENS, TOKENS]).unwrap()).unwrap();

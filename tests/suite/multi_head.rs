@@ -1,8 +1,8 @@
 //! The multi-head layer: held to its projections and the reference, one step after the other, on every backend.
 
-use crate::common::{Random, U};
+use crate::common::{Random, U, backends};
 use simd_attention::{
-    Additive, Attention, Axis, Backend, Error, Kv, Linear, MultiHead, Operand, Output, Score, Stage, View, ViewMut,
+    Additive, Attention, Axis, Error, Kv, Linear, MultiHead, Operand, Output, Score, Stage, View, ViewMut,
     multi_head_scratch_len, reference,
 };
 
@@ -120,7 +120,7 @@ impl Layer {
     fn check<F: Score>(&self, attention: Attention<'_, F>, lens: Option<&[usize]>) {
         let Dims { batch, q_len, kv_len, heads, out_dim, .. } = self.dims;
         let [expected, expected_weights] = self.exact(&attention, lens);
-        for backend in Backend::available() {
+        for backend in backends() {
             let layer = self.layer().attention(attention).backend(backend);
             let layer = lens.map_or(layer, |lens| layer.kv_lens(lens));
             let [x, source] = self.inputs();

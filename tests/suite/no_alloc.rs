@@ -1,7 +1,9 @@
 //! Nothing allocates: an allocator that counts is asked.
 
-use crate::common::{Band, BiasPlan, Content, GridPlan, Layout as TensorLayout, Lens, MaskKind, Plan, ScoreKind};
-use simd_attention::{Attention, Backend, Kv, Stage, View, ViewMut, scratch_len};
+use crate::common::{
+    Band, BiasPlan, Content, GridPlan, Layout as TensorLayout, Lens, MaskKind, Plan, ScoreKind, backends,
+};
+use simd_attention::{Attention, Kv, Stage, View, ViewMut, scratch_len};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
@@ -54,7 +56,7 @@ const DIMS: [usize; 2] = [33, 20];
 fn views_prepare_run_and_forward() {
     for band in [Band::DENSE, Band::CAUSAL] {
         let case = Plan { batch: 2, q_heads: 4, kv_heads: 2, band, ..Plan::new(LENS, DIMS) }.case();
-        for backend in Backend::available() {
+        for backend in backends() {
             let mut answer = case.blank();
             let mut scratch = vec![0.0; scratch_len(DIMS[0], DIMS[1])];
             let count = allocations(|| {
@@ -94,7 +96,7 @@ fn forward_with_everything() {
     for stage in [Stage::Scaled, Stage::Weights] {
         let case = Plan { scores: Some((stage, TensorLayout::HeadsFirst)), ..EVERYTHING }.case();
         let mut scratch = vec![0.0; scratch_len(DIMS[0], DIMS[1])];
-        for backend in Backend::available() {
+        for backend in backends() {
             let mut answer = case.blank();
             let count = allocations(|| case.forward(backend, &mut answer, &mut scratch).unwrap());
             assert_eq!(count, 0, "{backend}, {stage:?}");

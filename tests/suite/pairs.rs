@@ -2,7 +2,7 @@
 
 use crate::common::{
     Band, BiasPlan, Cache, Content, GARBAGE, GridPlan, Kind, Layout, Lens, MaskKind, Oracle, Plan, assert_same,
-    assert_same_row, check,
+    assert_same_row, backends, check,
 };
 use simd_attention::Backend;
 
@@ -100,7 +100,7 @@ fn the_largest_score_is_found() {
                 case.k.data.fill(1.0);
                 case.k.row_mut([0, 0, 170]).fill(if scale.is_none_or(|scale| scale > 0.0) { 2.0 } else { -2.0 });
             });
-            for backend in Backend::available() {
+            for backend in backends() {
                 let (answer, value) = (case.run(backend), case.v.row([0, 0, 170]));
                 for row in answer.out.rows() {
                     let actual = answer.out.row(row).iter().zip(value);
@@ -121,7 +121,7 @@ fn layouts_and_pages_change_no_bit() {
     for band in BANDS {
         for even in [plan([60, 320], [24, 20]), plan([4, 320], [24, 20]), of_bytes([4, 320], [24, 20])] {
             let even = Plan { band, q_heads: 4, kv_heads: 2, ..even };
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = even.case().run(backend);
                 for page_size in [1, 7, 16, 64, 320] {
                     let cache = Cache { page_size: Some(page_size), ..even.cache };
@@ -148,7 +148,7 @@ fn masked_garbage_is_not_observed() {
         {
             let case = Plan { q_heads: 2, band, mask, lens: Lens::Random, ..plan }.case();
             let [sequence] = &case.sequences()[..] else { panic!("one sequence") };
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = case.run(backend);
                 for garbage in GARBAGE {
                     for i in [0, 1, 2, 20, 21, 59].into_iter().filter(|i| *i < case.q.shape.len) {
@@ -169,7 +169,7 @@ fn pieces_give_the_bits_of_the_whole() {
     for (q_heads, band) in [(1, Band::CAUSAL), (4, Band::CAUSAL), (4, Band::window(Some(71), Some(0)))] {
         let whole = Plan { q_heads, band, ..plan([150, 301], [20, 12]) }.case();
         let [sequence] = &whole.sequences()[..] else { panic!("one sequence") };
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = whole.run(backend);
             for size in [10, 15, 50] {
                 for first in (0..150).step_by(size) {
@@ -188,7 +188,7 @@ fn pieces_give_the_bits_of_the_whole() {
 #[test]
 fn queries_that_no_integers_stand_for() {
     let plain = of_bytes([5, 150], [12, 10]).case();
-    for backend in Backend::available() {
+    for backend in backends() {
         let expected = plain.run(backend);
         for x in GARBAGE.into_iter().chain([1e-38, 1e-42, 3e38]) {
             let spoilt = plain.clone().with(|case| case.q.row_mut([0, 0, 2])[3] = x);

@@ -2,7 +2,7 @@
 
 use crate::common::{
     Answer, Band, BiasPlan, Case, Content, Elements, GARBAGE, GridPlan, Layout, Lens, MARKER, MaskKind, Oracle, Plan,
-    Row, ScoreKind, Tensor, assert_same, assert_same_row, nans,
+    Row, ScoreKind, Tensor, assert_same, assert_same_row, backends, nans,
 };
 use core::time::Duration;
 use simd_attention::{Attention, Backend, Kv, Shape, Stage, Strides, View, ViewMut, scratch_len};
@@ -93,7 +93,7 @@ mod rows_without_keys {
             for garbage in GARBAGE.into_iter().chain([1.0]) {
                 case.k.data.fill(garbage);
                 case.v.data.fill(garbage);
-                for backend in Backend::available() {
+                for backend in backends() {
                     let answer = case.run(backend);
                     case.out.rows().for_each(|row| assert_empty(backend, &answer, row));
                 }
@@ -107,7 +107,7 @@ mod rows_without_keys {
         let sinks = [0.0, -3.5, 1000.0, f32::NEG_INFINITY];
         for mut case in blind() {
             case.modifiers.sinks = Some(sinks.to_vec());
-            for backend in Backend::available() {
+            for backend in backends() {
                 let answer = case.run(backend);
                 for row @ [_, h, _] in case.out.rows() {
                     assert_zeros(backend, &answer, row);
@@ -126,7 +126,7 @@ mod rows_without_keys {
                 let mut case = Plan { band: Band::offset(offset), ..Plan::new([70, 130], [9, 7]) }.case();
                 case.k.data.fill(garbage);
                 case.v.data.fill(garbage);
-                for backend in Backend::available() {
+                for backend in backends() {
                     let answer = case.run(backend);
                     let empty = |&[_, _, i]: &Row| !sees(&case, [0, 0, i], 0);
                     case.out.rows().filter(empty).for_each(|row| assert_empty(backend, &answer, row));
@@ -139,7 +139,7 @@ mod rows_without_keys {
     fn give_zeros_without_keys() {
         for q_len in [1, 5, 50] {
             let case = Plan { batch: 2, q_heads: 2, ..Plan::new([q_len, 0], [3, 5]) }.case();
-            for backend in Backend::available() {
+            for backend in backends() {
                 let answer = case.run(backend);
                 case.out.rows().for_each(|row| assert_empty(backend, &answer, row));
             }
@@ -151,7 +151,7 @@ mod rows_without_keys {
     fn give_zeros_where_every_score_is_minus_infinity() {
         let mut case = Plan { q: (Layout::HeadsFirst, Content::Constant(1.0)), ..Plan::new([20, 200], [4, 3]) }.case();
         case.k.data.fill(f32::NEG_INFINITY);
-        for backend in Backend::available() {
+        for backend in backends() {
             let answer = case.run(backend);
             case.out.rows().for_each(|row| assert_empty(backend, &answer, row));
         }
@@ -168,7 +168,7 @@ mod masked_keys_are_never_observed {
     fn whatever_they_are() {
         for band in [Band::CAUSAL, Band::offset(-20), Band::offset(0), Band::offset(100), Band::offset(180)] {
             let clean = Plan { q_heads: 2, band, ..Plan::new(LENS, [9, 7]) }.case();
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = clean.run(backend);
                 for cut in [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 150, 170, 231, 249, 256, 270, 299] {
                     for garbage in GARBAGE {
@@ -194,7 +194,7 @@ mod masked_keys_are_never_observed {
         let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([70, 200], [9, 7]) };
         for plan in kinds_of_masks(plain) {
             let clean = plan.case();
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = clean.run(backend);
                 for sequence in clean.sequences() {
                     for i in sequence.queries.clone().step_by(9) {
@@ -214,7 +214,7 @@ mod masked_keys_are_never_observed {
     #[test]
     fn as_if_they_were_not_there() {
         let masked = Plan { band: Band::offset(130), ..Plan::new(LENS, [9, 7]) }.case();
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = masked.run(backend);
             let dense = masked.clone().with(|case| case.pattern.band = Band::DENSE);
             for row @ [_, _, i] in masked.out.rows() {
@@ -239,7 +239,7 @@ mod masked_keys_are_never_observed {
         let few = Case { k: lengthen(&case.k, 50), v: lengthen(&case.v, 50), ..case.clone() };
         case.k = lengthen(&case.k, isize::MAX as usize);
         case.v = lengthen(&case.v, isize::MAX as usize);
-        for backend in Backend::available() {
+        for backend in backends() {
             assert_same(&format!("{backend}"), &case.run(backend), &few.run(backend));
         }
 
@@ -252,7 +252,7 @@ mod masked_keys_are_never_observed {
             case.pattern.lens = Some(vec![50]);
         });
         let dense = few.with(|case| case.pattern.band = Band::DENSE);
-        for backend in Backend::available() {
+        for backend in backends() {
             assert_same(&format!("{backend}, window"), &there.run(backend), &here.run(backend));
             assert_same(&format!("{backend}, length"), &of_length.run(backend), &dense.run(backend));
         }
@@ -287,7 +287,7 @@ mod masked_keys_are_never_observed {
         if let Some(Elements::Bools(elements)) = sparse.pattern.block_mask.as_mut().map(|grid| &mut grid.elements) {
             elements.data.fill_with(|| (nth % 16 == 0, nth += 1).0);
         }
-        for backend in Backend::available() {
+        for backend in backends() {
             let most = time(&dense, backend) / 2;
             for (what, case) in [("window", &window), ("lens", &lens), ("blocks", &sparse)] {
                 let time = time(case, backend);
@@ -340,7 +340,7 @@ mod nan {
     /// Runs the case with each NaN put in by `spoil`.
     fn check(band: Band, spoil: impl Fn(&mut Case, f32), reached: impl Fn(&Case, Row, Option<usize>) -> bool) {
         let case = plan(band).case();
-        for backend in Backend::available() {
+        for backend in backends() {
             let clean = case.run(backend);
             for nan in nans() {
                 let mut spoilt = case.clone();
@@ -389,7 +389,7 @@ mod nan {
         for plan in kinds_of_masks(Plan { scores: weights, ..Plan::new([40, 150], [9, 7]) }) {
             let mut case = plan.case();
             case.q.data.fill(f32::NAN);
-            for backend in Backend::available() {
+            for backend in backends() {
                 let scores = case.run(backend).scores.unwrap();
                 for sequence in case.sequences() {
                     for row in sequence.queries.clone().map(|i| [0, 0, i]) {
@@ -426,7 +426,7 @@ fn infinities_do_what_they_do_in_the_reference() {
                     operand(&mut case).row_mut([0, 1, i])[2] = infinity;
                     case.name += &format!(" with {infinity} in row {i} of {len}");
                     let oracle = Oracle::new(&case);
-                    for backend in Backend::available() {
+                    for backend in backends() {
                         oracle.check(backend, &case.run(backend));
                     }
                 }
@@ -477,7 +477,7 @@ mod a_row_depends_on_itself_alone {
     fn not_on_its_place_in_the_call() {
         for band in [Band::DENSE, Band::offset(-30)] {
             for case in cases(band) {
-                for backend in Backend::available() {
+                for backend in backends() {
                     let whole = case.run(backend);
                     for len in [1, 2, 3, 5, 8, 13, 16, 17, 31, 33, 48, 49, 65, 97, 150, 200, 290] {
                         // Seven has no factor in common with any number of lanes.
@@ -500,7 +500,7 @@ mod a_row_depends_on_itself_alone {
         let plain = Plan { q_heads: 4, kv_heads: 2, ..Plan::new([70, 200], [9, 7]) };
         for plan in kinds_of_masks(plain).chain(kinds_of_modifiers(plain)) {
             let whole = Plan { scores: Some((Stage::Masked, Layout::HeadsFirst)), ..plan }.case();
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = whole.run(backend);
                 assert_same(
                     &format!("{backend}, threads, {}", whole.name),
@@ -539,7 +539,7 @@ mod a_row_depends_on_itself_alone {
                 shape: Shape { batch: 1, heads: 1, ..x.shape },
                 strides: x.strides,
             };
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = together.run(backend);
                 for [b, h] in (0..3).flat_map(|b| (0..6).map(move |h| [b, h])) {
                     let alone = Case {
@@ -562,7 +562,7 @@ mod a_row_depends_on_itself_alone {
     fn not_on_the_threads() {
         for band in [Band::DENSE, Band::offset(40)] {
             for case in cases(band) {
-                for backend in Backend::available() {
+                for backend in backends() {
                     let alone = case.run(backend);
                     for threads in [2, 3, 4] {
                         let shared = case.run_on_threads(backend, threads);
@@ -577,7 +577,7 @@ mod a_row_depends_on_itself_alone {
     #[test]
     fn not_on_the_threads_of_a_pool() {
         for case in cases(Band::offset(40)) {
-            for backend in Backend::available() {
+            for backend in backends() {
                 let mut shared = case.blank();
                 let work = case.prepare(backend, &mut shared).unwrap();
                 work.run_parallel(&mut vec![f32::NAN; 3 * work.scratch_len() + 1]).unwrap();
@@ -590,7 +590,7 @@ mod a_row_depends_on_itself_alone {
     #[test]
     fn not_on_scratch_or_log_sum_exp() {
         let case = Plan { band: Band::CAUSAL, ..Plan::new([50, KV_LEN], [9, 7]) }.case();
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = case.run(backend);
             for start in 0..20 {
                 for content in [0.0, f32::NAN, f32::MAX] {
@@ -612,7 +612,7 @@ mod a_row_depends_on_itself_alone {
     fn not_on_the_layout() {
         let plan = Plan { batch: 2, q_heads: 4, kv_heads: 2, band: Band::CAUSAL, ..Plan::new([50, KV_LEN], [9, 7]) };
         let plain = plan.case();
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = plain.run(backend);
             for layout in [Layout::TokensFirst, Layout::Fused, Layout::Padded(1), Layout::Padded(16)] {
                 let other = |(_, content)| (layout, content);
@@ -643,7 +643,7 @@ fn a_fused_projection_is_read_where_it_lies() {
     let own = |n: usize| Tensor { data: qkv.data[n * WIDTH..].to_vec(), shape, strides };
     let out = Tensor::filled(shape, Layout::TokensFirst, MARKER);
     let case = Case { q: own(0), k: own(1), v: own(2), out, ..Plan::new([1, 1], [1, 1]).case() };
-    for backend in Backend::available() {
+    for backend in backends() {
         let mut out = [MARKER; TOKENS * WIDTH];
         Attention::new()
             .backend(backend)
@@ -665,7 +665,7 @@ mod memory {
 
     #[test]
     fn does_not_grow_with_the_lengths() {
-        for backend in Backend::available() {
+        for backend in backends() {
             for (lens, dims) in
                 [([1, 1], [16, 8]), ([1000, 1], [16, 8]), ([1, 100_000], [16, 8]), ([100, 3], [129, 33])]
             {
@@ -748,7 +748,7 @@ mod accuracy {
     /// On each shape, as far as the samples can tell (three standard errors); over all shapes, in any case.
     #[test]
     fn is_no_worse_than_the_textbooks() {
-        let mut overall = vec![0.0; Backend::available().count()];
+        let mut overall = vec![0.0; backends().count()];
         for shape in [
             Plan::new([56, 56], [32, 32]),
             Plan::new([64, 128], [64, 64]),
@@ -764,7 +764,7 @@ mod accuracy {
                 (case, exact, textbook)
             };
             let references: Vec<_> = plans(shape).map(reference).collect();
-            for (backend, overall) in Backend::available().zip(&mut overall) {
+            for (backend, overall) in backends().zip(&mut overall) {
                 let (mean, standard_error) = mean(&compare(backend, &references));
                 let Plan { q_len, kv_len, head_dim, band, .. } = shape;
                 let what = format!("{backend:8} {q_len:3} x {kv_len:4}, head_dim {head_dim:3}, {band:?}");

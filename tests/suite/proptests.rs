@@ -2,10 +2,10 @@
 
 use crate::common::{
     Band, BiasPlan, Cache, Case, Content, Extent, FunctionKind, GARBAGE, GridPlan, Kind, Layout, Lens, MaskKind, Plan,
-    Row, ScoreKind, Sequence, assert_same, assert_same_row, check, same,
+    Row, ScoreKind, Sequence, assert_same, assert_same_row, backends, check, same,
 };
 use proptest::{option, prelude::*};
-use simd_attention::{Backend, Stage, Window};
+use simd_attention::{Stage, Window};
 
 fn band() -> impl Strategy<Value = Band> {
     let offset = || prop_oneof![5 => Just(None), 4 => (-150i64..300).prop_map(Some), 1 => any::<i64>().prop_map(Some)];
@@ -234,7 +234,7 @@ proptest! {
             let rows = sequence.queries.clone().flat_map(|i| (0..clean.q.shape.heads).map(move |h| [sequence.batch, h, i]));
             rows.filter(|row| sees_the_same(&clean, &spoilt, sequence, *row)).collect::<Vec<_>>()
         }).collect();
-        for backend in Backend::available() {
+        for backend in backends() {
             let (clean, spoilt) = (clean.run(backend), spoilt.run(backend));
             for row in &untouched {
                 assert_same_row(&format!("{backend}: {plan:?}"), (&spoilt, *row), (&clean, *row));
@@ -247,7 +247,7 @@ proptest! {
         let plan = Plan { batch_invariant: true, ..plan };
         let whole = plan.case();
         let Some((sequence, [b, h, i])) = pick(&whole, at) else { return Ok(()) };
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = whole.run(backend);
             assert_same(&format!("{backend}, threads: {plan:?}"), &whole.run_on_threads(backend, 3), &expected);
             let alone = whole.alone(&sequence, i).run(backend);

@@ -1,7 +1,6 @@
 //! Few queries with more keys than one range has: as ever, and on any number of threads.
 
-use crate::common::{Band, BiasPlan, Cache, Content, Kind, Lens, Plan, assert_same_row, check};
-use simd_attention::Backend;
+use crate::common::{Band, BiasPlan, Cache, Content, Kind, Lens, Plan, assert_same_row, backends, check};
 
 /// Keys of a range.
 const RANGE: usize = 1920;
@@ -45,7 +44,7 @@ fn garbage_in_one_range() {
         for at in [5, RANGE + 5] {
             let case = Plan { lens: Lens::Each(RANGE + 3), ..plan() }.case();
             let spoilt = case.clone().with(|case| case.v.row_mut([0, 1, at]).fill(garbage));
-            for backend in Backend::available() {
+            for backend in backends() {
                 let (expected, spoilt) = (case.run(backend), spoilt.run(backend));
                 for head in [0, 1] {
                     assert_same_row(
@@ -68,7 +67,7 @@ fn threads_that_share_ranges() {
     use crate::common::{MARKER, assert_same};
     for plan in plans().filter(|plan| plan.cache.kind == Kind::F32 && plan.cache.page_size.is_none()) {
         let case = plan.case();
-        for backend in Backend::available() {
+        for backend in backends() {
             let expected = case.run(backend);
             for threads in [1, 2, 3, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

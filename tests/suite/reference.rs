@@ -2,10 +2,10 @@
 
 use crate::common::{
     Answer, Band, Case, Elements, Function, Grid, Layout, MARKER, MaskKind, MaskRule, Pattern, Plan, ScoreKind,
-    ScoreRule, Tensor,
+    ScoreRule, Tensor, backends,
 };
 use core::f64::consts::LN_2;
-use simd_attention::{Attention, Backend, Error, Operand, Output, Shape, Stage, ViewMut, Window, reference};
+use simd_attention::{Attention, Error, Operand, Output, Shape, Stage, ViewMut, Window, reference};
 
 /// One head of one sequence. Unscaled: the scores are the dot products.
 fn case<const D: usize, const V: usize>(q: &[[f32; D]], k: &[[f32; D]], v: &[[f32; V]]) -> Case {
@@ -19,7 +19,7 @@ fn case<const D: usize, const V: usize>(q: &[[f32; D]], k: &[[f32; D]], v: &[[f3
 /// The answers of the reference, to be right to 1e-15, and of every backend, to be right to 1e-6.
 fn answers(case: &Case) -> Vec<(String, f64, Answer<f64>)> {
     let reference = ("reference".into(), 1e-15, case.reference());
-    let backends = Backend::available().map(|backend| {
+    let backends = backends().map(|backend| {
         let Answer { out, lse, scores } = case.run(backend);
         let lse = lse.into_iter().map(f64::from).collect();
         (backend.to_string(), 1e-6, Answer { out: exact(out), lse, scores: scores.map(exact) })

@@ -1,6 +1,6 @@
 //! Queries and outputs of every type of numbers.
 
-use crate::common::{Content, Layout, Random, Tensor};
+use crate::common::{Content, Layout, Random, Tensor, backends};
 use core::fmt::Debug;
 use half::{bf16, f16};
 use simd_attention::{Attention, Backend, Float, Kv, Output, Shape, scratch_len};
@@ -68,7 +68,7 @@ fn check<Q: Float<Sum = f32>, O: Float<Sum = f32> + PartialEq + Debug>(content: 
             let k = Tensor::random(shape(2, kv_len, head_dim), Layout::HeadsFirst, own, &mut random);
             let v = Tensor::random(shape(2, kv_len, value_dim), Layout::HeadsFirst, content, &mut random);
             let kv = Kv::new(k.view().expect("keys"), v.view().expect("values")).expect("a pair");
-            for backend in Backend::available() {
+            for backend in backends() {
                 let expected = answer(backend, &q.wide, kv, value_dim, 0f32);
                 let actual = answer(backend, &q.own, kv, value_dim, filler);
                 assert_eq!(actual.lse, expected.lse, "{backend}, {:?}", q.own.shape);

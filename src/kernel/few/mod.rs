@@ -56,6 +56,10 @@ impl Products {
         let whole_vectors = |dim: usize| dim.max(S::FEW * dim.div_ceil(S::LANES));
         match self {
             Self::Many | Self::ManyInPairs => [key_dim, value_dim],
+            // Queries as they are, then in pairs.
+            Self::ManyInMatrices => {
+                [key_dim.max(key_dim.div_ceil(2).next_multiple_of(S::LANES)), value_dim.next_multiple_of(S::LANES)]
+            }
             Self::FewInOrder => [key_dim, whole_vectors(value_dim)],
             Self::Few => [whole_vectors(key_dim), whole_vectors(value_dim)],
             // Queries as they are, and in pairs.

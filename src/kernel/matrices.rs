@@ -1,0 +1,273 @@
+//! Products of many queries by a unit of the CPU that multiplies matrices of `bf16`: [`Matrices`].
+//!
+//! Keys are the rows of its left factor where they lie, if there are enough of them and they go evenly; queries and weights are its right factor, in pairs
+//! as for [pairs](super::pairs). For the second product the left factor is values with their keys side by side, for which a tile of them is
+//! transposed once. What such a unit multiplies at once are as many keys as two of its rows have numbers: so many begin with a multiple of as many, and of those that a
+//! block does not see, weights are zero.
+
+use core::{num::NonZeroUsize, ops::Range, slice::from_raw_parts};
+
+use super::{Columns, key_tile::each};
+use crate::{
+    element::Bf16,
+    scalar::Scalar,
+    simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
+    view::{Pair, Rows, Strip},
+};
+
+/// As [`Scores`](crate::score::tile::Scores): `scores[j][query] = factor * queries[..][query] . keys[first + j]`, and the largest.
+pub(super) struct MatrixScores<'t, S: Simd, M, const N: usize, const COLS: usize> {
+    pub(super) simd: S,
+    pub(super) matrices: M,
+    pub(super) columns: Columns<N>,
+    /// In pairs, as many rows as those of the keys have.
+    pub(super) queries: &'t [[S::Vector; COLS]],
+    /// At least as many as the unit takes, and `first` more than scores.
+    pub(super) keys: Rows<'t, Pair>,
+    pub(super) first: usize,
+    pub(super) factor: Option<S::Scalar>,
+    pub(super) scores: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for MatrixScores<'_, S, M, N, COLS> {
+    type Output = [S::Vector; N];
+
+    #[inline(always)]
+    fn run(self) -> [S::Vector; N] {
+        let Self { simd, matrices, columns, queries, keys, first, factor, scores } = self;
+        let mut max = [simd.splat(f32::NEG_INFINITY); N];
+        for (group, scores) in scores.chunks_mut(M::ROWS).enumerate() {
+            let wanted = first + group * M::ROWS;
+            let row = wanted.min(keys.len().saturating_sub(M::ROWS));
+            let Some(keys) = keys.range(row, M::ROWS) else { break };
+            if scores.len() == M::ROWS && row == wanted {
+                matrices.multiply(columns, keys, queries, scores, false);
+            } else {
+                // Some that are not wanted, or not now.
+                let mut room = [[simd.splat(0.0); COLS]; 16];
+                matrices.multiply(columns, keys, queries, &mut room, false);
+                for (to, from) in scores.iter_mut().zip(room.iter().skip(wanted - row)) {
+                    *columns.of_mut(to) = *columns.of(from);
+                }
+            }
+            for scores in scores {
+                for (score, max) in columns.of_mut(scores).iter_mut().zip(&mut max) {
+                    if let Some(factor) = factor {
+                        *score = simd.mul(*score, simd.broadcast(factor));
+                    }
+                    *max = simd.max(*max, *score);
+                }
+            }
+        }
+        max
+    }
+}
+
+/// As [`Accumulate`](crate::weighted_sum::Accumulate): `output[c][query] = output[c][query] * rescale[query] + sum_j values[c][j] * weights[j][query]`.
+pub(super) struct MatrixSums<'t, S: Simd, M, const N: usize, const COLS: usize> {
+    pub(super) simd: S,
+    pub(super) matrices: M,
+    pub(super) columns: Columns<N>,
+    /// In pairs of keys.
+    pub(super) weights: &'t [[S::Vector; COLS]],
+    /// A row for each column of them, of at least as many pairs.
+    pub(super) values: Rows<'t, Pair>,
+    /// What the sums over earlier tiles are to be multiplied with, if there are any.
+    pub(super) rescale: Option<[S::Vector; N]>,
+    /// As many rows as the values have; a multiple of what the unit takes.
+    pub(super) output: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for MatrixSums<'_, S, M, N, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, matrices, columns, weights, values, rescale, output } = self;
+        for (group, output) in output.chunks_mut(M::ROWS).enumerate() {
+            if let Some(rescale) = &rescale {
+                for row in &mut *output {
+                    let row = columns.of_mut(row);
+                    for c in 0..N {
+                        row[c] = simd.mul(row[c], rescale[c]);
+                    }
+                }
+            }
+            let Some(values) = values.range(group * M::ROWS, M::ROWS) else { break };
+            matrices.multiply(columns, values, weights, output, rescale.is_some());
+        }
+    }
+}
+
+/// Copies rows, two numbers in the place of one scalar, each as long as `row_len` and at least as many as `least`; what there is not, are zeros.
+pub(super) struct GatherPadded<'t, 'a, S: Simd> {
+    pub(super) simd: S,
+    pub(super) pairs: S::Bf16Pairs,
+    pub(super) from: Strip<'a, Bf16>,
+    pub(super) rows: Range<usize>,
+    pub(super) row_len: usize,
+    pub(super) least: usize,
+    pub(super) to: &'t mut [S::Scalar],
+}
+
+impl<S: Simd> Task for GatherPadded<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, pairs, from, rows, row_len, least, to } = self;
+        let (mut walk, mut left) = (from.walk(rows.start), rows.len());
+        each(to, row_len, rows.len().max(least), |to| {
+            // SAFETY: there are as many rows.
+            let row = if left > 0 { unsafe { walk.next_row() } } else { &[] };
+            left = left.saturating_sub(1);
+            for (i, to) in to.chunks_mut(S::LANES).enumerate() {
+                simd.store(pairs.load(row.get(2 * i * S::LANES..).unwrap_or_default()), to);
+            }
+        });
+    }
+}
+
+/// `to[c][j] = rows[j][c]`, with zeros for rows that nobody sees, and on demand for what is not finite.
+pub(super) struct TransposeValues<'t, 'a, S: Simd> {
+    pub(super) simd: S,
+    pub(super) pairs: S::Bf16Pairs,
+    pub(super) from: Strip<'a, Bf16>,
+    pub(super) rows: Range<usize>,
+    /// How many rows before those nobody sees.
+    pub(super) unseen: usize,
+    pub(super) only_finite: bool,
+    /// Pairs of rows for which there is room.
+    pub(super) row_len: NonZeroUsize,
+    pub(super) to: &'t mut [S::Scalar],
+}
+
+impl<S: Simd> Task for TransposeValues<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, pairs, from, rows, unseen, only_finite, row_len, to } = self;
+        let (mut walk, seen, mut i) = (from.walk(rows.start), unseen..unseen + rows.len(), 0);
+        let mut next = || {
+            i += 1;
+            // SAFETY: there are as many rows.
+            if seen.contains(&(i - 1)) { unsafe { walk.next_row() } } else { &[][..] }
+        };
+        for first_pair in (0..seen.end.div_ceil(2)).step_by(S::LANES) {
+            let mut of_pairs = [[&[][..]; 2]; 16];
+            for of_pair in of_pairs.iter_mut().take(S::LANES) {
+                *of_pair = [next(), next()];
+            }
+            let are_whole = of_pairs.as_flattened().iter().take(2 * S::LANES).all(|row| row.len() == from.dim());
+            for t in (0..from.dim()).step_by(S::LANES) {
+                let mut square = simd.zeros();
+                if are_whole && t + S::LANES <= from.dim() {
+                    for (to, of_pair) in square.as_mut().iter_mut().zip(&of_pairs) {
+                        // SAFETY: each of them has these elements. Of vectors known to be whole, no lane is masked off.
+                        *to = pairs
+                            .load_both(of_pair.map(|row| unsafe { from_raw_parts(row.as_ptr().add(t), S::LANES) }));
+                    }
+                } else {
+                    for (to, of_pair) in square.as_mut().iter_mut().zip(&of_pairs) {
+                        *to = pairs.load_both(of_pair.map(|row| row.get(t..).unwrap_or_default()));
+                    }
+                }
+                if only_finite {
+                    square.as_mut().iter_mut().for_each(|of_pair| *of_pair = finite_or_zero(simd, pairs, *of_pair));
+                }
+                simd.transpose(&mut square);
+                for (of_column, c) in square.as_ref().iter().zip(t..) {
+                    let to = to.get_mut(c * row_len.get() + first_pair..).unwrap_or_default();
+                    simd.store(*of_column, to.get_mut(..S::LANES).unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+/// Pairs with zeros for numbers that are infinite or NaN.
+#[inline(always)]
+fn finite_or_zero<S: Simd>(simd: S, pairs: S::Bf16Pairs, of: S::Vector) -> S::Vector {
+    let (zero, infinite) = (simd.splat(0.0), simd.splat(f32::INFINITY));
+    let [first, second] = halves(simd, of).map(|x| {
+        let size = simd.max(x, simd.sub(zero, x));
+        simd.select(simd.less(size, infinite), x, zero)
+    });
+    pairs.pair(first, second)
+}
+
+/// The first and the second number of each pair.
+#[inline(always)]
+fn halves<S: Simd>(simd: S, pairs: S::Vector) -> [S::Vector; 2] {
+    let mut lanes = [[S::Scalar::ZERO; 16]; 2];
+    let [first, second] = &mut lanes;
+    simd.store(pairs, first);
+    for (first, second) in first.iter_mut().zip(second).take(S::LANES) {
+        let bits = first.to_word();
+        (*first, *second) = (Scalar::from_word(bits << 16), Scalar::from_word(bits & 0xffff_0000));
+    }
+    lanes.map(|lanes| simd.load(&lanes))
+}
+
+/// `rows[2 i], rows[2 i + 1] = rows[i]` for the pairs of the first half of the rows.
+pub(super) struct UnpairRows<'t, S: Simd, const N: usize, const COLS: usize> {
+    pub(super) simd: S,
+    pub(super) columns: Columns<N>,
+    pub(super) rows: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const N: usize, const COLS: usize> Task for UnpairRows<'_, S, N, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, columns, rows } = self;
+        for i in (0..rows.len() / 2).rev() {
+            let of_pairs = rows.get(i).map_or([simd.splat(0.0); N], |row| *columns.of(row));
+            if let Some([first, second]) = rows.get_mut(2 * i..).and_then(<[_]>::first_chunk_mut) {
+                let (first, second) = (columns.of_mut(first), columns.of_mut(second));
+                for c in 0..N {
+                    [first[c], second[c]] = halves(simd, of_pairs[c]);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of weights with values that are infinite or NaN, passing over weights that are negative marks.
+pub(super) struct AddUnbounded<'t, 'a, S: Simd, const N: usize, const COLS: usize> {
+    pub(super) simd: S,
+    pub(super) columns: Columns<N>,
+    /// `[key][query]`
+    pub(super) weights: &'t [[S::Vector; COLS]],
+    pub(super) values: Strip<'a, Bf16>,
+    /// The row of the first key.
+    pub(super) first: usize,
+    pub(super) output: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const N: usize, const COLS: usize> Task for AddUnbounded<'_, '_, S, N, COLS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, columns, weights, values, first, output } = self;
+        let (mut walk, zero) = (values.walk(first), simd.splat(0.0));
+        for weights in weights {
+            let weights = columns.of(weights);
+            // SAFETY: there are as many rows as weights.
+            let row = unsafe { walk.next_row() };
+            for (value, sums) in row.iter().zip(&mut *output) {
+                let value = f32::from_bits(u32::from(value.to_bits()) << 16);
+                if value.is_finite() {
+                    continue;
+                }
+                for (sum, weight) in columns.of_mut(sums).iter_mut().zip(weights) {
+                    let added = simd.mul_add(*weight, simd.splat(value), *sum);
+                    *sum = simd.select(simd.less(*weight, zero), *sum, added);
+                }
+            }
+        }
+    }
+}
