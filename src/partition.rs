@@ -2,7 +2,7 @@
 
 use core::num::NonZeroUsize;
 
-use crate::{Shape, scalar::Scalar, simd::Simd, validate::Call};
+use crate::{Shape, kernel::matrices::BLOCKS as MATRIX_BLOCKS, scalar::Scalar, simd::Simd, validate::Call};
 
 /// How the queries of a head are divided into units: runs of blocks, each of `COLS` vectors of queries.
 ///
@@ -109,7 +109,8 @@ impl Split {
         let bytes = |rows: usize| rows.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
         let heads = |of: Shape| of.batch.saturating_mul(of.heads);
         let blocks = heads(q).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
-        let blocks_per_unit = if bytes(kv.len) <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(S::BLOCKS) };
+        let most_blocks = if call.has_pairs(simd).matrices { MATRIX_BLOCKS } else { S::BLOCKS };
+        let blocks_per_unit = if bytes(kv.len) <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(most_blocks) };
         let [queries, keys] = [q, kv].map(|of| heads(of).saturating_mul(of.len));
         let asks_ahead = bytes(queries.saturating_add(keys)) > ALL_CACHED;
         let split = Self { asks_ahead, ..Self::with_blocks(simd, blocks_per_unit) };

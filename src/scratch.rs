@@ -4,7 +4,7 @@
 use crate::simd::{Avx2, Avx512};
 use crate::{
     Error,
-    kernel::{MatricesOf, Products},
+    kernel::{MatricesOf, Products, matrices::BLOCKS as MATRIX_BLOCKS},
     ranges::Partial,
     simd::{Bf16Pairs, Double, Matrices, Portable, Simd},
     softmax::FEW_TILES,
@@ -68,9 +68,18 @@ const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let dims = padded::<S>(head_dim).saturating_add(padded::<S>(value_dim));
     let (single, paired) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
     let tiles = dims.saturating_mul(larger(single, paired));
-    // Of matrices, queries and outputs are whole ones.
-    let rows = 2 + S::Bf16Pairs::KEY_TILE + S::BLOCKS * 2 * (MatricesOf::<S>::ROWS - 1);
-    tiles.saturating_add(rows * S::MAX_COLS * S::LANES)
+    let rows = (2 + S::Bf16Pairs::KEY_TILE).saturating_add(matrix_rows::<S>(head_dim, value_dim));
+    tiles.saturating_add(rows.saturating_mul(S::MAX_COLS * S::LANES))
+}
+
+/// Rows of vectors that queries and outputs of matrices take besides [those of others](required): whole ones, and of more blocks.
+const fn matrix_rows<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
+    let rows = MatricesOf::<S>::ROWS;
+    if rows == 1 {
+        return 0;
+    }
+    let all = head_dim.saturating_add(value_dim).saturating_add(2 * rows).saturating_mul(MATRIX_BLOCKS);
+    all - head_dim.saturating_add(value_dim).saturating_mul(S::BLOCKS)
 }
 
 /// A number of elements such that rows of them are made up of whole rows of matrices, if there is a unit for those.

@@ -38,7 +38,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; N] {
         let simd = self.simd;
-        let (mut offset, rescale) = self.raise(columns, tile_max);
+        let (mut offset, rescale) = self.raise(columns, tile_max, 0.0);
         for offset in &mut offset {
             *offset = simd.sub(simd.splat(0.0), *offset);
         }
@@ -111,12 +111,14 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         rescale
     }
 
-    /// Takes a tile's maxima into account. Gives what is to be subtracted from its scores, and what sums so far are to be multiplied with.
+    /// Takes a tile's maxima into account, if they are larger than those before by more than `slack`. Gives what is to be subtracted from its scores, and what sums
+    /// so far are to be multiplied with.
     #[inline(always)]
     fn raise<const N: usize>(
         &mut self,
         columns: Columns<N>,
         tile_max: [S::Vector; N],
+        slack: f32,
     ) -> ([S::Vector; N], [S::Vector; N]) {
         let simd = self.simd;
         let max = columns.of_mut(&mut self.max);
@@ -124,6 +126,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         for c in 0..N {
             let old = max[c];
             max[c] = simd.max(old, tile_max[c]);
+            if slack > 0.0 {
+                let stays = simd.less(max[c], simd.add(old, simd.splat(slack)));
+                max[c] = simd.select(stays, old, max[c]);
+            }
             offset[c] = finite_or_zero(simd, max[c]);
             rescale[c] = simd.exp2(simd.sub(old, offset[c]));
         }
@@ -143,7 +149,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     ) -> ([S::Vector; N], [S::Vector; N]) {
         let (simd, zero, one) = (self.simd, self.simd.splat(0.0), self.simd.splat(1.0));
         let tile_max = tile_max.map(|max| simd.mul(max, factor));
-        let (mut offset, rescale) = self.raise(columns, tile_max);
+        let (mut offset, rescale) = self.raise(columns, tile_max, SLACK);
         let is_huge = |x: S::Vector| simd.less(simd.splat(S::Scalar::SPARSE), simd.max(x, simd.sub(zero, x)));
         let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));
         if simd.max_each([any; 4])[0] > S::Scalar::ZERO {
@@ -259,6 +265,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         }
     }
 }
+
+/// By how much scores of pairs, in base 2, may be larger than what counts as the largest one, so that sums need not be multiplied with anything for most tiles: weights are
+/// at most 2^8 then, and as exact. (Sums of single numbers are multiplied on their way to memory, which costs nothing.)
+pub(crate) const SLACK: f32 = 8.0;
 
 /// Tiles of keys that few queries attend to at once: what happens between the products is time in which nothing is read from memory.
 pub(crate) const FEW_TILES: usize = 4;

@@ -154,13 +154,13 @@ impl<E: Scalar> Side<'_, E> {
         only_finite: bool,
     ) -> Option<Rows<'_, Pair>> {
         let keys = Products::ManyInMatrices.keys_in_one::<S>();
-        let (from, pairs, unseen) = (self.strips.bf16()?, simd.bf16_pairs()?, tile.start % keys);
+        let (from, matrices, unseen) = (self.strips.bf16()?, simd.bf16_pairs()?.matrices()?, tile.start % keys);
         let row_len = NonZeroUsize::new(S::Bf16Pairs::KEY_TILE / 2)?;
         if self.is_whole == only_finite {
             (self.is_whole, self.staged) = (!only_finite, 0..0);
         }
         self.stage(tile, |rows, to| {
-            pairs.call(TransposeValues { simd, pairs, from, rows, unseen, only_finite, row_len, to });
+            simd.call(TransposeValues { simd, matrices, from, rows, unseen, only_finite, row_len, to });
         });
         let (first, end) = (range.start / keys, range.end.div_ceil(keys.get()));
         let pairs_of = |groups: usize| groups * (keys.get() / 2);

@@ -5,15 +5,18 @@
 //! transposed once. What such a unit multiplies at once are as many keys as two of its rows have numbers: so many begin with a multiple of as many, and of those that a
 //! block does not see, weights are zero.
 
-use core::{num::NonZeroUsize, ops::Range, slice::from_raw_parts};
+use core::{num::NonZeroUsize, ops::Range};
 
-use super::{Columns, key_tile::each};
+use super::{Columns, MatricesOf, key_tile::each};
 use crate::{
     element::Bf16,
     scalar::Scalar,
-    simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
-    view::{Pair, Rows, Strip},
+    simd::{CACHE_LINE, MAX_BLOCKS, Matrices, Pairs, Simd, Task, prefetch},
+    view::{Pair, Rows, Strip, Walker},
 };
+
+/// The most blocks that go over the keys together, so that values are transposed for all of them.
+pub(crate) const BLOCKS: usize = MAX_BLOCKS;
 
 /// As [`Scores`](crate::score::tile::Scores): `scores[j][query] = factor * queries[..][query] . keys[first + j]`, and the largest.
 pub(super) struct MatrixScores<'t, S: Simd, M, const N: usize, const COLS: usize> {
@@ -33,22 +36,17 @@ impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for Matrix
     type Output = [S::Vector; N];
 
     #[inline(always)]
-    fn run(self) -> [S::Vector; N] {
-        let Self { simd, matrices, columns, queries, keys, first, factor, scores } = self;
-        let mut max = [simd.splat(f32::NEG_INFINITY); N];
-        for (group, scores) in scores.chunks_mut(M::ROWS).enumerate() {
-            let wanted = first + group * M::ROWS;
-            let row = wanted.min(keys.len().saturating_sub(M::ROWS));
-            let Some(keys) = keys.range(row, M::ROWS) else { break };
-            if scores.len() == M::ROWS && row == wanted {
+    fn run(mut self) -> [S::Vector; N] {
+        let Self { simd, matrices, columns, queries, keys, first, factor, .. } = self;
+        let (scores, mut max) = (core::mem::take(&mut self.scores), [simd.splat(f32::NEG_INFINITY); N]);
+        for (group, scores) in scores.chunks_mut(2 * M::ROWS).enumerate() {
+            let wanted = first + group * 2 * M::ROWS;
+            if scores.len() == 2 * M::ROWS
+                && let Some(keys) = keys.range(wanted, 2 * M::ROWS)
+            {
                 matrices.multiply(columns, keys, queries, scores, false);
             } else {
-                // Some that are not wanted, or not now.
-                let mut room = [[simd.splat(0.0); COLS]; 16];
-                matrices.multiply(columns, keys, queries, &mut room, false);
-                for (to, from) in scores.iter_mut().zip(room.iter().skip(wanted - row)) {
-                    *columns.of_mut(to) = *columns.of(from);
-                }
+                self.part(wanted, scores);
             }
             for scores in scores {
                 for (score, max) in columns.of_mut(scores).iter_mut().zip(&mut max) {
@@ -60,6 +58,24 @@ impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for Matrix
             }
         }
         max
+    }
+}
+
+impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> MatrixScores<'_, S, M, N, COLS> {
+    /// Fewer scores than are computed at once, with the keys from row `first` on.
+    #[inline(always)]
+    fn part(&self, first: usize, scores: &mut [[S::Vector; COLS]]) {
+        let Self { simd, matrices, columns, queries, keys, .. } = *self;
+        for (group, scores) in scores.chunks_mut(M::ROWS).enumerate() {
+            // Some that are not wanted come before, where there are not as many behind.
+            let wanted = first + group * M::ROWS;
+            let row = wanted.min(keys.len().saturating_sub(M::ROWS));
+            let (Some(keys), mut room) = (keys.range(row, M::ROWS), [[simd.splat(0.0); COLS]; 16]) else { break };
+            matrices.multiply(columns, keys, queries, &mut room, false);
+            for (to, from) in scores.iter_mut().zip(room.iter().skip(wanted - row)) {
+                *columns.of_mut(to) = *columns.of(from);
+            }
+        }
     }
 }
 
@@ -84,8 +100,9 @@ impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for Matrix
     #[inline(always)]
     fn run(self) {
         let Self { simd, matrices, columns, weights, values, rescale, output } = self;
-        for (group, output) in output.chunks_mut(M::ROWS).enumerate() {
-            if let Some(rescale) = &rescale {
+        let moved = rescale.filter(|rescale| have_moved(simd, rescale));
+        for (group, output) in output.chunks_mut(2 * M::ROWS).enumerate() {
+            if let Some(rescale) = &moved {
                 for row in &mut *output {
                     let row = columns.of_mut(row);
                     for c in 0..N {
@@ -93,10 +110,21 @@ impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for Matrix
                     }
                 }
             }
-            let Some(values) = values.range(group * M::ROWS, M::ROWS) else { break };
+            let Some(values) = values.range(2 * group * M::ROWS, output.len()) else { break };
             matrices.multiply(columns, values, weights, output, rescale.is_some());
         }
     }
+}
+
+/// Whether any maximum has, of those that [move far](crate::softmax::SLACK) if they do: else all factors are 1.
+#[inline(always)]
+fn have_moved<S: Simd, const N: usize>(simd: S, rescale: &[S::Vector; N]) -> bool {
+    let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
+    let moved = rescale.iter().fold(zero, |moved, factor| {
+        let stays = simd.less(simd.splat(0.5), *factor);
+        simd.select(stays, moved, one)
+    });
+    simd.max_each([moved; 4])[0] > S::Scalar::ZERO
 }
 
 /// Copies rows, two numbers in the place of one scalar, each as long as `row_len` and at least as many as `least`; what there is not, are zeros.
@@ -131,7 +159,7 @@ impl<S: Simd> Task for GatherPadded<'_, '_, S> {
 /// `to[c][j] = rows[j][c]`, with zeros for rows that nobody sees, and on demand for what is not finite.
 pub(super) struct TransposeValues<'t, 'a, S: Simd> {
     pub(super) simd: S,
-    pub(super) pairs: S::Bf16Pairs,
+    pub(super) matrices: MatricesOf<S>,
     pub(super) from: Strip<'a, Bf16>,
     pub(super) rows: Range<usize>,
     /// How many rows before those nobody sees.
@@ -147,54 +175,70 @@ impl<S: Simd> Task for TransposeValues<'_, '_, S> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { simd, pairs, from, rows, unseen, only_finite, row_len, to } = self;
-        let (mut walk, seen, mut i) = (from.walk(rows.start), unseen..unseen + rows.len(), 0);
-        let mut next = || {
-            i += 1;
-            // SAFETY: there are as many rows.
-            if seen.contains(&(i - 1)) { unsafe { walk.next_row() } } else { &[][..] }
-        };
-        for first_pair in (0..seen.end.div_ceil(2)).step_by(S::LANES) {
-            let mut of_pairs = [[&[][..]; 2]; 16];
-            for of_pair in of_pairs.iter_mut().take(S::LANES) {
-                *of_pair = [next(), next()];
+        let Self { simd, matrices, from, rows, unseen, only_finite, row_len, to } = self;
+        /// Numbers of a cache line.
+        const LINE: usize = CACHE_LINE / size_of::<Bf16>();
+
+        let (mut walk, seen) = (from.walk(rows.start), unseen..unseen + rows.len());
+        for first_pair in (0..seen.end.div_ceil(2)).step_by(MatricesOf::<S>::ROWS) {
+            let (mut rows, mut are_all) = ([&[][..]; 32], !only_finite);
+            for (row, i) in rows.iter_mut().zip(2 * first_pair..) {
+                if seen.contains(&i) {
+                    // SAFETY: there are as many rows.
+                    *row = unsafe { walk.next_row() };
+                }
+                are_all &= row.len() == from.dim();
             }
-            let are_whole = of_pairs.as_flattened().iter().take(2 * S::LANES).all(|row| row.len() == from.dim());
-            for t in (0..from.dim()).step_by(S::LANES) {
-                let mut square = simd.zeros();
-                if are_whole && t + S::LANES <= from.dim() {
-                    for (to, of_pair) in square.as_mut().iter_mut().zip(&of_pairs) {
-                        // SAFETY: each of them has these elements. Of vectors known to be whole, no lane is masked off.
-                        *to = pairs
-                            .load_both(of_pair.map(|row| unsafe { from_raw_parts(row.as_ptr().add(t), S::LANES) }));
-                    }
-                } else {
-                    for (to, of_pair) in square.as_mut().iter_mut().zip(&of_pairs) {
-                        *to = pairs.load_both(of_pair.map(|row| row.get(t..).unwrap_or_default()));
-                    }
+            let (pointers, whole) = (rows.map(<[_]>::as_ptr), if are_all { from.dim() / 8 * 8 } else { 0 });
+            // The next rows are fetched meanwhile, a line of each.
+            let (mut walk, mut later) = (walk, pointers);
+            later.iter_mut().for_each(|row| *row = walk.next());
+            for t in (0..whole).step_by(8) {
+                for row in later.iter().skip(t % LINE).take(8) {
+                    prefetch(row.wrapping_add(t / LINE * LINE));
                 }
-                if only_finite {
-                    square.as_mut().iter_mut().for_each(|of_pair| *of_pair = finite_or_zero(simd, pairs, *of_pair));
-                }
-                simd.transpose(&mut square);
-                for (of_column, c) in square.as_ref().iter().zip(t..) {
-                    let to = to.get_mut(c * row_len.get() + first_pair..).unwrap_or_default();
-                    simd.store(*of_column, to.get_mut(..S::LANES).unwrap_or_default());
-                }
+                // SAFETY: each row has these elements.
+                let columns = unsafe { matrices.columns(&pointers, t) };
+                store_columns(simd, &columns, (t, row_len, first_pair), to);
+            }
+            for t in (whole..from.dim()).step_by(8) {
+                let room = rows.map(|row| padded(row.get(t..).unwrap_or_default(), only_finite));
+                let eights = room.each_ref().map(|eight| eight.as_ptr().cast());
+                // SAFETY: each of them has as many elements.
+                let columns = unsafe { matrices.columns(&eights, 0) };
+                store_columns(simd, &columns, (t, row_len, first_pair), to);
             }
         }
     }
 }
 
-/// Pairs with zeros for numbers that are infinite or NaN.
+/// Writes columns from number `t` on, each a row of so many pairs, from number `first` on.
 #[inline(always)]
-fn finite_or_zero<S: Simd>(simd: S, pairs: S::Bf16Pairs, of: S::Vector) -> S::Vector {
-    let (zero, infinite) = (simd.splat(0.0), simd.splat(f32::INFINITY));
-    let [first, second] = halves(simd, of).map(|x| {
-        let size = simd.max(x, simd.sub(zero, x));
-        simd.select(simd.less(size, infinite), x, zero)
-    });
-    pairs.pair(first, second)
+fn store_columns<S: Simd>(
+    simd: S,
+    columns: &[S::Vector; 8],
+    (t, row_len, first): (usize, NonZeroUsize, usize),
+    to: &mut [S::Scalar],
+) {
+    for (of_column, c) in columns.iter().zip(t..) {
+        if let Some(to) = to.get_mut(c * row_len.get() + first..).and_then(<[_]>::first_chunk_mut::<16>) {
+            simd.store(*of_column, to);
+        }
+    }
+}
+
+/// The first eight numbers of a row, with zeros for what there is not, or is not finite.
+fn padded(row: &[Bf16], only_finite: bool) -> [u16; 8] {
+    let mut eight = [0; 8];
+    for (to, x) in eight.iter_mut().zip(row).filter(|(_, x)| !only_finite || is_finite(**x)) {
+        *to = x.to_bits();
+    }
+    eight
+}
+
+fn is_finite(x: Bf16) -> bool {
+    const EXPONENT: u16 = 0x7f80;
+    x.to_bits() & EXPONENT != EXPONENT
 }
 
 /// The first and the second number of each pair.
@@ -259,10 +303,10 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for AddUnbounded<'_, '_, S
             // SAFETY: there are as many rows as weights.
             let row = unsafe { walk.next_row() };
             for (value, sums) in row.iter().zip(&mut *output) {
-                let value = f32::from_bits(u32::from(value.to_bits()) << 16);
-                if value.is_finite() {
+                if is_finite(*value) {
                     continue;
                 }
+                let value = f32::from_bits(u32::from(value.to_bits()) << 16);
                 for (sum, weight) in columns.of_mut(sums).iter_mut().zip(weights) {
                     let added = simd.mul_add(*weight, simd.splat(value), *sum);
                     *sum = simd.select(simd.less(*weight, zero), *sum, added);

@@ -3,7 +3,7 @@
 mod edges;
 mod few;
 mod key_tile;
-mod matrices;
+pub(crate) mod matrices;
 mod pairs;
 pub(crate) mod prefill;
 mod score_matrix;

@@ -371,8 +371,8 @@ pub trait Matrices<S: Simd>: Copy {
     /// Runs `task`, in which alone the unit may be used.
     fn call<T: Task>(self, task: T) -> T::Output;
 
-    /// `to[i][c] = sum_t left[i][t] * right[t][c]`, added to what there is or not, where `left` has [`ROWS`](Self::ROWS) rows of at least as many pairs as
-    /// `right` has rows, a multiple of `ROWS`. Each sum is that of its row and column alone.
+    /// `to[i][c] = sum_t left[i][t] * right[t][c]`, added to what there is or not, for as many rows as `to` has: [`ROWS`](Self::ROWS), or twice as many. `left`
+    /// has them too, of at least as many pairs as `right` has rows, a multiple of `ROWS`. Each sum is that of its row and column alone.
     fn multiply<const N: usize, const COLS: usize>(
         self,
         columns: Columns<N>,
@@ -381,6 +381,13 @@ pub trait Matrices<S: Simd>: Copy {
         to: &mut [[S::Vector; COLS]],
         adds: bool,
     );
+
+    /// Numbers `t..t + 8` of `2 * ROWS` rows: a vector for each, of all rows.
+    ///
+    /// # Safety
+    ///
+    /// The rows have as many.
+    unsafe fn columns(self, rows: &[*const Bf16; 32], t: usize) -> [S::Vector; 8];
 }
 
 /// Of a backend without, for numbers of some type.
@@ -458,6 +465,10 @@ impl<S: Simd> Matrices<S> for NoPairs<Bf16> {
         _: &mut [[S::Vector; COLS]],
         _: bool,
     ) {
+        match self.0 {}
+    }
+
+    unsafe fn columns(self, _: &[*const Bf16; 32], _: usize) -> [S::Vector; 8] {
         match self.0 {}
     }
 }

@@ -42,7 +42,9 @@ fn dimensions_about_vectors() {
 
 #[test]
 fn lengths_about_vectors_and_tiles() {
-    for kv_len in [1, 2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 258, 300, 383, 385, 513] {
+    for kv_len in
+        [1, 2, 3, 15, 16, 17, 31, 32, 33, 47, 63, 64, 65, 127, 128, 129, 130, 255, 256, 257, 258, 300, 383, 385, 513]
+    {
         for band in BANDS {
             for q_len in [1, 2, 8, 9, 17, 33, 49, 100] {
                 check(&Plan { band, ..plan([q_len, kv_len], [6, 5]) });
@@ -202,13 +204,32 @@ fn queries_that_no_integers_stand_for() {
     }
 }
 
+fn bits(plan: Plan, backend: Backend) -> Vec<u32> {
+    plan.case().run(backend).out.data.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The unit for matrices sums up in an order of its own, and is for many queries.
+#[test]
+fn matrices_are_what_is_computed_with() {
+    if !backends().any(|backend| backend == Backend::Avx512Amx) {
+        return;
+    }
+    let differ = |plan| bits(plan, Backend::Avx512Amx) != bits(plan, Backend::Avx512Bf16);
+    let plan = plan([40, 100], [64, 64]);
+    assert!(differ(plan));
+    assert!(differ(Plan { q_len: 9, ..plan }));
+    assert!(!differ(Plan { q_len: 8, ..plan }));
+    assert!(!differ(Plan { batch_invariant: true, ..plan }));
+    assert!(!differ(Plan { queries: Kind::F32, ..plan }));
+    assert!(!differ(of_bytes([40, 100], [64, 64])));
+}
+
 /// Weights are rounded by the backend that has pairs, and by it alone; and not where sums are to be the same for few queries.
 #[test]
 fn pairs_are_what_is_computed_with() {
     if !Backend::Avx512Bf16.is_available() {
         return;
     }
-    let bits = |plan: Plan, backend| plan.case().run(backend).out.data.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let differ = |plan| bits(plan, Backend::Avx512Bf16) != bits(plan, Backend::Avx512);
     let plan = plan([40, 100], [16, 16]);
     assert!(differ(plan));

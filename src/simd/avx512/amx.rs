@@ -10,6 +10,7 @@ use core::{
 
 use super::Avx512;
 use crate::{
+    element::Bf16,
     kernel::Columns,
     simd::{Matrices, Task},
     view::{Pair, Rows},
@@ -111,31 +112,39 @@ impl Amx {
     }
 }
 
-/// A group of 16 rows: for each 32 numbers of them, one tile of the left factor is multiplied with a tile for each of some vectors of columns.
-macro_rules! group {
-    ($operands:expr; $($sum:literal $right:literal $at:literal),*) => {{
+/// One group of 16 rows or two: for each 32 numbers of them, a tile of the left factor is multiplied with a tile for each of some vectors of columns.
+macro_rules! groups {
+    ($operands:expr; $([$($left:ident $sum:literal $at:literal),*])*) => {{
         let Operands { left, left_stride, right, to, stride, steps, adds } = $operands;
         // SAFETY: the caller's promise.
         asm!(
-            $(concat!("tilezero ", $sum),)*
             "test {adds:e}, {adds:e}",
             "jz 2f",
-            $(concat!("tileloadd ", $sum, ", [{to} + {stride} * 1 + ", $at, "]"),)*
+            $($(concat!("tileloadd ", $sum, ", [{to} + {stride} * 1 + ", $at, "]"),)*
+            "add {to}, {tile}",)*
+            "mov {to}, {first}",
+            "jmp 3f",
             "2:",
-            "tileloadd tmm6, [{left} + {left_stride} * 1]",
-            $(
-                concat!("tileloadd ", $right, ", [{right} + {stride} * 1 + ", $at, "]"),
-                concat!("tdpbf16ps ", $sum, ", tmm6, ", $right),
-            )*
+            $($(concat!("tilezero ", $sum),)*)*
+            "3:",
+            $($(
+                groups!(@load $left),
+                concat!("tileloadd tmm7, [{right} + {stride} * 1 + ", $at, "]"),
+                concat!("tdpbf16ps ", $sum, ", tmm6, tmm7"),
+            )*)*
             "add {left}, 64",
+            "add {next}, 64",
             "add {right}, {tile}",
             "dec {steps}",
-            "jnz 2b",
-            $(concat!("tilestored [{to} + {stride} * 1 + ", $at, "], ", $sum),)*
+            "jnz 3b",
+            $($(concat!("tilestored [{to} + {stride} * 1 + ", $at, "], ", $sum),)*
+            "add {to}, {tile}",)*
             left = inout(reg) left => _,
+            next = inout(reg) left.wrapping_byte_add(16 * left_stride) => _,
             left_stride = in(reg) left_stride,
             right = inout(reg) right => _,
-            to = in(reg) to,
+            to = inout(reg) to => _,
+            first = in(reg) to,
             stride = in(reg) stride,
             tile = in(reg) 16 * stride,
             steps = inout(reg) steps => _,
@@ -145,6 +154,9 @@ macro_rules! group {
             options(nostack),
         );
     }};
+    (@load left) => { "tileloadd tmm6, [{left} + {left_stride} * 1]" };
+    (@load next) => { "tileloadd tmm6, [{next} + {left_stride} * 1]" };
+    (@load same) => { "" };
 }
 
 /// Where the factors and the product of a group begin; strides are in bytes, the right factor's is that of the product.
@@ -178,17 +190,17 @@ impl Matrices<Avx512> for Amx {
         adds: bool,
     ) {
         const { assert!(1 <= N && N <= 3) };
-        let steps = right.len() / 16;
-        debug_assert!(steps > 0 && right.len() <= left.dim() && left.len() >= 16 && to.len() >= 16);
-        let (Some(from), Some(to)) = (right.first(), to.first_chunk_mut::<16>()) else { return };
-        if steps == 0 || left.len() < 16 || left.dim() < 16 * steps {
+        let (rows, steps) = (to.len(), right.len() / 16);
+        debug_assert!((rows == 16 || rows == 32) && steps > 0 && left.len() >= rows && left.dim() >= 16 * steps);
+        let (Some(from), Some(first)) = (right.first(), to.first_mut()) else { return };
+        if rows < 16 || steps == 0 || left.len() < rows || left.dim() < 16 * steps {
             return;
         }
         let operands = Operands {
             left: left.row_ptr(0),
             left_stride: size_of::<Pair>() * left.stride(),
             right: columns.of(from).as_ptr(),
-            to: columns.of_mut(&mut to[0]).as_mut_ptr(),
+            to: columns.of_mut(first).as_mut_ptr(),
             stride: size_of::<[__m512; COLS]>(),
             steps,
             adds,
@@ -196,11 +208,59 @@ impl Matrices<Avx512> for Amx {
         // SAFETY: `self` exists, so the CPU has AMX, and `call` has configured it. The rows of the left factor are there, and as long; of the right factor and of the
         // product, there are as many rows, and `N` vectors from the first one of `columns` on.
         unsafe {
-            match N {
-                1 => group!(operands; "tmm0" "tmm3" "0"),
-                2 => group!(operands; "tmm0" "tmm3" "0", "tmm1" "tmm4" "64"),
-                _ => group!(operands; "tmm0" "tmm3" "0", "tmm1" "tmm4" "64", "tmm2" "tmm5" "128"),
+            match (N, rows >= 32) {
+                (1, false) => groups!(operands; [left "tmm0" "0"]),
+                (1, true) => groups!(operands; [left "tmm0" "0"] [next "tmm3" "0"]),
+                (2, false) => groups!(operands; [left "tmm0" "0", same "tmm1" "64"]),
+                (2, true) => {
+                    groups!(operands; [left "tmm0" "0", same "tmm1" "64"] [next "tmm3" "0", same "tmm4" "64"]);
+                }
+                (_, false) => groups!(operands; [left "tmm0" "0", same "tmm1" "64", same "tmm2" "128"]),
+                (_, true) => groups!(operands;
+                    [left "tmm0" "0", same "tmm1" "64", same "tmm2" "128"]
+                    [next "tmm3" "0", same "tmm4" "64", same "tmm5" "128"]
+                ),
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn columns(self, rows: &[*const Bf16; 32], t: usize) -> [__m512; 8] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F and BW; the rest is the caller's promise.
+        unsafe { transpose_eights(rows, t) }
+    }
+}
+
+/// Quarter `l` of a vector is of rows `8 l .. 8 l + 8`, which are transposed there: single numbers, pairs, then fours change places.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn transpose_eights(rows: &[*const Bf16; 32], t: usize) -> [__m512; 8] {
+    let mut a = [_mm512_setzero_si512(); 8];
+    for i in 0..8 {
+        // SAFETY: the caller's promise.
+        let [first, second, third, fourth] =
+            [0, 8, 16, 24].map(|r| unsafe { _mm_loadu_si128(rows[r + i].add(t).cast()) });
+        let half = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(first), second);
+        a[i] = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(half, third), fourth);
+    }
+    let mut b = a;
+    for i in 0..4 {
+        b[i] = _mm512_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
+        b[4 + i] = _mm512_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
+    }
+    // b[4 h + i]: columns 4 h .. 4 h + 4 of rows 2 i and 2 i + 1.
+    for h in [0, 4] {
+        for i in 0..2 {
+            a[h + 2 * i] = _mm512_unpacklo_epi32(b[h + 2 * i], b[h + 2 * i + 1]);
+            a[h + 2 * i + 1] = _mm512_unpackhi_epi32(b[h + 2 * i], b[h + 2 * i + 1]);
+        }
+    }
+    // a[h + 2 i + k]: columns h + 2 k and the next of rows 4 i .. 4 i + 4.
+    for h in [0, 4] {
+        for k in 0..2 {
+            b[h + 2 * k] = _mm512_unpacklo_epi64(a[h + k], a[h + 2 + k]);
+            b[h + 2 * k + 1] = _mm512_unpackhi_epi64(a[h + k], a[h + 2 + k]);
+        }
+    }
+    b.map(|of_column| _mm512_castsi512_ps(of_column))
 }
