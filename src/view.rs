@@ -585,7 +585,7 @@ pub(crate) trait Reader<T>: Walker<T> {
     fn ask(&mut self, elements: usize);
 }
 
-/// Leaves it to the CPU to foresee what will be read, as it does if rows lie evenly.
+/// Leaves it to the CPU to foresee what will be read, as some do better than they do what they are asked for, if rows lie evenly.
 #[derive(Clone, Copy)]
 pub(crate) struct Foreseen<W> {
     first: W,
@@ -625,7 +625,7 @@ impl<T, W: Walker<T>> Reader<T> for Foreseen<W> {
 
 /// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead<W, T> {
+pub(crate) struct Ahead<W, T, const IF_LARGE: bool> {
     first: W,
     walk: W,
     near: W,
@@ -636,9 +636,10 @@ pub(crate) struct Ahead<W, T> {
     asked: usize,
 }
 
-impl<T: Copy, W: Walker<T>> Ahead<W, T> {
-    /// Whether to ask once more, further ahead, as a CPU drops some of what it is asked for even so. Smaller elements leave no time for that.
-    const TWICE: bool = size_of::<T>() >= size_of::<f32>();
+impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Ahead<W, T, IF_LARGE> {
+    /// Whether to ask once more, further ahead, as a CPU drops some of what it is asked for even so: for large elements, where smaller ones leave no time for that; or for those
+    /// that are read so fast that once is not enough.
+    const TWICE: bool = (size_of::<T>() >= size_of::<f32>()) == IF_LARGE;
 
     /// The rows from the first one on, asking for those from the second on, of which there need not be any; or for those from the third on, and for those from the
     /// second on once more.
@@ -650,7 +651,7 @@ impl<T: Copy, W: Walker<T>> Ahead<W, T> {
     }
 }
 
-impl<T: Copy, W: Walker<T>> Walker<T> for Ahead<W, T> {
+impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Walker<T> for Ahead<W, T, IF_LARGE> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -662,7 +663,7 @@ impl<T: Copy, W: Walker<T>> Walker<T> for Ahead<W, T> {
     }
 }
 
-impl<T: Copy, W: Walker<T>> Reader<T> for Ahead<W, T> {
+impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Reader<T> for Ahead<W, T, IF_LARGE> {
     const WHOLE_ROWS: bool = !Self::TWICE;
 
     #[inline(always)]

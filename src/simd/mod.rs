@@ -73,6 +73,16 @@ impl Known {
     }
 }
 
+/// Whether the CPU reads faster what it is asked for than what it foresees, even if rows lie evenly: Intel's foresee no further than a page of 4 KB.
+#[cfg(target_arch = "x86_64")]
+fn is_of_intel() -> bool {
+    static KNOWN: Known = Known::new();
+    KNOWN.get_or(|| {
+        let core::arch::x86_64::CpuidResult { ebx, ecx, edx, .. } = core::arch::x86_64::__cpuid(0);
+        [ebx, edx, ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    })
+}
+
 /// Bytes that come from memory together.
 pub(crate) const CACHE_LINE: usize = 64;
 
@@ -171,6 +181,15 @@ pub trait Simd: Copy {
     #[inline(always)]
     fn i8_pairs(self) -> Option<Self::I8Pairs> {
         None
+    }
+
+    /// Whether rows that lie evenly had better be asked for, too.
+    #[inline(always)]
+    fn asks_ahead(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return is_of_intel();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// A number that `f32` has, in all lanes.

@@ -27,10 +27,13 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     let near = first + keys.rows_ahead();
     let rows = [first, near, near + keys.rows_ahead()];
     match (room::<S>(scores.count), keys.even()) {
+        (1, Some(walk)) if product.simd().asks_ahead() => {
+            one(product, queries, Ahead::<_, _, false>::new(walk, rows), scores);
+        }
         (1, Some(walk)) => one(product, queries, Foreseen::new(walk(first)), scores),
-        (1, None) => one(product, queries, Ahead::new(|row| keys.walk(row), rows), scores),
-        (_, Some(walk)) => several(product, queries, Ahead::new(walk, rows), scores),
-        (_, None) => several(product, queries, Ahead::new(|row| keys.walk(row), rows), scores),
+        (1, None) => one(product, queries, Ahead::<_, _, true>::new(|row| keys.walk(row), rows), scores),
+        (_, Some(walk)) => several(product, queries, Ahead::<_, _, true>::new(walk, rows), scores),
+        (_, None) => several(product, queries, Ahead::<_, _, true>::new(|row| keys.walk(row), rows), scores),
     }
 }
 
