@@ -71,11 +71,8 @@ impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vecto
         let Self { product, columns, queries, keys, .. } = *self;
         let simd = product.simd();
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
-        let mut rows: [*const P::Element; ROWS] = from_fn(|i| keys.row_ptr(first + i));
-        if N < 3 {
-            // With so little to do in a step, decoding decides: each pointer would be computed from the one before.
-            rows = black_box(rows);
-        }
+        // Kept in registers: else each pointer would be computed in each step from the one before.
+        let rows: [*const P::Element; ROWS] = black_box(from_fn(|i| keys.row_ptr(first + i)));
         // SAFETY: the tile has these rows; `t < queries.len()`, which is the length of each.
         let key = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| prefetch_next_group(&rows, keys.stride(), t);

@@ -244,6 +244,9 @@ entry_points! {
     fn backend_is_available(backend: Backend) -> bool {
         backend.is_available()
     }
+    fn backend_request_amx() -> bool {
+        Backend::request_amx()
+    }
 
     fn reference_forward_with_closures<'a>(
         attention: &Attention<'a>,
