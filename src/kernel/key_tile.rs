@@ -4,11 +4,11 @@ use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
     MatricesOf, Products,
-    matrices::{GatherPadded, TransposeValues},
-    pairs::PairValues,
+    matrices::TransposeValues,
+    pairs::{Gather, PairValues},
 };
 use crate::{
-    element::{Bf16, Load},
+    element::Load,
     floats::{FloatStrip, with_floats},
     scalar::Scalar,
     scratch::Scratch,
@@ -103,13 +103,13 @@ impl<E: Scalar> Side<'_, E> {
         tile: &Range<usize>,
         range: &Range<usize>,
     ) -> Option<Rows<'_, Pair>> {
-        let from = self.strips.bf16()?;
-        if let Some(pairs) = from.rows(&self.row_numbers(range)).and_then(|rows| rows.pairs()) {
-            return Some(pairs);
+        let (from, pairs) = (self.strips.bf16()?, simd.bf16_pairs()?);
+        if let Some(rows) = from.rows(&self.row_numbers(range)).and_then(|rows| rows.pairs()) {
+            return Some(rows);
         }
-        self.stage(tile, |rows, to| simd.call(Gather { from, rows, to }));
-        let dim = NonZeroUsize::new(self.dim.get() / 2)?;
-        Rows::of(self.room, dim)?.range(range.start - tile.start, range.len())?.as_pairs()
+        let row_len = NonZeroUsize::new(self.dim.get() / 2)?;
+        self.stage(tile, |rows, to| pairs.call(Gather { simd, pairs, from, rows, row_len, least: 0, to }));
+        Rows::of(self.room, row_len)?.range(range.start - tile.start, range.len())?.as_pairs()
     }
 
     /// Those of a range within the tile in pairs of rows, an even one and the next, with zeros for what is not of the tile.
@@ -138,7 +138,7 @@ impl<E: Scalar> Side<'_, E> {
             return Some(rows);
         }
         self.stage(tile, |rows, to| {
-            pairs.call(GatherPadded { simd, pairs, from, rows, row_len: row_len.get(), least, to });
+            pairs.call(Gather { simd, pairs, from, rows, row_len, least, to });
         });
         Rows::of(self.room, row_len)?.range(0, tile.len().max(least))?.as_pairs()
     }
@@ -306,30 +306,6 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
         };
         self.is_finite = Some(is_finite);
         is_finite
-    }
-}
-
-/// Copies rows, one after the other, two numbers in the place of one scalar.
-struct Gather<'t, 'a, E> {
-    from: Strip<'a, Bf16>,
-    rows: Range<usize>,
-    to: &'t mut [E],
-}
-
-impl<E: Scalar> Task for Gather<'_, '_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { from, rows, to } = self;
-        let mut walk = from.walk(rows.start);
-        each(to, from.dim() / 2, rows.len(), |to| {
-            // SAFETY: there are as many rows.
-            let row = unsafe { walk.next_row() };
-            for (to, [first, second]) in to.iter_mut().zip(row.as_chunks().0) {
-                *to = E::from_word(u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16);
-            }
-        });
     }
 }
 

@@ -7,11 +7,11 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
-use super::{Columns, MatricesOf, key_tile::each};
+use super::{Columns, MatricesOf};
 use crate::{
     element::Bf16,
     scalar::Scalar,
-    simd::{CACHE_LINE, MAX_BLOCKS, Matrices, Pairs, Simd, Task, prefetch},
+    simd::{CACHE_LINE, MAX_BLOCKS, Matrices, Simd, Task, prefetch},
     view::{Pair, Rows, Strip, Walker},
 };
 
@@ -125,35 +125,6 @@ fn have_moved<S: Simd, const N: usize>(simd: S, rescale: &[S::Vector; N]) -> boo
         simd.select(stays, moved, one)
     });
     simd.max_each([moved; 4])[0] > S::Scalar::ZERO
-}
-
-/// Copies rows, two numbers in the place of one scalar, each as long as `row_len` and at least as many as `least`; what there is not, are zeros.
-pub(super) struct GatherPadded<'t, 'a, S: Simd> {
-    pub(super) simd: S,
-    pub(super) pairs: S::Bf16Pairs,
-    pub(super) from: Strip<'a, Bf16>,
-    pub(super) rows: Range<usize>,
-    pub(super) row_len: usize,
-    pub(super) least: usize,
-    pub(super) to: &'t mut [S::Scalar],
-}
-
-impl<S: Simd> Task for GatherPadded<'_, '_, S> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { simd, pairs, from, rows, row_len, least, to } = self;
-        let (mut walk, mut left) = (from.walk(rows.start), rows.len());
-        each(to, row_len, rows.len().max(least), |to| {
-            // SAFETY: there are as many rows.
-            let row = if left > 0 { unsafe { walk.next_row() } } else { &[] };
-            left = left.saturating_sub(1);
-            for (i, to) in to.chunks_mut(S::LANES).enumerate() {
-                simd.store(pairs.load(row.get(2 * i * S::LANES..).unwrap_or_default()), to);
-            }
-        });
-    }
 }
 
 /// `to[c][j] = rows[j][c]`, with zeros for rows that nobody sees, and on demand for what is not finite.

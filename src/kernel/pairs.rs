@@ -3,6 +3,7 @@
 //! Queries, weights and values are paired here; keys lie in memory as they are wanted.
 
 use core::{
+    num::NonZeroUsize,
     ops::Range,
     slice::{from_raw_parts, from_raw_parts_mut},
 };
@@ -10,7 +11,7 @@ use core::{
 use super::{Columns, key_tile::each};
 use crate::{
     element::Bf16,
-    simd::{Bf16Pairs, Simd, Task},
+    simd::{Bf16Pairs, Pairs, Simd, Task},
     softmax::Softmax,
     view::Strip,
 };
@@ -57,6 +58,35 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for UpdateInPairs<'_, S, N
     #[inline(always)]
     fn run(self) -> [S::Vector; N] {
         self.softmax.update_in_pairs(self.pairs, self.columns, (self.max, self.factor), self.scores)
+    }
+}
+
+/// Copies rows, two numbers in the place of one scalar, each as long as `row_len` and at least as many as `least`; what there is not, are zeros.
+pub(super) struct Gather<'t, 'a, S: Simd> {
+    pub(super) simd: S,
+    pub(super) pairs: S::Bf16Pairs,
+    pub(super) from: Strip<'a, Bf16>,
+    pub(super) rows: Range<usize>,
+    pub(super) row_len: NonZeroUsize,
+    pub(super) least: usize,
+    pub(super) to: &'t mut [S::Scalar],
+}
+
+impl<S: Simd> Task for Gather<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { simd, pairs, from, rows, row_len, least, to } = self;
+        let (mut walk, mut left) = (from.walk(rows.start), rows.len());
+        each(to, row_len.get(), rows.len().max(least), |to| {
+            // SAFETY: there are as many rows.
+            let row = if left > 0 { unsafe { walk.next_row() } } else { &[] };
+            left = left.saturating_sub(1);
+            for (i, to) in to.chunks_mut(S::LANES).enumerate() {
+                simd.store(pairs.load(row.get(2 * i * S::LANES..).unwrap_or_default()), to);
+            }
+        });
     }
 }
 

@@ -238,10 +238,9 @@ unsafe fn transpose_eights(rows: &[*const Bf16; 32], t: usize) -> [__m512; 8] {
     let mut a = [_mm512_setzero_si512(); 8];
     for i in 0..8 {
         // SAFETY: the caller's promise.
-        let [first, second, third, fourth] =
-            [0, 8, 16, 24].map(|r| unsafe { _mm_loadu_si128(rows[r + i].add(t).cast()) });
-        let half = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(first), second);
-        a[i] = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(half, third), fourth);
+        let eight = |row: *const Bf16| unsafe { _mm_loadu_si128(row.add(t).cast()) };
+        let half = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(eight(rows[i])), eight(rows[8 + i]));
+        a[i] = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(half, eight(rows[16 + i])), eight(rows[24 + i]));
     }
     let mut b = a;
     for i in 0..4 {
@@ -249,17 +248,15 @@ unsafe fn transpose_eights(rows: &[*const Bf16; 32], t: usize) -> [__m512; 8] {
         b[4 + i] = _mm512_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
     }
     // b[4 h + i]: columns 4 h .. 4 h + 4 of rows 2 i and 2 i + 1.
-    for h in [0, 4] {
-        for i in 0..2 {
-            a[h + 2 * i] = _mm512_unpacklo_epi32(b[h + 2 * i], b[h + 2 * i + 1]);
-            a[h + 2 * i + 1] = _mm512_unpackhi_epi32(b[h + 2 * i], b[h + 2 * i + 1]);
-        }
+    for i in 0..4 {
+        a[2 * i] = _mm512_unpacklo_epi32(b[2 * i], b[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(b[2 * i], b[2 * i + 1]);
     }
-    // a[h + 2 i + k]: columns h + 2 k and the next of rows 4 i .. 4 i + 4.
-    for h in [0, 4] {
+    // a[4 h + 2 i + k]: columns 4 h + 2 k and the next of rows 4 i .. 4 i + 4.
+    for h in 0..2 {
         for k in 0..2 {
-            b[h + 2 * k] = _mm512_unpacklo_epi64(a[h + k], a[h + 2 + k]);
-            b[h + 2 * k + 1] = _mm512_unpackhi_epi64(a[h + k], a[h + 2 + k]);
+            b[4 * h + 2 * k] = _mm512_unpacklo_epi64(a[4 * h + k], a[4 * h + 2 + k]);
+            b[4 * h + 2 * k + 1] = _mm512_unpackhi_epi64(a[4 * h + k], a[4 * h + 2 + k]);
         }
     }
     b.map(|of_column| _mm512_castsi512_ps(of_column))
