@@ -461,7 +461,8 @@ impl<'a, F: Score> Attention<'a, F> {
     ///
     /// - of `bf16` queries with `bf16` keys and values, if `head_dim` is even or there are at most 8 queries of heads that share keys. Products
     ///   are exact, sums `f32`; weights are rounded to `bf16` before they are multiplied with values; numbers below
-    ///   `f32::MIN_POSITIVE` count as zeros. Of more than 8 queries, [`Backend::Avx512Amx`] does the same with 16 by 16 of them at a time.
+    ///   `f32::MIN_POSITIVE` count as zeros. [`Backend::Avx512Amx`] does the same with 16 by 16 of them at a time, if `head_dim` is even and there are more
+    ///   queries; fewer are computed with in `f32` there.
     /// - of at most 8 queries of heads that share keys with [bytes](crate::Quantized) that have one scale a row, if `head_dim` is at most 512. Queries become
     ///   integers of 16 bits, off by up to 1/65534 of their largest element; so do, tile by tile, weights times scales. That is less by far than what
     ///   the bytes are off by. Sums are exact in a tile, and `f32` from tile to tile.

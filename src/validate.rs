@@ -179,11 +179,10 @@ impl<'a, E: Scalar> Call<'a, E> {
     pub(crate) fn has_pairs<S: Simd>(&self, simd: S) -> HasPairs {
         let of_bf16 = self.queries.is_bf16() && self.kv.is_bf16() && !self.is_projected && simd.bf16_pairs().is_some();
         let many = of_bf16 && self.kv.shape().dim.is_multiple_of(2);
-        HasPairs {
-            many,
-            matrices: many && simd.bf16_pairs().is_some_and(|pairs| pairs.matrices().is_some()),
-            few: of_bf16 || self.kv.is_i8_with_single_scales() && simd.i8_pairs().is_some(),
-        }
+        let has_matrices = simd.bf16_pairs().is_some_and(|pairs| pairs.matrices().is_some());
+        // CPUs that have a unit for matrices take longer to multiply pairs than to multiply two single numbers.
+        let few = of_bf16 && !has_matrices || self.kv.is_i8_with_single_scales() && simd.i8_pairs().is_some();
+        HasPairs { many, matrices: many && has_matrices, few }
     }
 
     pub(crate) fn sequences(&self) -> usize {

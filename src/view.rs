@@ -625,7 +625,7 @@ impl<T, W: Walker<T>> Reader<T> for Foreseen<W> {
 
 /// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead<W, T, const IF_LARGE: bool> {
+pub(crate) struct Ahead<W, T, const SMALL_TWICE: bool, const LARGE_TWICE: bool> {
     first: W,
     walk: W,
     near: W,
@@ -636,10 +636,10 @@ pub(crate) struct Ahead<W, T, const IF_LARGE: bool> {
     asked: usize,
 }
 
-impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Ahead<W, T, IF_LARGE> {
-    /// Whether to ask once more, further ahead, as a CPU drops some of what it is asked for even so: for large elements, where smaller ones leave no time for that; or for those
-    /// that are read so fast that once is not enough.
-    const TWICE: bool = (size_of::<T>() >= size_of::<f32>()) == IF_LARGE;
+impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Ahead<W, T, SMALL_TWICE, LARGE_TWICE> {
+    /// Whether to ask once more, further ahead, as a CPU drops some of what it is asked for even so; which may take more time than it saves where elements are
+    /// small, or large.
+    const TWICE: bool = if size_of::<T>() < size_of::<f32>() { SMALL_TWICE } else { LARGE_TWICE };
 
     /// The rows from the first one on, asking for those from the second on, of which there need not be any; or for those from the third on, and for those from the
     /// second on once more.
@@ -651,7 +651,9 @@ impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Ahead<W, T, IF_LARGE> {
     }
 }
 
-impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Walker<T> for Ahead<W, T, IF_LARGE> {
+impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Walker<T>
+    for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
+{
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -663,7 +665,9 @@ impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Walker<T> for Ahead<W, T, IF_L
     }
 }
 
-impl<T: Copy, W: Walker<T>, const IF_LARGE: bool> Reader<T> for Ahead<W, T, IF_LARGE> {
+impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Reader<T>
+    for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
+{
     const WHOLE_ROWS: bool = !Self::TWICE;
 
     #[inline(always)]

@@ -24,7 +24,7 @@ pub enum Backend {
     /// with keys and values of bytes, are [multiplied two elements at a time](crate::Attention::forward).
     Avx512Bf16,
     /// Those, AMX-TILE and AMX-BF16, on x86-64: [`Avx512Bf16`](Self::Avx512Bf16), but that many queries of `bf16` are multiplied with keys and values of `bf16` a matrix at
-    /// a time. Only after [`request_amx`](Self::request_amx).
+    /// a time, and few of them one element at a time, which is faster on CPUs with AMX. Only after [`request_amx`](Self::request_amx).
     Avx512Amx,
 }
 
