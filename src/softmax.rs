@@ -31,99 +31,88 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     /// Turns a tile of scores, the largest of which are `tile_max`, into weights. Returns what is to be multiplied with all that
     /// was summed up before: exactly 1 for a query whose maximum did not move.
     #[inline(always)]
-    pub(crate) fn update<const N: usize>(
+    pub(crate) fn update(
         &mut self,
-        columns: Columns<N>,
-        tile_max: [S::Vector; N],
+        tile_max: [S::Vector; COLS],
         scores: &mut [[S::Vector; COLS]],
-    ) -> [S::Vector; N] {
+    ) -> [S::Vector; COLS] {
         let simd = self.simd;
-        let (mut offset, rescale) = self.raise(columns, tile_max, 0.0);
+        let (mut offset, rescale) = self.raise(tile_max, 0.0);
         for offset in &mut offset {
             *offset = simd.sub(simd.splat(0.0), *offset);
         }
         // A sum, which can take scores from memory.
-        self.update_with(columns, (offset, rescale), scores, |score, negative| simd.add(negative, score))
+        self.update_with((offset, rescale), scores, |score, negative| simd.add(negative, score))
     }
 
     /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
     #[inline(always)]
-    pub(crate) fn update_scaled<const N: usize>(
+    pub(crate) fn update_scaled(
         &mut self,
-        columns: Columns<N>,
-        (tile_max, factor): ([S::Vector; N], S::Scalar),
+        (tile_max, factor): ([S::Vector; COLS], S::Scalar),
         scores: &mut [[S::Vector; COLS]],
-    ) -> [S::Vector; N] {
+    ) -> [S::Vector; COLS] {
         let (simd, factor) = (self.simd, self.simd.broadcast(factor));
-        let raised = self.raise_scaled(columns, (tile_max, factor), scores);
-        self.update_with(columns, raised, scores, |score, offset| less(simd, score, factor, offset))
+        let raised = self.raise_scaled((tile_max, factor), scores);
+        self.update_with(raised, scores, |score, offset| less(simd, score, factor, offset))
     }
 
     #[inline(always)]
-    fn update_with<const N: usize>(
+    fn update_with(
         &mut self,
-        columns: Columns<N>,
-        (offset, rescale): ([S::Vector; N], [S::Vector; N]),
+        (offset, rescale): ([S::Vector; COLS], [S::Vector; COLS]),
         scores: &mut [[S::Vector; COLS]],
         exponent: impl Fn(S::Vector, S::Vector) -> S::Vector,
-    ) -> [S::Vector; N] {
+    ) -> [S::Vector; COLS] {
         let simd = self.simd;
-        let mut sum = [simd.splat(0.0); N];
+        let mut sum = [simd.splat(0.0); COLS];
         for row in scores {
-            let row = columns.of_mut(row);
-            for c in 0..N {
+            for c in 0..COLS {
                 row[c] = simd.exp2(exponent(row[c], offset[c]));
                 sum[c] = simd.add(sum[c], row[c]);
             }
         }
-        self.add(columns, sum, rescale);
+        self.add(sum, rescale);
         rescale
     }
 
     /// [`update_scaled`](Self::update_scaled) for an even number of scores, the weights of which become pairs: the first half of the rows.
     #[inline(always)]
-    pub(crate) fn update_in_pairs<const N: usize>(
+    pub(crate) fn update_in_pairs(
         &mut self,
         pairs: S::Bf16Pairs,
-        columns: Columns<N>,
-        (tile_max, factor): ([S::Vector; N], S::Scalar),
+        (tile_max, factor): ([S::Vector; COLS], S::Scalar),
         scores: &mut [[S::Vector; COLS]],
-    ) -> [S::Vector; N] {
+    ) -> [S::Vector; COLS] {
         let (simd, factor) = (self.simd, self.simd.broadcast(factor));
-        let (offset, rescale) = self.raise_scaled(columns, (tile_max, factor), scores);
-        let mut sum = [simd.splat(0.0); N];
+        let (offset, rescale) = self.raise_scaled((tile_max, factor), scores);
+        let mut sum = [simd.splat(0.0); COLS];
         for i in 0..scores.len() / 2 {
             let Some([first, second]) = scores.get(2 * i..).and_then(<[_]>::first_chunk) else { break };
-            let [mut first, mut second] = [*columns.of(first), *columns.of(second)];
-            for c in 0..N {
+            let [mut first, mut second] = [*first, *second];
+            for c in 0..COLS {
                 first[c] = simd.exp2(less(simd, first[c], factor, offset[c]));
                 second[c] = simd.exp2(less(simd, second[c], factor, offset[c]));
                 sum[c] = simd.add(simd.add(sum[c], first[c]), second[c]);
             }
             if let Some(to) = scores.get_mut(i) {
-                let to = columns.of_mut(to);
-                for c in 0..N {
+                for c in 0..COLS {
                     to[c] = pairs.pair(first[c], second[c]);
                 }
             }
         }
-        self.add(columns, sum, rescale);
+        self.add(sum, rescale);
         rescale
     }
 
     /// Takes a tile's maxima into account, if they are larger than those before by more than `slack`. Gives what is to be subtracted from its scores, and what sums
     /// so far are to be multiplied with.
     #[inline(always)]
-    fn raise<const N: usize>(
-        &mut self,
-        columns: Columns<N>,
-        tile_max: [S::Vector; N],
-        slack: f32,
-    ) -> ([S::Vector; N], [S::Vector; N]) {
+    fn raise(&mut self, tile_max: [S::Vector; COLS], slack: f32) -> ([S::Vector; COLS], [S::Vector; COLS]) {
         let simd = self.simd;
-        let max = columns.of_mut(&mut self.max);
+        let max = &mut self.max;
         let (mut offset, mut rescale) = (tile_max, tile_max);
-        for c in 0..N {
+        for c in 0..COLS {
             let old = max[c];
             max[c] = simd.max(old, tile_max[c]);
             if slack > 0.0 {
@@ -141,21 +130,19 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     /// [`less`] rounds the product with the largest score less than the maximum here was rounded. Of maxima so large that this is more than an
     /// exponential bears, what is subtracted is zero, and scores become such that they have been rounded first.
     #[inline(always)]
-    fn raise_scaled<const N: usize>(
+    fn raise_scaled(
         &mut self,
-        columns: Columns<N>,
-        (tile_max, factor): ([S::Vector; N], S::Vector),
+        (tile_max, factor): ([S::Vector; COLS], S::Vector),
         scores: &mut [[S::Vector; COLS]],
-    ) -> ([S::Vector; N], [S::Vector; N]) {
+    ) -> ([S::Vector; COLS], [S::Vector; COLS]) {
         let (simd, zero, one) = (self.simd, self.simd.splat(0.0), self.simd.splat(1.0));
         let tile_max = tile_max.map(|max| simd.mul(max, factor));
-        let (mut offset, rescale) = self.raise(columns, tile_max, SLACK);
+        let (mut offset, rescale) = self.raise(tile_max, SLACK);
         let is_huge = |x: S::Vector| simd.less(simd.splat(S::Scalar::SPARSE), simd.max(x, simd.sub(zero, x)));
         let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));
         if simd.max_each([any; 4])[0] > S::Scalar::ZERO {
             for row in scores {
-                let row = columns.of_mut(row);
-                for c in 0..N {
+                for c in 0..COLS {
                     let rounded = simd.div(simd.sub(simd.mul(row[c], factor), offset[c]), factor);
                     row[c] = simd.select(is_huge(offset[c]), rounded, row[c]);
                 }
@@ -169,9 +156,9 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
 
     /// Adds the sums of a tile's weights.
     #[inline(always)]
-    fn add<const N: usize>(&mut self, columns: Columns<N>, sum: [S::Vector; N], rescale: [S::Vector; N]) {
-        let total = columns.of_mut(&mut self.sum);
-        for c in 0..N {
+    fn add(&mut self, sum: [S::Vector; COLS], rescale: [S::Vector; COLS]) {
+        let total = &mut self.sum;
+        for c in 0..COLS {
             total[c] = self.simd.mul_add(total[c], rescale[c], sum[c]);
         }
     }

@@ -1,7 +1,7 @@
 //! Stage 3: `o = sum_j p_j v_j`.
 
 use crate::{
-    kernel::{Columns, Groups, multiply, multiply_unmarked},
+    kernel::{Columns, Groups, Reach, multiply, multiply_unmarked, multiply_within},
     score::product::Product,
     simd::{Simd, Task, prefetch},
     view::Rows,
@@ -22,67 +22,73 @@ const ROWS_AHEAD: usize = 24;
 ///    last ones in smaller groups.
 /// 2. A tile's products are summed up by themselves before they are added: rounding errors grow with the length of a
 ///    tile and with the number of tiles, not with their product.
+/// 3. Where not all vectors of queries see the same keys, as at the edges of a window, it is another loop (`WITHIN` their reach).
 pub(crate) struct Accumulate<
     'a,
     S: Simd,
     P: Product<S>,
     const ROWS: usize,
     const NARROW: usize,
-    const N: usize,
     const COLS: usize,
+    const WITHIN: bool,
 > {
-    pub(crate) tile: Tile<'a, S, P, N, COLS>,
+    pub(crate) sums: Sums<'a, S, P, COLS>,
     /// `[value_dim][query]`
     pub(crate) output: &'a mut [[S::Vector; COLS]],
 }
 
 /// The values of a tile of keys, and what each query weighs them with.
-pub(crate) struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: usize> {
+pub(crate) struct Sums<'a, S: Simd, P: Product<S>, const COLS: usize> {
     pub(crate) product: P,
-    /// Which of the queries.
-    pub(crate) columns: Columns<N>,
     /// `[key][query]`, or of as many keys at a time as the product takes
     pub(crate) weights: &'a [[S::Vector; COLS]],
+    /// Of the weights; others are zero.
+    pub(crate) reach: Reach<COLS>,
     /// As many rows, or more.
     pub(crate) values: Rows<'a, P::Element>,
     /// Whether keys that are masked are marked by negative weights; else all values are finite, or all keys seen by all.
     pub(crate) is_marked: bool,
     /// What the sums over earlier tiles are to be multiplied with, if there are any.
-    pub(crate) rescale: Option<[S::Vector; N]>,
+    pub(crate) rescale: Option<[S::Vector; COLS]>,
 }
 
-impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
-    for Accumulate<'_, S, P, ROWS, NARROW, N, COLS>
+impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize, const WITHIN: bool> Task
+    for Accumulate<'_, S, P, ROWS, NARROW, COLS, WITHIN>
 {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { mut tile, output } = self;
-        tile.all::<ROWS, NARROW>(output);
+        Tile::<_, _, COLS, WITHIN>(self.sums).all::<ROWS, NARROW>(self.output);
     }
 }
 
-impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vector; COLS]> for Tile<'_, S, P, N, COLS> {
+struct Tile<'a, S: Simd, P: Product<S>, const COLS: usize, const WITHIN: bool>(Sums<'a, S, P, COLS>);
+
+impl<S: Simd, P: Product<S>, const COLS: usize, const WITHIN: bool> Groups<[S::Vector; COLS]>
+    for Tile<'_, S, P, COLS, WITHIN>
+{
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {
-        let Self { product, columns, weights, values, is_marked, rescale } = *self;
+        let Sums { product, weights, ref reach, values, is_marked, rescale } = self.0;
+        let columns = Columns::new(0);
         debug_assert!(weights.len() <= values.len() && first + ROWS <= values.dim());
         // SAFETY: there are as many rows as weights, and each has these columns.
         let value = |i, j| unsafe { *values.row_ptr(j).add(first + i) };
-        let sum: [[S::Vector; N]; ROWS] = if is_marked {
+        let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(first));
+        let sum: [[S::Vector; COLS]; ROWS] = if is_marked {
             multiply_unmarked(product, columns, weights, value)
+        } else if WITHIN {
+            multiply_within(product, reach, weights, value, later_row)
         } else {
-            let later_row = |j| prefetch(values.row_ptr(j + ROWS_AHEAD).wrapping_add(first));
             multiply(product, columns, weights, value, later_row)
         };
         let simd = product.simd();
         for (output, sum) in output.iter_mut().zip(sum) {
-            let output = columns.of_mut(output);
             match &rescale {
                 None => *output = sum,
                 Some(rescale) => {
-                    for c in 0..N {
+                    for c in 0..COLS {
                         output[c] = simd.mul_add(output[c], rescale[c], sum[c]);
                     }
                 }

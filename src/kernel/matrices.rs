@@ -7,7 +7,7 @@
 
 use core::{num::NonZeroUsize, ops::Range};
 
-use super::{Columns, MatricesOf};
+use super::MatricesOf;
 use crate::{
     element::Bf16,
     scalar::Scalar,
@@ -19,10 +19,9 @@ use crate::{
 pub(crate) const BLOCKS: usize = MAX_BLOCKS;
 
 /// As [`Scores`](crate::score::tile::Scores): `scores[j][query] = factor * queries[..][query] . keys[first + j]`, and the largest.
-pub(super) struct MatrixScores<'t, S: Simd, M, const N: usize, const COLS: usize> {
+pub(super) struct MatrixScores<'t, S: Simd, M, const COLS: usize> {
     pub(super) simd: S,
     pub(super) matrices: M,
-    pub(super) columns: Columns<N>,
     /// In pairs, as many rows as those of the keys have.
     pub(super) queries: &'t [[S::Vector; COLS]],
     /// At least as many as the unit takes, and `first` more than scores.
@@ -32,24 +31,24 @@ pub(super) struct MatrixScores<'t, S: Simd, M, const N: usize, const COLS: usize
     pub(super) scores: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for MatrixScores<'_, S, M, N, COLS> {
-    type Output = [S::Vector; N];
+impl<S: Simd, M: Matrices<S>, const COLS: usize> Task for MatrixScores<'_, S, M, COLS> {
+    type Output = [S::Vector; COLS];
 
     #[inline(always)]
-    fn run(mut self) -> [S::Vector; N] {
-        let Self { simd, matrices, columns, queries, keys, first, factor, .. } = self;
-        let (scores, mut max) = (core::mem::take(&mut self.scores), [simd.splat(f32::NEG_INFINITY); N]);
+    fn run(mut self) -> [S::Vector; COLS] {
+        let Self { simd, matrices, queries, keys, first, factor, .. } = self;
+        let (scores, mut max) = (core::mem::take(&mut self.scores), [simd.splat(f32::NEG_INFINITY); COLS]);
         for (group, scores) in scores.chunks_mut(2 * M::ROWS).enumerate() {
             let wanted = first + group * 2 * M::ROWS;
             if scores.len() == 2 * M::ROWS
                 && let Some(keys) = keys.range(wanted, 2 * M::ROWS)
             {
-                matrices.multiply(columns, keys, queries, scores, false);
+                matrices.multiply(keys, queries, scores, false);
             } else {
                 self.part(wanted, scores);
             }
             for scores in scores {
-                for (score, max) in columns.of_mut(scores).iter_mut().zip(&mut max) {
+                for (score, max) in scores.iter_mut().zip(&mut max) {
                     if let Some(factor) = factor {
                         *score = simd.mul(*score, simd.broadcast(factor));
                     }
@@ -61,64 +60,62 @@ impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for Matrix
     }
 }
 
-impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> MatrixScores<'_, S, M, N, COLS> {
+impl<S: Simd, M: Matrices<S>, const COLS: usize> MatrixScores<'_, S, M, COLS> {
     /// Fewer scores than are computed at once, with the keys from row `first` on.
     #[inline(always)]
     fn part(&self, first: usize, scores: &mut [[S::Vector; COLS]]) {
-        let Self { simd, matrices, columns, queries, keys, .. } = *self;
+        let Self { simd, matrices, queries, keys, .. } = *self;
         for (group, scores) in scores.chunks_mut(M::ROWS).enumerate() {
             // Some that are not wanted come before, where there are not as many behind.
             let wanted = first + group * M::ROWS;
             let row = wanted.min(keys.len().saturating_sub(M::ROWS));
             let (Some(keys), mut room) = (keys.range(row, M::ROWS), [[simd.splat(0.0); COLS]; 16]) else { break };
-            matrices.multiply(columns, keys, queries, &mut room, false);
+            matrices.multiply(keys, queries, &mut room, false);
             for (to, from) in scores.iter_mut().zip(room.iter().skip(wanted - row)) {
-                *columns.of_mut(to) = *columns.of(from);
+                *to = *from;
             }
         }
     }
 }
 
 /// As [`Accumulate`](crate::weighted_sum::Accumulate): `output[c][query] = output[c][query] * rescale[query] + sum_j values[c][j] * weights[j][query]`.
-pub(super) struct MatrixSums<'t, S: Simd, M, const N: usize, const COLS: usize> {
+pub(super) struct MatrixSums<'t, S: Simd, M, const COLS: usize> {
     pub(super) simd: S,
     pub(super) matrices: M,
-    pub(super) columns: Columns<N>,
     /// In pairs of keys.
     pub(super) weights: &'t [[S::Vector; COLS]],
     /// A row for each column of them, of at least as many pairs.
     pub(super) values: Rows<'t, Pair>,
     /// What the sums over earlier tiles are to be multiplied with, if there are any.
-    pub(super) rescale: Option<[S::Vector; N]>,
+    pub(super) rescale: Option<[S::Vector; COLS]>,
     /// As many rows as the values have; a multiple of what the unit takes.
     pub(super) output: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, M: Matrices<S>, const N: usize, const COLS: usize> Task for MatrixSums<'_, S, M, N, COLS> {
+impl<S: Simd, M: Matrices<S>, const COLS: usize> Task for MatrixSums<'_, S, M, COLS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { simd, matrices, columns, weights, values, rescale, output } = self;
+        let Self { simd, matrices, weights, values, rescale, output } = self;
         let moved = rescale.filter(|rescale| have_moved(simd, rescale));
         for (group, output) in output.chunks_mut(2 * M::ROWS).enumerate() {
             if let Some(rescale) = &moved {
                 for row in &mut *output {
-                    let row = columns.of_mut(row);
-                    for c in 0..N {
+                    for c in 0..COLS {
                         row[c] = simd.mul(row[c], rescale[c]);
                     }
                 }
             }
             let Some(values) = values.range(2 * group * M::ROWS, output.len()) else { break };
-            matrices.multiply(columns, values, weights, output, rescale.is_some());
+            matrices.multiply(values, weights, output, rescale.is_some());
         }
     }
 }
 
 /// Whether any maximum has, of those that [move far](crate::softmax::SLACK) if they do: else all factors are 1.
 #[inline(always)]
-fn have_moved<S: Simd, const N: usize>(simd: S, rescale: &[S::Vector; N]) -> bool {
+fn have_moved<S: Simd, const COLS: usize>(simd: S, rescale: &[S::Vector; COLS]) -> bool {
     let (zero, one) = (simd.splat(0.0), simd.splat(1.0));
     let moved = rescale.iter().fold(zero, |moved, factor| {
         let stays = simd.less(simd.splat(0.5), *factor);
@@ -226,23 +223,21 @@ fn halves<S: Simd>(simd: S, pairs: S::Vector) -> [S::Vector; 2] {
 }
 
 /// `rows[2 i], rows[2 i + 1] = rows[i]` for the pairs of the first half of the rows.
-pub(super) struct UnpairRows<'t, S: Simd, const N: usize, const COLS: usize> {
+pub(super) struct UnpairRows<'t, S: Simd, const COLS: usize> {
     pub(super) simd: S,
-    pub(super) columns: Columns<N>,
     pub(super) rows: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Task for UnpairRows<'_, S, N, COLS> {
+impl<S: Simd, const COLS: usize> Task for UnpairRows<'_, S, COLS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { simd, columns, rows } = self;
+        let Self { simd, rows } = self;
         for i in (0..rows.len() / 2).rev() {
-            let of_pairs = rows.get(i).map_or([simd.splat(0.0); N], |row| *columns.of(row));
+            let of_pairs = rows.get(i).copied().unwrap_or([simd.splat(0.0); COLS]);
             if let Some([first, second]) = rows.get_mut(2 * i..).and_then(<[_]>::first_chunk_mut) {
-                let (first, second) = (columns.of_mut(first), columns.of_mut(second));
-                for c in 0..N {
+                for c in 0..COLS {
                     [first[c], second[c]] = halves(simd, of_pairs[c]);
                 }
             }
@@ -251,9 +246,8 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for UnpairRows<'_, S, N, C
 }
 
 /// Adds the products of weights with values that are infinite or NaN, passing over weights that are negative marks.
-pub(super) struct AddUnbounded<'t, 'a, S: Simd, const N: usize, const COLS: usize> {
+pub(super) struct AddUnbounded<'t, 'a, S: Simd, const COLS: usize> {
     pub(super) simd: S,
-    pub(super) columns: Columns<N>,
     /// `[key][query]`
     pub(super) weights: &'t [[S::Vector; COLS]],
     pub(super) values: Strip<'a, Bf16>,
@@ -262,15 +256,14 @@ pub(super) struct AddUnbounded<'t, 'a, S: Simd, const N: usize, const COLS: usiz
     pub(super) output: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Task for AddUnbounded<'_, '_, S, N, COLS> {
+impl<S: Simd, const COLS: usize> Task for AddUnbounded<'_, '_, S, COLS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { simd, columns, weights, values, first, output } = self;
+        let Self { simd, weights, values, first, output } = self;
         let (mut walk, zero) = (values.walk(first), simd.splat(0.0));
         for weights in weights {
-            let weights = columns.of(weights);
             // SAFETY: there are as many rows as weights.
             let row = unsafe { walk.next_row() };
             for (value, sums) in row.iter().zip(&mut *output) {
@@ -278,7 +271,7 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for AddUnbounded<'_, '_, S
                     continue;
                 }
                 let value = f32::from_bits(u32::from(value.to_bits()) << 16);
-                for (sum, weight) in columns.of_mut(sums).iter_mut().zip(weights) {
+                for (sum, weight) in sums.iter_mut().zip(weights) {
                     let added = simd.mul_add(*weight, simd.splat(value), *sum);
                     *sum = simd.select(simd.less(*weight, zero), *sum, added);
                 }

@@ -8,7 +8,7 @@ use core::{
     slice::{from_raw_parts, from_raw_parts_mut},
 };
 
-use super::{Columns, key_tile::each};
+use super::key_tile::each;
 use crate::{
     element::Bf16,
     simd::{Bf16Pairs, Pairs, Simd, Task},
@@ -17,24 +17,22 @@ use crate::{
 };
 
 /// `rows[i] = (rows[2 i], rows[2 i + 1])` for as many as there are of those, each number rounded.
-pub(super) struct PairRows<'t, S: Simd, const N: usize, const COLS: usize> {
+pub(super) struct PairRows<'t, S: Simd, const COLS: usize> {
     pub(super) pairs: S::Bf16Pairs,
-    pub(super) columns: Columns<N>,
     pub(super) rows: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Task for PairRows<'_, S, N, COLS> {
+impl<S: Simd, const COLS: usize> Task for PairRows<'_, S, COLS> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Self { pairs, columns, rows } = self;
+        let Self { pairs, rows } = self;
         for i in 0..rows.len() / 2 {
             let Some([first, second]) = rows.get(2 * i..).and_then(<[_]>::first_chunk) else { return };
-            let [first, second] = [*columns.of(first), *columns.of(second)];
+            let [first, second] = [*first, *second];
             if let Some(to) = rows.get_mut(i) {
-                let to = columns.of_mut(to);
-                for c in 0..N {
+                for c in 0..COLS {
                     to[c] = pairs.pair(first[c], second[c]);
                 }
             }
@@ -43,21 +41,20 @@ impl<S: Simd, const N: usize, const COLS: usize> Task for PairRows<'_, S, N, COL
 }
 
 /// [`Softmax::update_in_pairs`]
-pub(super) struct UpdateInPairs<'t, S: Simd, const N: usize, const COLS: usize> {
+pub(super) struct UpdateInPairs<'t, S: Simd, const COLS: usize> {
     pub(super) pairs: S::Bf16Pairs,
     pub(super) softmax: &'t mut Softmax<S, COLS>,
-    pub(super) columns: Columns<N>,
-    pub(super) max: [S::Vector; N],
+    pub(super) max: [S::Vector; COLS],
     pub(super) factor: S::Scalar,
     pub(super) scores: &'t mut [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const N: usize, const COLS: usize> Task for UpdateInPairs<'_, S, N, COLS> {
-    type Output = [S::Vector; N];
+impl<S: Simd, const COLS: usize> Task for UpdateInPairs<'_, S, COLS> {
+    type Output = [S::Vector; COLS];
 
     #[inline(always)]
-    fn run(self) -> [S::Vector; N] {
-        self.softmax.update_in_pairs(self.pairs, self.columns, (self.max, self.factor), self.scores)
+    fn run(self) -> [S::Vector; COLS] {
+        self.softmax.update_in_pairs(self.pairs, (self.max, self.factor), self.scores)
     }
 }
 

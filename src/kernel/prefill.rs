@@ -7,7 +7,7 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns, Products,
+    Columns, Products, Reach,
     edges::{LoadQueries, StoreOutput},
     few::{self, Rounded},
     key_tile::{KeyTile, Tiles},
@@ -26,18 +26,18 @@ use crate::{
         head::{Head, Queries},
         mask::{Look, Words},
         modify::{Apply, Column, Mark, Strided},
-        product::{Function, PairDot},
+        product::{Function, PairDot, Product},
         projection::HeadProjection,
         tile::Scores,
     },
     scratch::Scratch,
-    simd::{Kernel, MAX_BLOCKS, Matrices, Pairs, Simd, Task},
+    simd::{Kernel, MAX_BLOCKS, Matrices, Pairs, Simd},
     softmax::Softmax,
-    view::RowsMut,
-    weighted_sum::{Accumulate, Tile},
+    view::{Rows, RowsMut},
+    weighted_sum::{Accumulate, Sums},
 };
 
-/// The register tile, in keys or columns of values, for one vector of queries of several.
+/// The register tile, in keys, for one vector of queries of several.
 const SINGLE: usize = 8;
 
 /// The weight of a key that is masked, where weights of zero would not do.
@@ -173,17 +173,18 @@ fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const
 ) {
     let simd = load.simd;
     let Some(projection) = head.projection() else { return simd.call(load) };
-    let (columns, to) = (Columns::<COLS>::new(0), load.to);
+    let to = load.to;
     simd.call(LoadQueries { to: &mut *raw, ..load });
     match projection {
         HeadProjection::Rows(keys) => {
-            let product = Function::dot(simd);
+            let (product, columns) = (Function::dot(simd), Columns::new(0));
             simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries: raw, keys, scores: to });
         }
         HeadProjection::Columns(values) => {
             let product = Function::dot(simd);
-            let tile = Tile { product, columns, weights: raw, values, is_marked: false, rescale: None };
-            simd.call(Accumulate::<_, _, ROWS, NARROW, COLS, COLS> { tile, output: to });
+            let (weights, reach) = (&*raw, Reach::whole(raw.len()));
+            let sums = Sums { product, weights, reach, values, is_marked: false, rescale: None };
+            simd.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output: to });
         }
     }
 }
@@ -196,11 +197,7 @@ fn pair_queries<S: Simd, const COLS: usize>(
     dim: usize,
     queries: &mut [[S::Vector; COLS]],
 ) {
-    pairs.call(PairRows::<S, COLS, COLS> {
-        pairs,
-        columns: Columns::new(0),
-        rows: queries.get_mut(..dim).unwrap_or_default(),
-    });
+    pairs.call(PairRows::<S, COLS> { pairs, rows: queries.get_mut(..dim).unwrap_or_default() });
     queries.get_mut(dim / 2..).unwrap_or_default().fill([simd.splat(0.0); COLS]);
 }
 
@@ -252,7 +249,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         }
     }
 
-    /// Attends to the keys of a tile: all vectors of queries at once, or each by itself where that leaves out more than a quarter.
+    /// Attends to the keys of a tile.
     #[inline(always)]
     fn attend<F: Score, const ROWS: usize, const NARROW: usize>(
         &mut self,
@@ -264,35 +261,9 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         if COLS == 1 && self.products.are_for_few() {
             return self.attend_few(simd, head, tile, scores);
         }
-        let (mut keys, mut is_full) = self.spans[0].within(&tile.range);
-        let mut seen = keys.len();
-        for span in &self.spans[1..] {
-            let (others, others_are_full) = span.within(&tile.range);
-            is_full &= others_are_full && others == keys;
-            seen += others.len();
-            keys = keys.start.min(others.start)..keys.end.max(others.end);
-        }
-        if COLS == 1 || COLS * keys.len() <= seen + seen / 4 {
-            self.attend_columns::<F, ROWS, NARROW, COLS>(simd, head, Columns::new(0), (keys, is_full), tile, scores);
-        } else {
-            for c in 0..COLS {
-                simd.call(AttendColumn { simd, block: self, head, column: Columns::new(c), tile, scores });
-            }
-        }
-    }
-
-    /// Attends to some keys of a tile, which all queries see by their position, or not all.
-    #[inline(always)]
-    fn attend_columns<F: Score, const ROWS: usize, const NARROW: usize, const N: usize>(
-        &mut self,
-        simd: S,
-        head: &Head<'_, F, S::Scalar>,
-        columns: Columns<N>,
-        (range, is_full): (Range<usize>, bool),
-        tile: &mut KeyTile<'_, '_, S::Scalar>,
-        scores: &mut [[S::Vector; COLS]],
-    ) {
-        let masked = match self.seen(simd, head, columns, &range, is_full) {
+        let Some(sight) = Sight::new(&self.spans, &tile.range) else { return };
+        let range = &sight.keys;
+        let masked = match self.seen(simd, head, range, sight.are_full) {
             Seen::Nothing => return,
             Seen::All => None,
             Seen::Some(words) => Some(words),
@@ -301,138 +272,133 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let keys_in_one = self.products.keys_in_one::<S>();
         let halves = [range.start % keys_in_one, range.end.wrapping_neg() % keys_in_one];
         let Some(rows) = scores.get_mut(..halves[0] + range.len() + halves[1]) else { return };
-        let (scores, keys) = (without(rows, halves), (&mut *tile, &range));
-        let Some(mut max) = self.products_with_keys::<F, ROWS, NARROW, N>((simd, head), columns, keys, scores) else {
+        let scores = without(rows, halves);
+        let Some(mut max) = self.products_with_keys::<F, ROWS, NARROW>((simd, head), (&mut *tile, &sight), scores)
+        else {
             return;
         };
-        let words = || masked.unwrap_or([Words::all(simd); N]);
+        let words = || masked.unwrap_or([Words::all(simd); COLS]);
         if masked.is_some() || head.modifies() {
-            for (c, (max, words)) in (columns.first()..).zip(max.iter_mut().zip(&words())) {
+            for (c, (max, words)) in max.iter_mut().zip(&words()).enumerate() {
                 let column = self.column(simd, head, c, range.start, words);
-                let (scores, len) = (strided(scores, c), range.len());
-                *max = simd.call(Apply { column, stage: Stage::Masked, scores, len });
+                let rows = sight.rows(c, S::LANES);
+                fill_beside(scores, c, &rows, simd.splat(f32::NEG_INFINITY));
+                *max = simd.call(Apply { column, stage: Stage::Masked, scores: strided(scores, c), rows });
             }
         }
         let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
         let [_, factor] = head.factors_of_pairs();
         if self.products == Products::ManyInMatrices {
             let is_unbounded = tile.is_known_unbounded() || may_be_marked && !tile.is_finite(simd);
-            let rescale = self.weigh(simd, columns, (max, factor), (rows, halves), false);
-            self.matrices_with_values(simd, columns, (tile, &range), rows, (is_unbounded, rescale));
+            let rescale = self.weigh(simd, (max, factor), (rows, halves), false);
+            self.matrices_with_values(simd, (tile, range), rows, (is_unbounded, rescale));
             if is_unbounded {
-                simd.call(UnpairRows { simd, columns, rows: &mut *rows });
-                self.mark((simd, head), columns, (&range, &words()), (rows, halves));
-                self.add_unbounded(simd, columns, (tile, &range), without(rows, halves));
+                simd.call(UnpairRows { simd, rows: &mut *rows });
+                self.mark((simd, head), (range, &words()), (rows, halves));
+                self.add_unbounded(simd, (tile, range), without(rows, halves));
             }
             return;
         }
         let is_marked = may_be_marked && !tile.is_finite(simd);
-        let rescale = self.weigh(simd, columns, (max, factor), (rows, halves), is_marked);
+        let rescale = self.weigh(simd, (max, factor), (rows, halves), is_marked);
         if is_marked {
-            self.mark((simd, head), columns, (&range, &words()), (rows, halves));
+            self.mark((simd, head), (range, &words()), (rows, halves));
             if let Some(pairs) = self.products.pairs(simd) {
-                fill_halves(rows, columns, halves, simd.splat(MARK));
-                pairs.call(PairRows::<S, N, COLS> { pairs, columns, rows: &mut *rows });
+                fill_halves(rows, halves, simd.splat(MARK));
+                pairs.call(PairRows::<S, COLS> { pairs, rows: &mut *rows });
             }
         }
-        self.products_with_values::<ROWS, NARROW, N>(simd, columns, (tile, &range), rows, (is_marked, rescale));
+        self.products_with_values::<ROWS, NARROW>(simd, (tile, &sight), rows, (is_marked, rescale));
     }
 
     /// Turns scores into weights; into pairs of them where products are of pairs, unless some are yet to be marked.
     #[inline(always)]
-    fn weigh<const N: usize>(
+    fn weigh(
         &mut self,
         simd: S,
-        columns: Columns<N>,
-        (max, factor): ([S::Vector; N], S::Scalar),
+        (max, factor): ([S::Vector; COLS], S::Scalar),
         (scores, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
         is_marked: bool,
-    ) -> [S::Vector; N] {
+    ) -> [S::Vector; COLS] {
         let softmax = &mut self.softmax;
         match self.products.pairs(simd) {
-            None => softmax.update(columns, max, scores),
-            Some(_) if is_marked => softmax.update_scaled(columns, (max, factor), without(scores, halves)),
+            None => softmax.update(max, scores),
+            Some(_) if is_marked => softmax.update_scaled((max, factor), without(scores, halves)),
             Some(pairs) => {
-                fill_halves(scores, columns, halves, simd.splat(f32::NEG_INFINITY));
-                pairs.call(UpdateInPairs { pairs, softmax, columns, max, factor, scores })
+                fill_halves(scores, halves, simd.splat(f32::NEG_INFINITY));
+                pairs.call(UpdateInPairs { pairs, softmax, max, factor, scores })
             }
         }
     }
 
     /// Marks the weights of keys that are masked: their values must not even be multiplied by zero.
     #[inline(always)]
-    fn mark<F: Score, const N: usize>(
+    fn mark<F: Score>(
         &self,
         (simd, head): (S, &Head<'_, F, S::Scalar>),
-        columns: Columns<N>,
-        (range, words): (&Range<usize>, &[Words<S>; N]),
+        (range, words): (&Range<usize>, &[Words<S>; COLS]),
         (weights, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
     ) {
-        for (c, words) in (columns.first()..).zip(words) {
+        for (c, words) in words.iter().enumerate() {
             let column = self.column(simd, head, c, range.start, words);
             let weights = strided(without(weights, halves), c);
             simd.call(Mark { column, weights, len: range.len(), mark: MARK });
         }
     }
 
-    /// The scores, scaled, and the largest one of each query; `None` where there is no key.
+    /// The scores, scaled, and the largest one of each query, of those that all see; `None` where there is no key.
     #[inline(always)]
-    fn products_with_keys<F: Score, const ROWS: usize, const NARROW: usize, const N: usize>(
+    fn products_with_keys<F: Score, const ROWS: usize, const NARROW: usize>(
         &self,
         (simd, head): (S, &Head<'_, F, S::Scalar>),
-        columns: Columns<N>,
-        (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
+        (tile, sight): (&mut KeyTile<'_, '_, S::Scalar>, &Sight<COLS>),
         scores: &mut [[S::Vector; COLS]],
-    ) -> Option<[S::Vector; N]> {
-        let queries = &*self.queries;
+    ) -> Option<[S::Vector; COLS]> {
+        let (queries, range) = (&*self.queries, &sight.keys);
         if let Some(matrices) = self.products.matrices(simd) {
             let [factor, _] = head.factors_of_pairs();
             let factor = Some(factor).filter(|factor| *factor != S::Scalar::ONE);
             let (keys, first) = tile.matrix_keys(simd, range)?;
             let queries = queries.get(..keys.dim())?;
-            return Some(matrices.call(MatrixScores { simd, matrices, columns, queries, keys, first, factor, scores }));
+            return Some(matrices.call(MatrixScores { simd, matrices, queries, keys, first, factor, scores }));
         }
         Some(match self.products.pairs(simd) {
             None => {
                 let (product, keys) = (head.function(simd), tile.keys(simd, range)?);
-                simd.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
+                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores)
             }
             Some(pairs) => {
                 let [factor, _] = head.factors_of_pairs();
                 let product = PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != S::Scalar::ONE) };
                 let keys = tile.keys_in_pairs(simd, range)?;
                 let queries = queries.get(..keys.dim())?;
-                pairs.call(Scores::<_, _, ROWS, NARROW, N, COLS> { product, columns, queries, keys, scores })
+                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores)
             }
         })
     }
 
     /// Adds the values, weighed; `None` where there is no key.
     #[inline(always)]
-    fn products_with_values<const ROWS: usize, const NARROW: usize, const N: usize>(
+    fn products_with_values<const ROWS: usize, const NARROW: usize>(
         &mut self,
         simd: S,
-        columns: Columns<N>,
-        (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
+        (tile, sight): (&mut KeyTile<'_, '_, S::Scalar>, &Sight<COLS>),
         weights: &[[S::Vector; COLS]],
-        (is_marked, rescale): (bool, [S::Vector; N]),
+        (is_marked, rescale): (bool, [S::Vector; COLS]),
     ) -> Option<()> {
-        if N < COLS {
-            self.begin(simd);
-        }
-        let rescale = self.has_output.then_some(rescale);
-        let output = &mut *self.output;
+        let (rescale, range, output) = (self.has_output.then_some(rescale), &sight.keys, &mut *self.output);
         match self.products.pairs(simd) {
             None => {
-                let (product, values) = (Function::dot(simd), tile.values(simd, range)?);
-                let tile = Tile { product, columns, weights, values, is_marked, rescale };
-                simd.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
+                let (product, reach) = (Function::dot(simd), sight.reach([0, 1]));
+                let values = tile.values(simd, range)?;
+                let sums = Sums { product, weights, reach, values, is_marked, rescale };
+                sums_within::<S, _, ROWS, NARROW, COLS>(sums, output);
             }
             Some(pairs) => {
-                let (product, weights) = (PairDot { simd, pairs, factor: None }, weights.get(..weights.len() / 2)?);
-                let values = tile.values_in_pairs(simd, range)?;
-                let tile = Tile { product, columns, weights, values, is_marked, rescale };
-                pairs.call(Accumulate::<_, _, ROWS, NARROW, N, COLS> { tile, output });
+                let (product, reach) = (PairDot { simd, pairs, factor: None }, sight.reach([range.start % 2, 2]));
+                let (values, weights) = (tile.values_in_pairs(simd, range)?, weights.get(..weights.len() / 2)?);
+                let sums = Sums { product, weights, reach, values, is_marked, rescale };
+                sums_within::<S, _, ROWS, NARROW, COLS>(sums, output);
             }
         }
         self.has_output = true;
@@ -441,56 +407,52 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 
     /// [`products_with_values`](Self::products_with_values) by the unit for matrices, of those values that are finite, or of all.
     #[inline(always)]
-    fn matrices_with_values<const N: usize>(
+    fn matrices_with_values(
         &mut self,
         simd: S,
-        columns: Columns<N>,
         (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
         weights: &[[S::Vector; COLS]],
-        (only_finite, rescale): (bool, [S::Vector; N]),
+        (only_finite, rescale): (bool, [S::Vector; COLS]),
     ) -> Option<()> {
-        if N < COLS {
-            self.begin(simd);
-        }
         let rescale = self.has_output.then_some(rescale);
         let (matrices, values) = (self.products.matrices(simd)?, tile.matrix_values(simd, range, only_finite)?);
         let (weights, output) = (weights.get(..weights.len() / 2)?, &mut *self.output);
-        matrices.call(MatrixSums { simd, matrices, columns, weights, values, rescale, output });
+        matrices.call(MatrixSums { simd, matrices, weights, values, rescale, output });
         self.has_output = true;
         Some(())
     }
 
     /// Adds the values that are not finite, weighed.
     #[inline(always)]
-    fn add_unbounded<const N: usize>(
+    fn add_unbounded(
         &mut self,
         simd: S,
-        columns: Columns<N>,
         (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
         weights: &[[S::Vector; COLS]],
     ) -> Option<()> {
         let (values, first) = tile.raw_values(simd, range, true)?;
         let (values, output) = (values.bf16()?, &mut *self.output);
-        simd.call(AddUnbounded { simd, columns, weights, values, first, output });
+        simd.call(AddUnbounded { simd, weights, values, first, output });
         Some(())
     }
 
-    /// What some vectors of queries see of some keys.
+    /// What the first vectors of queries see of some keys, all of which some of them see by their position.
     #[inline(always)]
     pub(super) fn seen<F: Score, const N: usize>(
         &self,
         simd: S,
         head: &Head<'_, F, S::Scalar>,
-        columns: Columns<N>,
         keys: &Range<usize>,
-        is_full: bool,
+        are_full: [bool; N],
     ) -> Seen<S, N> {
-        if is_full && head.is_band() {
+        if are_full == [true; N] && head.is_band() {
             return Seen::All;
         }
         let mut words = [Words::all(simd); N];
-        for (c, words) in words.iter_mut().enumerate() {
-            *words = self.look(simd, head, columns.first() + c, keys);
+        for (c, (words, is_full)) in words.iter_mut().zip(are_full).enumerate() {
+            if !(is_full && head.is_band()) {
+                *words = self.look(simd, head, c, keys);
+            }
         }
         match () {
             () if words.iter().all(|words| !words.any) => Seen::Nothing,
@@ -532,25 +494,120 @@ pub(super) enum Seen<S: Simd, const N: usize> {
     Some([Words<S>; N]),
 }
 
-/// [`Block::attend`] for one vector of queries.
-struct AttendColumn<'t, 's, 'r, 'q, 'a, S: Simd, F, const COLS: usize> {
-    simd: S,
-    block: &'t mut Block<'s, S, COLS>,
-    head: &'t Head<'a, F, S::Scalar>,
-    column: Columns<1>,
-    tile: &'t mut KeyTile<'r, 'q, S::Scalar>,
-    scores: &'t mut [[S::Vector; COLS]],
+/// What of a tile each vector of queries sees by its position.
+struct Sight<const N: usize> {
+    /// What any of them sees.
+    keys: Range<usize>,
+    /// Whether all of them see the same of it.
+    is_even: bool,
+    /// Of each, where what it sees of that starts and ends.
+    each: [[usize; 2]; N],
+    /// Whether all of its queries see the same.
+    are_full: [bool; N],
 }
 
-impl<S: Simd, F: Score, const COLS: usize> Task for AttendColumn<'_, '_, '_, '_, '_, S, F, COLS> {
-    type Output = ();
-
+impl<const N: usize> Sight<N> {
+    /// `None` where nobody sees any.
     #[inline(always)]
-    fn run(self) {
-        let Self { simd, block, head, column, tile, scores } = self;
-        let [span] = column.of(&block.spans);
-        let seen = span.within(&tile.range);
-        block.attend_columns::<F, SINGLE, SINGLE, 1>(simd, head, column, seen, tile, scores);
+    fn new(spans: &[Span; N], tile: &Range<usize>) -> Option<Self> {
+        let (mut keys, _) = spans[0].within(tile);
+        let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
+        for span in spans {
+            is_even &= span.within(tile).0 == keys;
+        }
+        if is_even {
+            for (is_full, span) in are_full.iter_mut().zip(spans) {
+                *is_full = span.within(tile).1;
+            }
+            each = [[0, keys.len()]; N];
+            return (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full });
+        }
+        keys = tile.end..tile.start;
+        for span in spans {
+            let (range, _) = span.within(tile);
+            if !range.is_empty() {
+                keys = keys.start.min(range.start)..keys.end.max(range.end);
+            }
+        }
+        for ((each, is_full), span) in each.iter_mut().zip(&mut are_full).zip(spans) {
+            let (range, is_even) = span.within(tile);
+            *is_full = is_even && range == keys;
+            *each = [range.start, range.end].map(|end| end.saturating_sub(keys.start).min(keys.len()));
+        }
+        (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full })
+    }
+
+    /// The rows of keys that vector `c` sees, from a multiple of `lanes` on.
+    #[inline(always)]
+    fn rows(&self, c: usize, lanes: usize) -> Range<usize> {
+        let [start, end] = self.each[c % N];
+        start / lanes * lanes..end
+    }
+
+    /// In rows of so many keys, with some before the first.
+    #[inline(always)]
+    fn reach(&self, [before, keys]: [usize; 2]) -> Reach<N> {
+        if self.is_even {
+            return Reach::whole((before + self.keys.len()).div_ceil(keys));
+        }
+        let mut each = self.each;
+        for [start, end] in &mut each {
+            (*start, *end) = ((before + *start) / keys, (before + *end).div_ceil(keys));
+        }
+        Reach::new(each, SINGLE / keys)
+    }
+}
+
+/// [`Scores`] of what vectors of queries reach: of all at once, and of each what is left. Gives the largest of the former.
+#[inline(always)]
+fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
+    product: P,
+    reach: &Reach<COLS>,
+    queries: &[[S::Vector; COLS]],
+    keys: Rows<'_, P::Element>,
+    scores: &mut [[S::Vector; COLS]],
+) -> [S::Vector; COLS] {
+    let (of_all, columns) = (reach.of_all(), Columns::new(0));
+    let mut max = [product.simd().splat(f32::NEG_INFINITY); COLS];
+    if let (Some(keys), Some(scores)) = (keys.range(of_all.start, of_all.len()), scores.get_mut(of_all)) {
+        max = product.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries, keys, scores });
+    }
+    if COLS == 1 || reach.is_even() {
+        return max;
+    }
+    for c in 0..COLS {
+        for rows in reach.beside(c) {
+            if let (Some(keys), Some(scores)) = (keys.range(rows.start, rows.len()), scores.get_mut(rows)) {
+                let columns = Columns::new(c);
+                product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> { product, columns, queries, keys, scores });
+            }
+        }
+    }
+    max
+}
+
+/// [`Accumulate`] of what vectors of queries reach.
+#[inline(always)]
+fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
+    sums: Sums<'_, S, P, COLS>,
+    output: &mut [[S::Vector; COLS]],
+) {
+    let product = sums.product;
+    if COLS == 1 || sums.reach.is_even() {
+        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output });
+    } else {
+        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, true> { sums, output });
+    }
+}
+
+/// Overwrites scores of vector `c` of the queries that are not among these rows.
+#[inline(always)]
+fn fill_beside<V: Copy, const COLS: usize>(scores: &mut [[V; COLS]], c: usize, rows: &Range<usize>, with: V) {
+    let len = scores.len();
+    for part in [0..rows.start, rows.end..len] {
+        for row in scores.get_mut(part).unwrap_or_default() {
+            row[c % COLS] = with;
+        }
     }
 }
 
@@ -563,17 +620,10 @@ fn without<V>(rows: &mut [V], [first, last]: [usize; 2]) -> &mut [V] {
 
 /// Puts something in the rows that [`without`] leaves out.
 #[inline(always)]
-fn fill_halves<V: Copy, const N: usize, const COLS: usize>(
-    rows: &mut [[V; COLS]],
-    columns: Columns<N>,
-    [first, last]: [usize; 2],
-    with: V,
-) {
+fn fill_halves<V: Copy, const COLS: usize>(rows: &mut [[V; COLS]], [first, last]: [usize; 2], with: V) {
     let end = rows.len() - last;
     for part in [0..first, end..rows.len()] {
-        for row in rows.get_mut(part).unwrap_or_default() {
-            *columns.of_mut(row) = [with; N];
-        }
+        rows.get_mut(part).unwrap_or_default().fill([with; COLS]);
     }
 }
 

@@ -92,7 +92,7 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
         let len = range.len();
         if !words.all || head.modifies() {
             let scores = strided(scores, column.first());
-            simd.call(Apply { column: of_queries, stage, scores, len });
+            simd.call(Apply { column: of_queries, stage, scores, rows: 0..len });
         }
         let mut factor = simd.broadcast(Scalar::from_f64(LN_2));
         if stage == Stage::Weights {

@@ -31,32 +31,35 @@ impl Band {
         Span { some: first.start..last.end, all: last.start..first.end }
     }
 
-    /// Which of the keys `key .. key + 32` the queries `first + offset` see, the first key in the lowest bit. Offsets are those of neighbours,
-    /// less than 32.
-    ///
-    /// The ends of what a query sees move on by one with each query, so that all lanes are alike.
+    /// Where the keys that a query sees start and end, from some key on, as far as a tile of them goes.
     #[inline(always)]
-    pub(crate) fn words(&self, first: usize, offsets: &[i32; 16], key: usize) -> [u32; 16] {
-        // Further away than any lane and any bit, it does not matter how far.
-        let near = |key: i128| key.clamp(-100, 100) as i32;
-        let position = first as i128 + i128::from(self.diagonal) - key as i128;
-        let end = self.right.map_or(100, |right| near(position + right as i128 + 1));
-        let start = self.left.map_or(-100, |left| near(position - left as i128));
-        offsets.map(|offset| below(end + offset) & !below(start + offset))
+    pub(crate) fn ends(&self, query: usize, key: usize) -> [i32; 2] {
+        /// Further away than any key of a tile, for any query of a vector, it does not matter how far.
+        const FAR: i128 = 1 << 20;
+        let near = |key: i128| key.clamp(-FAR, FAR) as i32;
+        let position = query as i128 + i128::from(self.diagonal) - key as i128;
+        let end = self.right.map_or(FAR as i32, |right| near(position + right as i128 + 1));
+        [self.left.map_or(-FAR as i32, |left| near(position - left as i128)), end]
     }
+}
+
+/// Which of 32 keys, from number `first` on of those that [ends](Band::ends) are counted in, are seen by queries that come so much later than the one
+/// whose ends those are; the first key in the lowest bit.
+///
+/// The ends of what a query sees move on by one with each query, so that all lanes are alike.
+#[inline(always)]
+pub(crate) fn words([start, end]: [i32; 2], offsets: &[i32; 16], first: i32) -> [u32; 16] {
+    let mut words = [0; 16];
+    for (word, offset) in words.iter_mut().zip(offsets) {
+        *word = below(end + offset - first) & !below(start + offset - first);
+    }
+    words
 }
 
 /// The lowest `n` bits; none, or all, where there are not so many.
 #[inline(always)]
-const fn below(n: i32) -> u32 {
-    let n = if n < 0 {
-        0
-    } else if n > 32 {
-        32
-    } else {
-        n
-    };
-    ((1_u64 << n) - 1) as u32
+fn below(n: i32) -> u32 {
+    u32::MAX.checked_shr(32 - n.clamp(0, 32) as u32).unwrap_or(0)
 }
 
 /// The keys that several consecutive queries see.
@@ -80,7 +83,7 @@ impl Span {
 
 #[cfg(test)]
 mod tests {
-    use super::Band;
+    use super::{Band, words};
 
     /// Word for word from the definition.
     fn sees(band: &Band, query: usize, key: usize) -> bool {
@@ -119,7 +122,7 @@ mod tests {
                     [(0, 15, 0), (5, 7, 0), (3, 30, 33), (90, 91, 64), (0, 0, 200), (400, 500, 350)]
                 {
                     let offsets = core::array::from_fn(|lane| ((first + lane).min(last) - first) as i32);
-                    for (lane, word) in band.words(first, &offsets, key).into_iter().enumerate() {
+                    for (lane, word) in words(band.ends(first, key), &offsets, 0).into_iter().enumerate() {
                         let query = (first + lane).min(last);
                         for bit in 0..32 {
                             assert_eq!(

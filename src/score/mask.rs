@@ -3,6 +3,7 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
+    band,
     custom::Position,
     function::Score,
     head::{Head, Queries},
@@ -249,21 +250,25 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
         let [base, _] = queries.ends(first, S::LANES);
         let at: [[usize; 2]; 16] = core::array::from_fn(|lane| queries.at(first + lane));
         let offsets = at.map(|[_, query]| (query - base) as i32);
+        let ends = head.band.ends(base, keys.start);
         let mut words = Words { any: false, ..Words::all(simd) };
-        for ((vector, common), key) in words.lanes.iter_mut().zip(&mut words.common).zip(keys.clone().step_by(32)) {
-            let mut lanes = head.band.words(base, &offsets, key);
+        for ((vector, common), first) in words.lanes.iter_mut().zip(&mut words.common).zip((0..keys.len()).step_by(32))
+        {
+            let mut lanes = band::words(ends, &offsets, first as i32);
             if !head.is_band() {
-                self.mask(&at, key, &mut lanes);
+                self.mask(&at, keys.start + first, &mut lanes);
             }
-            let existing = below(keys.end - key);
+            let existing = below(keys.len() - first);
+            let (mut some, mut all) = (0, u32::MAX);
             let mut bits = [S::Scalar::ZERO; 16];
             for (bits, lane) in bits.iter_mut().zip(lanes).take(S::LANES) {
-                words.any |= lane & existing != 0;
-                *common &= lane;
+                some |= lane;
+                all &= lane;
                 *bits = S::Scalar::from_word(lane);
             }
-            words.all &= *common & existing == existing;
-            *vector = simd.load(&bits);
+            words.any |= some & existing != 0;
+            words.all &= all & existing == existing;
+            (*common, *vector) = (all, simd.load(&bits));
         }
         words
     }

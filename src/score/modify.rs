@@ -55,7 +55,8 @@ pub(crate) struct Apply<'t, 'a, S: Simd, F> {
     pub(crate) column: Column<'t, 'a, S, F>,
     pub(crate) stage: Stage,
     pub(crate) scores: Strided<'t, S::Vector>,
-    pub(crate) len: usize,
+    /// Which of the scores, from a multiple of as many as a vector has lanes on.
+    pub(crate) rows: Range<usize>,
 }
 
 impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
@@ -63,12 +64,13 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
 
     #[inline(always)]
     fn run(self) -> S::Vector {
-        let Self { column, stage, mut scores, len } = self;
+        let Self { column, stage, mut scores, rows } = self;
         let simd = column.simd;
         let nothing = simd.splat(f32::NEG_INFINITY);
-        let mut max = nothing;
-        for start in (0..len).step_by(S::LANES) {
-            let keys = start..len.min(start + S::LANES);
+        // Several, so that one need not wait for the other.
+        let mut max = [nothing; 4];
+        for start in rows.clone().step_by(S::LANES) {
+            let keys = start..rows.end.min(start + S::LANES);
             column.softcap(&keys, &mut scores, stage);
             if stage >= Stage::Masked {
                 let bias = column.bias_square(&keys);
@@ -80,15 +82,19 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
                 }
             }
             let is_masked = stage >= Stage::Masked && !column.words.all_see(&keys);
-            for j in keys {
-                let Some(score) = scores.get(j) else { break };
-                if is_masked {
-                    *score = simd.select(column.words.lanes(simd, j), *score, nothing);
+            for four in keys.clone().step_by(4) {
+                for i in 0..4 {
+                    let j = four + i;
+                    let Some(score) = scores.get(j).filter(|_| j < keys.end) else { break };
+                    if is_masked {
+                        *score = simd.select(column.words.lanes(simd, j), *score, nothing);
+                    }
+                    max[i] = simd.max(max[i], *score);
                 }
-                max = simd.max(max, *score);
             }
         }
-        max
+        let [a, b, c, d] = max;
+        simd.max(simd.max(a, b), simd.max(c, d))
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     scalar::Scalar,
-    simd::{Pairs, Simd},
+    simd::{Pairs, Simd, Task},
     view::Pair,
 };
 
@@ -21,6 +21,12 @@ pub(crate) trait Product<S: Simd>: Copy {
     const IS_ONE_INSTRUCTION: bool;
 
     fn simd(&self) -> S;
+
+    /// Runs `task`, compiled for the instructions that this takes.
+    #[inline(always)]
+    fn call<T: Task>(&self, task: T) -> T::Output {
+        self.simd().call(task)
+    }
 
     /// One element in all lanes.
     fn splat(&self, element: Self::Element) -> S::Vector;
@@ -111,6 +117,11 @@ impl<S: Simd> Product<S> for PairDot<S> {
     #[inline(always)]
     fn simd(&self) -> S {
         self.simd
+    }
+
+    #[inline(always)]
+    fn call<T: Task>(&self, task: T) -> T::Output {
+        self.pairs.call(task)
     }
 
     #[inline(always)]

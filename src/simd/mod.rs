@@ -21,7 +21,6 @@ use core::{convert::Infallible, marker::PhantomData};
 
 use crate::{
     element::{Bf16, Store},
-    kernel::Columns,
     scalar::Scalar,
     view::{Pair, Rows},
 };
@@ -392,9 +391,8 @@ pub trait Matrices<S: Simd>: Copy {
 
     /// `to[i][c] = sum_t left[i][t] * right[t][c]`, added to what there is or not, for as many rows as `to` has: [`ROWS`](Self::ROWS), or twice as many. `left`
     /// has them too, of at least as many pairs as `right` has rows, a multiple of `ROWS`. Each sum is that of its row and column alone.
-    fn multiply<const N: usize, const COLS: usize>(
+    fn multiply<const COLS: usize>(
         self,
-        columns: Columns<N>,
         left: Rows<'_, Pair>,
         right: &[[S::Vector; COLS]],
         to: &mut [[S::Vector; COLS]],
@@ -476,9 +474,8 @@ impl<S: Simd> Matrices<S> for NoPairs<Bf16> {
         match self.0 {}
     }
 
-    fn multiply<const N: usize, const COLS: usize>(
+    fn multiply<const COLS: usize>(
         self,
-        _: Columns<N>,
         _: Rows<'_, Pair>,
         _: &[[S::Vector; COLS]],
         _: &mut [[S::Vector; COLS]],

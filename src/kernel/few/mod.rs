@@ -20,7 +20,7 @@ use self::{
     sums::{Weights, accumulate},
 };
 use super::{
-    Columns, Products,
+    Products,
     key_tile::KeyTile,
     prefill::{Block, Seen},
 };
@@ -194,7 +194,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 let words = self.words(simd, head, part);
                 let column = self.column(simd, head, 0, part.keys.start, &words);
                 scores.turned(room, |scores, len| {
-                    simd.call(Apply { column, stage: Stage::Masked, scores, len });
+                    simd.call(Apply { column, stage: Stage::Masked, scores, rows: 0..len });
                 });
             }
         }
@@ -282,7 +282,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
     #[inline(always)]
     fn part<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, tile: Range<usize>) -> Part {
         let (keys, is_full) = self.spans[0].within(&tile);
-        match self.seen(simd, head, Columns::<1>::new(0), &keys, is_full) {
+        match self.seen(simd, head, &keys, [is_full]) {
             Seen::Nothing => Part { keys: keys.start..keys.start, is_full: true },
             Seen::All => Part { keys, is_full: true },
             Seen::Some(_) => Part { keys, is_full: false },

@@ -11,7 +11,6 @@ use core::{
 use super::Avx512;
 use crate::{
     element::Bf16,
-    kernel::Columns,
     simd::{Matrices, Task},
     view::{Pair, Rows},
 };
@@ -181,15 +180,14 @@ impl Matrices<Avx512> for Amx {
     }
 
     #[inline(always)]
-    fn multiply<const N: usize, const COLS: usize>(
+    fn multiply<const COLS: usize>(
         self,
-        columns: Columns<N>,
         left: Rows<'_, Pair>,
         right: &[[__m512; COLS]],
         to: &mut [[__m512; COLS]],
         adds: bool,
     ) {
-        const { assert!(1 <= N && N <= 3) };
+        const { assert!(1 <= COLS && COLS <= 3) };
         let (rows, steps) = (to.len(), right.len() / 16);
         debug_assert!((rows == 16 || rows == 32) && steps > 0 && left.len() >= rows && left.dim() >= 16 * steps);
         let (Some(from), Some(first)) = (right.first(), to.first_mut()) else { return };
@@ -199,16 +197,16 @@ impl Matrices<Avx512> for Amx {
         let operands = Operands {
             left: left.row_ptr(0),
             left_stride: size_of::<Pair>() * left.stride(),
-            right: columns.of(from).as_ptr(),
-            to: columns.of_mut(first).as_mut_ptr(),
+            right: from.as_ptr(),
+            to: first.as_mut_ptr(),
             stride: size_of::<[__m512; COLS]>(),
             steps,
             adds,
         };
         // SAFETY: `self` exists, so the CPU has AMX, and `call` has configured it. The rows of the left factor are there, and as long; of the right factor and of the
-        // product, there are as many rows, and `N` vectors from the first one of `columns` on.
+        // product, there are as many rows.
         unsafe {
-            match (N, rows >= 32) {
+            match (COLS, rows >= 32) {
                 (1, false) => groups!(operands; [left "tmm0" "0"]),
                 (1, true) => groups!(operands; [left "tmm0" "0"] [next "tmm3" "0"]),
                 (2, false) => groups!(operands; [left "tmm0" "0", same "tmm1" "64"]),
