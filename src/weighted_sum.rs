@@ -1,7 +1,10 @@
 //! Stage 3: `o = sum_j p_j v_j`.
 
 use crate::{
-    kernel::{Columns, Groups, Reach, multiply, multiply_unmarked, multiply_within},
+    kernel::{
+        Columns, Groups, multiply, multiply_unmarked,
+        reach::{Reach, multiply_within},
+    },
     score::product::Product,
     simd::{Simd, Task, prefetch},
     view::Rows,

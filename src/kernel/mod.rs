@@ -6,10 +6,11 @@ mod key_tile;
 pub(crate) mod matrices;
 mod pairs;
 pub(crate) mod prefill;
+pub(crate) mod reach;
 mod score_matrix;
 pub(crate) mod transpose;
 
-use core::{num::NonZeroUsize, ops::Range};
+use core::num::NonZeroUsize;
 
 use crate::{
     score::{function::Score, product::Product},
@@ -145,55 +146,6 @@ impl<const N: usize> Columns<N> {
     }
 }
 
-/// Which rows of a tile each of some vectors of queries sees, or may see: those that are seen by all are computed with at once, others by one vector
-/// after the other.
-#[derive(Clone, Copy)]
-pub(crate) struct Reach<const N: usize> {
-    each: [[usize; 2]; N],
-    all: [usize; 2],
-    /// Whether they see the same.
-    is_even: bool,
-}
-
-impl<const N: usize> Reach<N> {
-    /// All see all of so many.
-    #[inline(always)]
-    pub(crate) const fn whole(len: usize) -> Self {
-        Self { each: [[0, len]; N], all: [0, len], is_even: true }
-    }
-
-    /// Of each, where what it sees starts and ends. It is not worth while to compute fewer than `least` rows at once.
-    #[inline(always)]
-    pub(crate) fn new(each: [[usize; 2]; N], least: usize) -> Self {
-        let mut all = [0, usize::MAX];
-        for [start, end] in each {
-            all = [all[0].max(start), all[1].min(end)];
-        }
-        if all[1] < all[0] + least {
-            all[1] = all[0];
-        }
-        Self { each, all, is_even: false }
-    }
-
-    #[inline(always)]
-    pub(crate) const fn is_even(&self) -> bool {
-        self.is_even
-    }
-
-    /// Rows that all see; not all of them, maybe.
-    #[inline(always)]
-    pub(crate) fn of_all(&self) -> Range<usize> {
-        self.all[0]..self.all[1]
-    }
-
-    /// What vector `c` sees before those, and behind.
-    #[inline(always)]
-    pub(crate) fn beside(&self, c: usize) -> [Range<usize>; 2] {
-        let ([start, end], all) = (self.each[c % N], self.of_all());
-        [start..end.min(all.start), start.max(all.end)..end]
-    }
-}
-
 /// `sum[i][c] += left(i, t) * right[t][c]` for each `t`, or what else `product` makes of the two: a register tile of a matrix product whose
 /// left factor is read one element at a time, in whatever order it lies in memory. `prefetch(t)` may fetch what later steps will read: streams as
 /// short as a row of keys are over before a CPU has noticed them by itself.
@@ -227,59 +179,6 @@ fn add_rows<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const COL
             for c in 0..N {
                 sum[c] = product.add(sum[c], right[c], left, t);
             }
-        }
-    }
-}
-
-/// As [`multiply`] with all columns, but with each vector of them only within its reach.
-#[inline(always)]
-pub(crate) fn multiply_within<S: Simd, P: Product<S>, const ROWS: usize, const N: usize>(
-    product: P,
-    reach: &Reach<N>,
-    right: &[[S::Vector; N]],
-    left: impl Fn(usize, usize) -> P::Element,
-    prefetch: impl Fn(usize),
-) -> [[S::Vector; N]; ROWS] {
-    let (mut sum, of_all) = ([[product.simd().splat(0.0); N]; ROWS], reach.of_all());
-    add_beside(product, &mut sum, (reach, 0), right, &left);
-    let of_all = (of_all.start, right.get(of_all).unwrap_or_default());
-    add_rows(product, &mut sum, Columns::new(0), of_all, &left, prefetch);
-    add_beside(product, &mut sum, (reach, 1), right, &left);
-    sum
-}
-
-/// Adds what each vector sees by itself, before (0) or behind (1) what all see.
-#[inline(always)]
-fn add_beside<S: Simd, P: Product<S>, const ROWS: usize, const N: usize>(
-    product: P,
-    sum: &mut [[S::Vector; N]; ROWS],
-    (reach, side): (&Reach<N>, usize),
-    right: &[[S::Vector; N]],
-    left: &impl Fn(usize, usize) -> P::Element,
-) {
-    const { assert!(N <= 3) };
-    if N > 1 {
-        add_column::<S, P, ROWS, N, 0>(product, sum, (reach, side), right, left);
-        add_column::<S, P, ROWS, N, 1>(product, sum, (reach, side), right, left);
-    }
-    if N > 2 {
-        add_column::<S, P, ROWS, N, 2>(product, sum, (reach, side), right, left);
-    }
-}
-
-/// Of one vector, known when this is compiled: else the sums could not be in registers.
-#[inline(always)]
-fn add_column<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const C: usize>(
-    product: P,
-    sum: &mut [[S::Vector; N]; ROWS],
-    (reach, side): (&Reach<N>, usize),
-    right: &[[S::Vector; N]],
-    left: &impl Fn(usize, usize) -> P::Element,
-) {
-    let rows = reach.beside(C)[side % 2].clone();
-    for (t, right) in (rows.start..).zip(right.get(rows).unwrap_or_default()) {
-        for (i, sum) in sum.iter_mut().enumerate() {
-            sum[C % N] = product.add(sum[C % N], right[C % N], product.splat(left(i, t)), t);
         }
     }
 }

@@ -7,12 +7,13 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns, Products, Reach,
+    Columns, Products,
     edges::{LoadQueries, StoreOutput},
     few::{self, Rounded},
     key_tile::{KeyTile, Tiles},
     matrices::{AddUnbounded, MatrixScores, MatrixSums, UnpairRows},
     pairs::{PairRows, UpdateInPairs},
+    reach::{Reach, SINGLE, Sight, scores_within, sums_within},
     score_matrix::{StoreScores, Tiled},
 };
 use crate::{
@@ -26,19 +27,16 @@ use crate::{
         head::{Head, Queries},
         mask::{Look, Words},
         modify::{Apply, Column, Mark, Strided},
-        product::{Function, PairDot, Product},
+        product::{Function, PairDot},
         projection::HeadProjection,
         tile::Scores,
     },
     scratch::Scratch,
     simd::{Kernel, MAX_BLOCKS, Matrices, Pairs, Simd},
     softmax::Softmax,
-    view::{Rows, RowsMut},
+    view::RowsMut,
     weighted_sum::{Accumulate, Sums},
 };
-
-/// The register tile, in keys, for one vector of queries of several.
-const SINGLE: usize = 8;
 
 /// The weight of a key that is masked, where weights of zero would not do.
 const MARK: f32 = -1.0;
@@ -492,112 +490,6 @@ pub(super) enum Seen<S: Simd, const N: usize> {
     Nothing,
     All,
     Some([Words<S>; N]),
-}
-
-/// What of a tile each vector of queries sees by its position.
-struct Sight<const N: usize> {
-    /// What any of them sees.
-    keys: Range<usize>,
-    /// Whether all of them see the same of it.
-    is_even: bool,
-    /// Of each, where what it sees of that starts and ends.
-    each: [[usize; 2]; N],
-    /// Whether all of its queries see the same.
-    are_full: [bool; N],
-}
-
-impl<const N: usize> Sight<N> {
-    /// `None` where nobody sees any.
-    #[inline(always)]
-    fn new(spans: &[Span; N], tile: &Range<usize>) -> Option<Self> {
-        let (mut keys, _) = spans[0].within(tile);
-        let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
-        for span in spans {
-            is_even &= span.within(tile).0 == keys;
-        }
-        if is_even {
-            for (is_full, span) in are_full.iter_mut().zip(spans) {
-                *is_full = span.within(tile).1;
-            }
-            each = [[0, keys.len()]; N];
-            return (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full });
-        }
-        keys = tile.end..tile.start;
-        for span in spans {
-            let (range, _) = span.within(tile);
-            if !range.is_empty() {
-                keys = keys.start.min(range.start)..keys.end.max(range.end);
-            }
-        }
-        for ((each, is_full), span) in each.iter_mut().zip(&mut are_full).zip(spans) {
-            let (range, is_even) = span.within(tile);
-            *is_full = is_even && range == keys;
-            *each = [range.start, range.end].map(|end| end.saturating_sub(keys.start).min(keys.len()));
-        }
-        (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full })
-    }
-
-    /// The rows of keys that vector `c` sees, from a multiple of `lanes` on.
-    #[inline(always)]
-    fn rows(&self, c: usize, lanes: usize) -> Range<usize> {
-        let [start, end] = self.each[c % N];
-        start / lanes * lanes..end
-    }
-
-    /// In rows of so many keys, with some before the first.
-    #[inline(always)]
-    fn reach(&self, [before, keys]: [usize; 2]) -> Reach<N> {
-        if self.is_even {
-            return Reach::whole((before + self.keys.len()).div_ceil(keys));
-        }
-        let mut each = self.each;
-        for [start, end] in &mut each {
-            (*start, *end) = ((before + *start) / keys, (before + *end).div_ceil(keys));
-        }
-        Reach::new(each, SINGLE / keys)
-    }
-}
-
-/// [`Scores`] of what vectors of queries reach: of all at once, and of each what is left. Gives the largest of the former.
-#[inline(always)]
-fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    product: P,
-    reach: &Reach<COLS>,
-    queries: &[[S::Vector; COLS]],
-    keys: Rows<'_, P::Element>,
-    scores: &mut [[S::Vector; COLS]],
-) -> [S::Vector; COLS] {
-    let (of_all, columns) = (reach.of_all(), Columns::new(0));
-    let mut max = [product.simd().splat(f32::NEG_INFINITY); COLS];
-    if let (Some(keys), Some(scores)) = (keys.range(of_all.start, of_all.len()), scores.get_mut(of_all)) {
-        max = product.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries, keys, scores });
-    }
-    if COLS == 1 || reach.is_even() {
-        return max;
-    }
-    for c in 0..COLS {
-        for rows in reach.beside(c) {
-            if let (Some(keys), Some(scores)) = (keys.range(rows.start, rows.len()), scores.get_mut(rows)) {
-                let columns = Columns::new(c);
-                product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> { product, columns, queries, keys, scores });
-            }
-        }
-    }
-    max
-}
-
-/// [`Accumulate`] of what vectors of queries reach.
-#[inline(always)]
-fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    sums: Sums<'_, S, P, COLS>,
-    output: &mut [[S::Vector; COLS]],
-) {
-    let product = sums.product;
-    if COLS == 1 || sums.reach.is_even() {
-        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output });
-    } else {
-        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, true> { sums, output });
-    }
 }
 
 /// Overwrites scores of vector `c` of the queries that are not among these rows.

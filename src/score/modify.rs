@@ -83,13 +83,12 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
             }
             let is_masked = stage >= Stage::Masked && !column.words.all_see(&keys);
             for four in keys.clone().step_by(4) {
-                for i in 0..4 {
-                    let j = four + i;
-                    let Some(score) = scores.get(j).filter(|_| j < keys.end) else { break };
+                for (max, j) in max.iter_mut().zip(four..keys.end) {
+                    let Some(score) = scores.get(j) else { break };
                     if is_masked {
                         *score = simd.select(column.words.lanes(simd, j), *score, nothing);
                     }
-                    max[i] = simd.max(max[i], *score);
+                    *max = simd.max(*max, *score);
                 }
             }
         }

@@ -33,7 +33,7 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
         (1, Some(walk)) => one(product, queries, Foreseen::new(walk(first)), scores),
         (1, None) => one(product, queries, Ahead::<_, _, false, true>::new(|row| keys.walk(row), rows), scores),
         (_, Some(walk)) if product.simd().asks_ahead() => {
-            several(product, queries, Ahead::<_, _, true, true>::new(walk, rows), scores)
+            several(product, queries, Ahead::<_, _, true, true>::new(walk, rows), scores);
         }
         (_, Some(walk)) => several(product, queries, Ahead::<_, _, false, true>::new(walk, rows), scores),
         (_, None) => several(product, queries, Ahead::<_, _, false, true>::new(|row| keys.walk(row), rows), scores),

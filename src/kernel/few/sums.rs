@@ -48,7 +48,7 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
         (1, Some(walk)) => one(product, weights, Foreseen::new(walk(first)), output),
         (1, None) => one(product, weights, Ahead::<_, _, false, true>::new(|row| values.walk(row), rows), output),
         (_, Some(walk)) if product.simd().asks_ahead() => {
-            several(product, weights, Ahead::<_, _, true, true>::new(walk, rows), output)
+            several(product, weights, Ahead::<_, _, true, true>::new(walk, rows), output);
         }
         (_, Some(walk)) => several(product, weights, Ahead::<_, _, false, true>::new(walk, rows), output),
         (_, None) => several(product, weights, Ahead::<_, _, false, true>::new(|row| values.walk(row), rows), output),

@@ -1,0 +1,254 @@
+//! Edges of what a block sees by its position, where they run through a tile: not all of its vectors of queries see the same keys.
+
+use core::ops::Range;
+
+use super::{Columns, add_rows};
+use crate::{
+    score::{band::Span, product::Product, tile::Scores},
+    simd::Simd,
+    view::Rows,
+    weighted_sum::{Accumulate, Sums},
+};
+
+/// The register tile, in keys, for one vector of queries of several; fewer are not worth while to be computed at once for all of them.
+pub(super) const SINGLE: usize = 8;
+
+/// What of a tile each vector of queries sees by its position.
+pub(super) struct Sight<const N: usize> {
+    /// What any of them sees.
+    pub(super) keys: Range<usize>,
+    /// Whether all of them see the same of it.
+    is_even: bool,
+    /// Of each, where what it sees of that starts and ends.
+    each: [[usize; 2]; N],
+    /// Whether all of its queries see the same.
+    pub(super) are_full: [bool; N],
+}
+
+impl<const N: usize> Sight<N> {
+    /// `None` where nobody sees any.
+    #[inline(always)]
+    pub(super) fn new(spans: &[Span; N], tile: &Range<usize>) -> Option<Self> {
+        let (mut keys, _) = spans[0].within(tile);
+        let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
+        for span in spans {
+            is_even &= span.within(tile).0 == keys;
+        }
+        if is_even {
+            for (is_full, span) in are_full.iter_mut().zip(spans) {
+                *is_full = span.within(tile).1;
+            }
+            each = [[0, keys.len()]; N];
+            return (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full });
+        }
+        keys = tile.end..tile.start;
+        for span in spans {
+            let (range, _) = span.within(tile);
+            if !range.is_empty() {
+                keys = keys.start.min(range.start)..keys.end.max(range.end);
+            }
+        }
+        for ((each, is_full), span) in each.iter_mut().zip(&mut are_full).zip(spans) {
+            let (range, is_even) = span.within(tile);
+            *is_full = is_even && range == keys;
+            *each = [range.start, range.end].map(|end| end.saturating_sub(keys.start).min(keys.len()));
+        }
+        (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full })
+    }
+
+    /// The rows of keys that vector `c` sees, from a multiple of `lanes` on.
+    #[inline(always)]
+    pub(super) fn rows(&self, c: usize, lanes: usize) -> Range<usize> {
+        let [start, end] = self.each[c % N];
+        start / lanes * lanes..end
+    }
+
+    /// In rows of so many keys, with some before the first.
+    #[inline(always)]
+    pub(super) fn reach(&self, [before, keys]: [usize; 2]) -> Reach<N> {
+        if self.is_even {
+            return Reach::whole((before + self.keys.len()).div_ceil(keys));
+        }
+        let mut each = self.each;
+        for [start, end] in &mut each {
+            (*start, *end) = ((before + *start) / keys, (before + *end).div_ceil(keys));
+        }
+        Reach::new(each, SINGLE / keys)
+    }
+}
+
+/// [`Scores`] of what vectors of queries reach: of all at once, and of each what is left. Gives the largest of the former.
+#[inline(always)]
+pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
+    product: P,
+    reach: &Reach<COLS>,
+    queries: &[[S::Vector; COLS]],
+    keys: Rows<'_, P::Element>,
+    scores: &mut [[S::Vector; COLS]],
+) -> [S::Vector; COLS] {
+    let (of_all, columns) = (reach.of_all(), Columns::new(0));
+    let mut max = [product.simd().splat(f32::NEG_INFINITY); COLS];
+    if let (Some(keys), Some(scores)) = (keys.range(of_all.start, of_all.len()), scores.get_mut(of_all)) {
+        max = product.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries, keys, scores });
+    }
+    if COLS == 1 || reach.is_even() {
+        return max;
+    }
+    for c in 0..COLS {
+        for rows in reach.beside(c) {
+            if let (Some(keys), Some(scores)) = (keys.range(rows.start, rows.len()), scores.get_mut(rows)) {
+                let columns = Columns::new(c);
+                product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> { product, columns, queries, keys, scores });
+            }
+        }
+    }
+    max
+}
+
+/// [`Accumulate`] of what vectors of queries reach.
+#[inline(always)]
+pub(super) fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
+    sums: Sums<'_, S, P, COLS>,
+    output: &mut [[S::Vector; COLS]],
+) {
+    let product = sums.product;
+    if COLS == 1 || sums.reach.is_even() {
+        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output });
+    } else {
+        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, true> { sums, output });
+    }
+}
+
+/// Which rows of a tile each of some vectors of queries sees: those that all see are computed with at once, others by one vector after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Reach<const N: usize> {
+    each: [[usize; 2]; N],
+    all: [usize; 2],
+    /// Whether they see the same.
+    is_even: bool,
+}
+
+impl<const N: usize> Reach<N> {
+    /// All see all of so many.
+    #[inline(always)]
+    pub(crate) const fn whole(len: usize) -> Self {
+        Self { each: [[0, len]; N], all: [0, len], is_even: true }
+    }
+
+    /// Of each, where what it sees starts and ends; of all, if that is `least` rows.
+    #[inline(always)]
+    fn new(each: [[usize; 2]; N], least: usize) -> Self {
+        let mut all = [0, usize::MAX];
+        for [start, end] in each {
+            all = [all[0].max(start), all[1].min(end)];
+        }
+        if all[1] < all[0] + least {
+            all[1] = all[0];
+        }
+        Self { each, all, is_even: false }
+    }
+
+    #[inline(always)]
+    const fn is_even(&self) -> bool {
+        self.is_even
+    }
+
+    /// Rows that all see, or none of them.
+    #[inline(always)]
+    pub(crate) fn of_all(&self) -> Range<usize> {
+        self.all[0]..self.all[1]
+    }
+
+    /// What vector `c` sees before those, and behind.
+    #[inline(always)]
+    pub(crate) fn beside(&self, c: usize) -> [Range<usize>; 2] {
+        let ([start, end], all) = (self.each[c % N], self.of_all());
+        [start..end.min(all.start), start.max(all.end)..end]
+    }
+}
+
+/// As [`multiply`](super::multiply) with all columns, but with each vector of them only within its reach.
+#[inline(always)]
+pub(crate) fn multiply_within<S: Simd, P: Product<S>, const ROWS: usize, const N: usize>(
+    product: P,
+    reach: &Reach<N>,
+    right: &[[S::Vector; N]],
+    left: impl Fn(usize, usize) -> P::Element,
+    prefetch: impl Fn(usize),
+) -> [[S::Vector; N]; ROWS] {
+    let (mut sum, of_all) = ([[product.simd().splat(0.0); N]; ROWS], reach.of_all());
+    add_beside(product, &mut sum, (reach, 0), right, &left);
+    let of_all = (of_all.start, right.get(of_all).unwrap_or_default());
+    add_rows(product, &mut sum, Columns::new(0), of_all, &left, prefetch);
+    add_beside(product, &mut sum, (reach, 1), right, &left);
+    sum
+}
+
+/// Adds what each vector sees by itself, before (0) or behind (1) what all see.
+#[inline(always)]
+fn add_beside<S: Simd, P: Product<S>, const ROWS: usize, const N: usize>(
+    product: P,
+    sum: &mut [[S::Vector; N]; ROWS],
+    (reach, side): (&Reach<N>, usize),
+    right: &[[S::Vector; N]],
+    left: &impl Fn(usize, usize) -> P::Element,
+) {
+    const { assert!(N <= 3) };
+    if N > 1 {
+        add_column::<S, P, ROWS, N, 0>(product, sum, (reach, side), right, left);
+        add_column::<S, P, ROWS, N, 1>(product, sum, (reach, side), right, left);
+    }
+    if N > 2 {
+        add_column::<S, P, ROWS, N, 2>(product, sum, (reach, side), right, left);
+    }
+}
+
+/// Of one vector, known when this is compiled: else the sums could not be in registers.
+#[inline(always)]
+fn add_column<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const C: usize>(
+    product: P,
+    sum: &mut [[S::Vector; N]; ROWS],
+    (reach, side): (&Reach<N>, usize),
+    right: &[[S::Vector; N]],
+    left: &impl Fn(usize, usize) -> P::Element,
+) {
+    let rows = reach.beside(C)[side % 2].clone();
+    for (t, right) in (rows.start..).zip(right.get(rows).unwrap_or_default()) {
+        for (i, sum) in sum.iter_mut().enumerate() {
+            sum[C % N] = product.add(sum[C % N], right[C % N], product.splat(left(i, t)), t);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Reach, Sight};
+    use crate::score::band::Span;
+
+    #[test]
+    fn each_vector_reaches_its_rows_once_and_in_order() {
+        let ranges = || (0..6).flat_map(|start| (start..6).map(move |end| [start, end]));
+        for (a, b) in ranges().flat_map(|a| ranges().map(move |b| (a, b))) {
+            for least in 0..4 {
+                let each = [a, b, [a[0].max(b[0]), 6]];
+                let reach = Reach::new(each, least);
+                for (c, [start, end]) in each.into_iter().enumerate() {
+                    let [before, behind] = reach.beside(c);
+                    let rows = before.chain(reach.of_all()).chain(behind);
+                    assert!(rows.eq(start..end), "{each:?} {least} {c}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_seen_of_a_tile() {
+        let span = |some, all| Span { some, all };
+        let see = |spans, tile| Sight::new(&spans, &tile).map(|sight| (sight.keys, sight.each, sight.are_full));
+        let spans = [span(2..40, 9..30), span(10..50, 20..40)];
+        assert_eq!(see(spans.clone(), 0..8), Some((2..8, [[0, 6], [6, 6]], [false; 2])));
+        assert_eq!(see(spans.clone(), 20..30), Some((20..30, [[0, 10]; 2], [true; 2])));
+        assert_eq!(see(spans.clone(), 32..64), Some((32..50, [[0, 8], [0, 18]], [false; 2])));
+        assert_eq!(see(spans, 50..64), None);
+    }
+}
