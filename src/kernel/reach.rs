@@ -17,11 +17,11 @@ pub(super) const SINGLE: usize = 8;
 pub(super) struct Sight<const N: usize> {
     /// What any of them sees.
     pub(super) keys: Range<usize>,
-    /// Whether all of them see the same of it.
+    /// Whether all vectors see all of that, though not all queries, maybe.
     is_even: bool,
     /// Of each, where what it sees of that starts and ends.
     each: [[usize; 2]; N],
-    /// Whether all of its queries see the same.
+    /// Of each, whether all of its queries see all of that.
     pub(super) are_full: [bool; N],
 }
 
