@@ -29,31 +29,24 @@ impl<const N: usize> Sight<N> {
     /// `None` where nobody sees any.
     #[inline(always)]
     pub(super) fn new(spans: &[Span; N], tile: &Range<usize>) -> Option<Self> {
-        let (mut keys, _) = spans[0].within(tile);
-        let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
-        for span in spans {
-            is_even &= span.within(tile).0 == keys;
-        }
-        if is_even {
-            for (is_full, span) in are_full.iter_mut().zip(spans) {
-                *is_full = span.within(tile).1;
-            }
-            each = [[0, keys.len()]; N];
-            return (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full });
-        }
-        keys = tile.end..tile.start;
+        let mut keys = tile.end..tile.start;
         for span in spans {
             let (range, _) = span.within(tile);
             if !range.is_empty() {
                 keys = keys.start.min(range.start)..keys.end.max(range.end);
             }
         }
+        if keys.is_empty() {
+            return None;
+        }
+        let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
         for ((each, is_full), span) in each.iter_mut().zip(&mut are_full).zip(spans) {
-            let (range, is_even) = span.within(tile);
-            *is_full = is_even && range == keys;
+            let (range, sees_all) = span.within(tile);
+            is_even &= range == keys;
+            *is_full = sees_all && range == keys;
             *each = [range.start, range.end].map(|end| end.saturating_sub(keys.start).min(keys.len()));
         }
-        (!keys.is_empty()).then_some(Self { keys, is_even, each, are_full })
+        Some(Self { keys, is_even, each, are_full })
     }
 
     /// The rows of keys that vector `c` sees, from a multiple of `lanes` on.

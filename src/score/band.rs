@@ -58,7 +58,7 @@ pub(crate) fn words([start, end]: [i32; 2], offsets: &[i32; 16], first: i32) -> 
 
 /// The lowest `n` bits; none, or all, where there are not so many.
 #[inline(always)]
-fn below(n: i32) -> u32 {
+pub(super) fn below(n: i32) -> u32 {
     u32::MAX.checked_shr(32 - n.clamp(0, 32) as u32).unwrap_or(0)
 }
 

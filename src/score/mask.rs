@@ -3,7 +3,7 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    band,
+    band::{self, below},
     custom::Position,
     function::Score,
     head::{Head, Queries},
@@ -164,7 +164,7 @@ impl MaskRows<'_> {
             let left = keys.get() - at % keys;
             let run = u32::try_from(left).unwrap_or(u32::MAX).min(u32::BITS - done);
             if self.elements(row, at / keys) & 1 == 1 {
-                word |= below(run as usize) << done;
+                word |= below(run as i32) << done;
             }
             done += run;
         }
@@ -224,12 +224,6 @@ fn bits(row: &[u8], first: usize) -> u32 {
     (u64::from_le_bytes(bytes) >> (first % 8)) as u32
 }
 
-/// The lowest `n` bits.
-#[inline(always)]
-const fn below(n: usize) -> u32 {
-    if n >= 32 { u32::MAX } else { (1 << n) - 1 }
-}
-
 /// What a vector of queries sees of some keys, to be found out.
 pub(crate) struct Look<'t, 'a, S: Simd, F> {
     pub(crate) simd: S,
@@ -258,7 +252,7 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
             if !head.is_band() {
                 self.mask(&at, keys.start + first, &mut lanes);
             }
-            let existing = below(keys.len() - first);
+            let existing = below((keys.len() - first) as i32);
             let (mut some, mut all) = (0, u32::MAX);
             let mut bits = [S::Scalar::ZERO; 16];
             for (bits, lane) in bits.iter_mut().zip(lanes).take(S::LANES) {
@@ -346,7 +340,7 @@ impl<S: Simd> Words<S> {
     #[inline(always)]
     pub(crate) fn all_see(&self, keys: &Range<usize>) -> bool {
         let word = self.common[(keys.start / 32).min(MAX_WORDS - 1)];
-        !word >> (keys.start % 32) & below(keys.len()) == 0
+        !word >> (keys.start % 32) & below(keys.len() as i32) == 0
     }
 
     /// The queries that see key `j` of the tile.

@@ -6,7 +6,7 @@ use core::{
     sync::atomic::{Ordering, compiler_fence},
 };
 
-use super::{product::RowProduct, room};
+use super::{may_ask_twice, product::RowProduct, room};
 use crate::{
     simd::{Simd, Task},
     softmax::FewScores,
@@ -26,15 +26,13 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     }
     let near = first + keys.rows_ahead();
     let rows = [first, near, near + keys.rows_ahead()];
-    // More code than it is worth for fewer lanes.
-    let is_worth = const { size_of::<P::Element>() < size_of::<f32>() && S::FEW == 8 };
     match (room::<S>(scores.count), keys.even()) {
         (1, Some(walk)) if product.simd().asks_ahead() => {
             one(product, queries, Ahead::<_, _, true, false>::new(walk, rows), scores);
         }
         (1, Some(walk)) => one(product, queries, Foreseen::new(walk(first)), scores),
         (1, None) => one(product, queries, Ahead::<_, _, false, true>::new(|row| keys.walk(row), rows), scores),
-        (_, Some(walk)) if is_worth && product.simd().asks_ahead() => {
+        (_, Some(walk)) if const { may_ask_twice::<S, P::Element>() } && product.simd().asks_ahead() => {
             several(product, queries, Ahead::<_, _, true, true>::new(walk, rows), scores);
         }
         (_, Some(walk)) => several(product, queries, Ahead::<_, _, false, true>::new(walk, rows), scores),

@@ -302,6 +302,11 @@ struct Part {
     is_full: bool,
 }
 
+/// Whether several queries may ask twice for rows of such elements: only for small ones, and with many lanes; else it is more code than it is worth.
+const fn may_ask_twice<S: Simd, T>() -> bool {
+    size_of::<T>() < size_of::<f32>() && S::FEW == 8
+}
+
 /// Fetches some elements of a row.
 #[inline(always)]
 fn touch<T>(row: *const T, elements: Range<usize>) {

@@ -1,6 +1,6 @@
 //! Sums of weighted values, columns in the lanes.
 
-use super::{product::RowProduct, room, touch};
+use super::{may_ask_twice, product::RowProduct, room, touch};
 use crate::{
     scalar::Scalar,
     simd::{Simd, Task},
@@ -41,15 +41,13 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
     // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
     let near = first + weights.len;
     let rows = [first, near, near + values.rows_ahead()];
-    // More code than it is worth for fewer lanes.
-    let is_worth = const { size_of::<P::Element>() < size_of::<f32>() && S::FEW == 8 };
     match (room::<S>(weights.count), values.even()) {
         (1, Some(walk)) if product.simd().asks_ahead() => {
             one(product, weights, Ahead::<_, _, true, false>::new(walk, rows), output);
         }
         (1, Some(walk)) => one(product, weights, Foreseen::new(walk(first)), output),
         (1, None) => one(product, weights, Ahead::<_, _, false, true>::new(|row| values.walk(row), rows), output),
-        (_, Some(walk)) if is_worth && product.simd().asks_ahead() => {
+        (_, Some(walk)) if const { may_ask_twice::<S, P::Element>() } && product.simd().asks_ahead() => {
             several(product, weights, Ahead::<_, _, true, true>::new(walk, rows), output);
         }
         (_, Some(walk)) => several(product, weights, Ahead::<_, _, false, true>::new(walk, rows), output),
