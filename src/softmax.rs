@@ -274,7 +274,7 @@ pub(crate) struct FewScores<'t, S: Simd> {
 impl<'t, S: Simd> FewScores<'t, S> {
     /// Vectors of a tile, and of a query.
     const OF_TILE: usize = S::KEY_TILE / S::LANES;
-    const OF_QUERY: usize = FEW_TILES * Self::OF_TILE;
+    pub(crate) const OF_QUERY: usize = FEW_TILES * Self::OF_TILE;
 
     #[inline(always)]
     pub(crate) fn new(simd: S, vectors: &'t mut [S::Vector], count: usize, tiles: usize) -> Self {
@@ -294,10 +294,10 @@ impl<'t, S: Simd> FewScores<'t, S> {
         self.vectors
     }
 
-    /// Those of all queries, and how far apart two queries are; there is room for [`FEW`](Simd::FEW) of them.
+    /// Those of all queries, for [`FEW`](Simd::FEW) of which there is room.
     #[inline(always)]
-    pub(crate) fn rows(&self) -> (&[S::Scalar], usize) {
-        (elements::<S>(self.vectors), FEW_TILES * S::KEY_TILE)
+    pub(crate) fn elements(&self) -> &[S::Scalar] {
+        elements::<S>(self.vectors)
     }
 
     /// Those of query `i` with the keys of vector `group`; zeros where there is no such query.

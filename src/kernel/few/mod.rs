@@ -255,24 +255,24 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         room: &mut [S::Vector],
     ) {
         let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
-        let (single, mut rounded) = (weights.rows(), Rounded::NOT);
-        let (mut elements, mut stride) = single;
+        let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
+        let (mut elements, mut rounded) = (single, Rounded::NOT);
         if in_pairs {
-            let (per_query, vectors) = (stride / S::LANES, S::KEY_TILE / S::LANES);
+            let vectors = S::KEY_TILE / S::LANES;
             let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
             let to = Grid { vectors: &mut *room, strides: [vectors / 2, 1] };
             rounded = round(simd, &values, [weights.count, vectors], from, to);
-            (elements, stride) = (scratch::elements::<S>(room), S::KEY_TILE / 2);
+            elements = scratch::elements::<S>(room);
         }
         let FewScores { count, len, .. } = *weights;
         let factors = &rounded.factors;
-        let weights = Weights { simd, elements, stride, count, len, are_marked, factors, rescale };
+        let weights = Weights { simd, elements, count, len, are_marked, factors, rescale };
         with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), self.output));
         if let Strips::I8(strip, _) = values {
             for i in rounded.exact_rows() {
-                let (elements, stride) = single;
-                let weights = elements.get(i * stride..).and_then(|weights| weights.get(..len)).unwrap_or_default();
+                let weights = single.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..len));
                 let output = self.output.get_mut(i * strip.dim().div_ceil(S::LANES)..).unwrap_or_default();
+                let weights = weights.unwrap_or_default();
                 simd.call(ExactSums::<S, COLS> { weights, values: strip.walk(first), output });
             }
         }

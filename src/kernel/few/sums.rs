@@ -4,6 +4,7 @@ use super::{may_ask_twice, product::RowProduct, room, touch};
 use crate::{
     scalar::Scalar,
     simd::{Simd, Task},
+    softmax::FewScores,
     view::{Ahead, Foreseen, Reader, Strip},
 };
 
@@ -11,10 +12,8 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'t, S: Simd> {
     pub(super) simd: S,
-    /// Those of a query, one number or pair of numbers after the other.
+    /// Those of a query, one number or pair of numbers after the other; there is room for [`FEW`](Simd::FEW) queries.
     pub(super) elements: &'t [S::Scalar],
-    /// From a query to the next; there is room for [`FEW`](Simd::FEW).
-    pub(super) stride: usize,
     /// Queries.
     pub(super) count: usize,
     /// Keys.
@@ -25,6 +24,13 @@ pub(super) struct Weights<'t, S: Simd> {
     pub(super) factors: &'t [S::Scalar; 16],
     /// What earlier sums are to be multiplied with, of each query.
     pub(super) rescale: S::Vector,
+}
+
+impl<S: Simd> Weights<'_, S> {
+    /// From a query to the next, where each element is of so many weights.
+    pub(super) const fn stride(n: usize) -> usize {
+        if n == 1 { FewScores::<S>::OF_QUERY * S::LANES } else { S::KEY_TILE / n }
+    }
 }
 
 /// [`Sums`] of so many queries.
@@ -119,19 +125,21 @@ impl<
 
     #[inline(always)]
     fn run(mut self) {
+        // By itself, it stays in registers.
+        let mut values = self.values;
         let width = N * S::LANES;
-        let (groups, rest) = (self.values.dim() / width, self.values.dim() % width);
+        let (groups, rest) = (values.dim() / width, values.dim() % width);
         let mut group = 0;
         while !self.weights.are_marked && group + WIDTH <= groups {
-            self.columns::<WIDTH, false>(group, width);
+            self.columns::<WIDTH, false>(&mut values, group, width);
             group += WIDTH;
         }
         while group < groups {
-            self.one_group(group, width);
+            self.one_group(&mut values, group, width);
             group += 1;
         }
         if rest > 0 {
-            self.one_group(group, rest);
+            self.one_group(&mut values, group, rest);
         }
     }
 }
@@ -147,28 +155,28 @@ impl<
 > Sums<'_, S, P, R, N, QUERIES, WIDTH, COLS>
 {
     #[inline(always)]
-    fn one_group(&mut self, first: usize, len: usize) {
+    fn one_group(&mut self, values: &mut R, first: usize, len: usize) {
         if P::HAS_MARKS && self.weights.are_marked {
-            self.columns::<1, true>(first, len);
+            self.columns::<1, true>(values, first, len);
         } else {
-            self.columns::<1, false>(first, len);
+            self.columns::<1, false>(values, first, len);
         }
     }
 
     /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
     #[inline(always)]
-    fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, first: usize, len: usize) {
+    fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, values: &mut R, first: usize, len: usize) {
         let keys = self.weights.len;
-        self.values.restart();
+        values.restart();
         let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
         for j in 0..keys / N {
-            self.add_rows::<GROUPS, MARKED>(j, first, [len; N], &mut sums);
+            self.add_rows::<GROUPS, MARKED>(values, (j, first), [len; N], &mut sums);
         }
         if !keys.is_multiple_of(N) {
             // The last row has zeros for a counterpart.
             let mut lens = [0; N];
             lens[0] = len;
-            self.add_rows::<GROUPS, MARKED>(keys / N, first, lens, &mut sums);
+            self.add_rows::<GROUPS, MARKED>(values, (keys / N, first), lens, &mut sums);
         }
         self.store(first * N, sums);
     }
@@ -176,17 +184,17 @@ impl<
     /// Adds the next `N` rows, times weights number `j`, to the sums: of each row so many elements of the columns from number `first` on.
     #[inline(always)]
     fn add_rows<const GROUPS: usize, const MARKED: bool>(
-        &mut self,
-        j: usize,
-        first: usize,
+        &self,
+        values: &mut R,
+        (j, first): (usize, usize),
         lens: [usize; N],
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let Self { product, weights, .. } = *self;
         let simd = weights.simd;
         let rows = [
-            self.load_row(first, lens[0]),
-            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(first, lens[N - 1]) },
+            self.load_row(values, first, lens[0]),
+            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
         ];
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
@@ -197,7 +205,7 @@ impl<
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
-            let weight = unsafe { *weights.elements.as_ptr().add(i * weights.stride + j) };
+            let weight = unsafe { *weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
             for g in 0..GROUPS {
                 if MARKED {
                     sums[g] = product.add_unmarked(columns[g], weight, sums[g]);
@@ -212,12 +220,12 @@ impl<
 
     /// So many elements of the next row's columns from number `first` on; zeros instead of none.
     #[inline(always)]
-    fn load_row<const GROUPS: usize>(&mut self, first: usize, len: usize) -> [S::Vector; GROUPS] {
+    fn load_row<const GROUPS: usize>(&self, values: &mut R, first: usize, len: usize) -> [S::Vector; GROUPS] {
         let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
         if len == 0 {
             return vectors;
         }
-        let row = self.values.next();
+        let row = values.next();
         for (g, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: there are as many rows as weights, and each has these columns.
             let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
@@ -225,9 +233,9 @@ impl<
         }
         if R::WHOLE_ROWS && first == 0 {
             // The rest of the row too, in the order of addresses; it comes back to it from the cache.
-            touch(row, GROUPS * width..self.values.dim());
+            touch(row, GROUPS * width..values.dim());
         }
-        self.values.ask(GROUPS * width);
+        values.ask(GROUPS * width);
         vectors
     }
 
