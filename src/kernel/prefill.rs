@@ -79,6 +79,7 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
         let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
         let products = self.products;
         let Some(scores) = scratch.score_tile(products) else { return };
+        let mut words = [Words::all(simd); COLS];
         let Some(raw) = scratch.take(if self.head.projection().is_some() { self.rows.dim() } else { 0 }) else {
             return;
         };
@@ -123,7 +124,7 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
                 for block in blocks.iter_mut().flatten() {
                     self.prefetch(step, steps);
                     step += 1;
-                    block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, scores);
+                    block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, (scores, &mut words));
                 }
                 start += keys_at_once.get();
             }
@@ -254,37 +255,38 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         simd: S,
         head: &Head<'_, F, S::Scalar>,
         tile: &mut KeyTile<'_, '_, S::Scalar>,
-        scores: &mut [[S::Vector; COLS]],
+        (scores, words): (&mut [[S::Vector; COLS]], &mut [Words<S>; COLS]),
     ) {
         if COLS == 1 && self.products.are_for_few() {
-            return self.attend_few(simd, head, tile, scores);
+            return self.attend_few(simd, head, tile, (scores, words));
         }
         let Some(sight) = Sight::new(&self.spans, &tile.range) else { return };
         let range = &sight.keys;
-        let masked = match self.seen(simd, head, range, sight.are_full) {
-            Seen::Nothing => return,
-            Seen::All => None,
-            Seen::Some(words) => Some(words),
-        };
+        let seen = self.seen(simd, head, (range, &sight.are_full), words);
+        if seen == Seen::Nothing {
+            return;
+        }
         // Where the range begins or ends with a part of the keys that are multiplied at once, the others have rows, too.
         let keys_in_one = self.products.keys_in_one::<S>();
         let halves = [range.start % keys_in_one, range.end.wrapping_neg() % keys_in_one];
+        if seen == Seen::All && (head.modifies() || halves != [0, 0]) {
+            words.fill(Words::all(simd));
+        }
         let Some(rows) = scores.get_mut(..halves[0] + range.len() + halves[1]) else { return };
         let scores = without(rows, halves);
         let Some(mut max) = self.products_with_keys::<F, ROWS, NARROW>((simd, head), (&mut *tile, &sight), scores)
         else {
             return;
         };
-        let words = || masked.unwrap_or([Words::all(simd); COLS]);
-        if masked.is_some() || head.modifies() {
-            for (c, (max, words)) in max.iter_mut().zip(&words()).enumerate() {
+        if seen == Seen::Some || head.modifies() {
+            for (c, (max, words)) in max.iter_mut().zip(&*words).enumerate() {
                 let column = self.column(simd, head, c, range.start, words);
                 let rows = sight.rows(c, S::LANES);
                 fill_beside(scores, c, &rows, simd.splat(f32::NEG_INFINITY));
                 *max = simd.call(Apply { column, stage: Stage::Masked, scores: strided(scores, c), rows });
             }
         }
-        let may_be_marked = masked.is_some() || head.call.bias.is_some() || halves != [0, 0];
+        let may_be_marked = seen == Seen::Some || head.call.bias.is_some() || halves != [0, 0];
         let [_, factor] = head.factors_of_pairs();
         if self.products == Products::ManyInMatrices {
             let is_unbounded = tile.is_known_unbounded() || may_be_marked && !tile.is_finite(simd);
@@ -292,7 +294,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             self.matrices_with_values(simd, (tile, range), rows, (is_unbounded, rescale));
             if is_unbounded {
                 simd.call(UnpairRows { simd, rows: &mut *rows });
-                self.mark((simd, head), (range, &words()), (rows, halves));
+                self.mark((simd, head), (range, words), (rows, halves));
                 self.add_unbounded(simd, (tile, range), without(rows, halves));
             }
             return;
@@ -300,7 +302,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let is_marked = may_be_marked && !tile.is_finite(simd);
         let rescale = self.weigh(simd, (max, factor), (rows, halves), is_marked);
         if is_marked {
-            self.mark((simd, head), (range, &words()), (rows, halves));
+            self.mark((simd, head), (range, words), (rows, halves));
             if let Some(pairs) = self.products.pairs(simd) {
                 fill_halves(rows, halves, simd.splat(MARK));
                 pairs.call(PairRows::<S, COLS> { pairs, rows: &mut *rows });
@@ -434,28 +436,29 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         Some(())
     }
 
-    /// What the first vectors of queries see of some keys, all of which some of them see by their position.
+    /// What the first vectors of queries see of some keys, all of which some of them see by their position; where that is told key by key, by `words`.
     #[inline(always)]
-    pub(super) fn seen<F: Score, const N: usize>(
+    pub(super) fn seen<F: Score>(
         &self,
         simd: S,
         head: &Head<'_, F, S::Scalar>,
-        keys: &Range<usize>,
-        are_full: [bool; N],
-    ) -> Seen<S, N> {
-        if are_full == [true; N] && head.is_band() {
+        (keys, are_full): (&Range<usize>, &[bool]),
+        words: &mut [Words<S>],
+    ) -> Seen {
+        if head.is_band() && are_full.iter().all(|is_full| *is_full) {
             return Seen::All;
         }
-        let mut words = [Words::all(simd); N];
         for (c, (words, is_full)) in words.iter_mut().zip(are_full).enumerate() {
-            if !(is_full && head.is_band()) {
-                *words = self.look(simd, head, c, keys);
+            if *is_full && head.is_band() {
+                *words = Words::all(simd);
+            } else {
+                self.look(simd, head, c, keys, words);
             }
         }
         match () {
             () if words.iter().all(|words| !words.any) => Seen::Nothing,
             () if words.iter().all(|words| words.all) => Seen::All,
-            () => Seen::Some(words),
+            () => Seen::Some,
         }
     }
 
@@ -467,8 +470,9 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         head: &Head<'_, F, S::Scalar>,
         c: usize,
         keys: &Range<usize>,
-    ) -> Words<S> {
-        simd.call(Look { simd, head, queries: self.of, first: c * S::LANES, keys: keys.clone() })
+        words: &mut Words<S>,
+    ) {
+        simd.call(Look { simd, head, queries: self.of, first: c * S::LANES, keys: keys.clone(), words });
     }
 
     /// Vector `c` of the queries, and the keys from `key` on.
@@ -486,10 +490,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 }
 
 /// What some vectors of queries see of some keys.
-pub(super) enum Seen<S: Simd, const N: usize> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
     Nothing,
     All,
-    Some([Words<S>; N]),
+    Some,
 }
 
 /// Overwrites scores of vector `c` of the queries that are not among these rows.

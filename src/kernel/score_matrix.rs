@@ -85,7 +85,10 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
         let scores = self.scores.get_mut(..range.len())?;
 
         let is_partial = is_masked && !(is_full && head.is_band());
-        let words = if is_partial { block.look(simd, head, column.first(), &range) } else { Words::all(simd) };
+        let mut words = Words::all(simd);
+        if is_partial {
+            block.look(simd, head, column.first(), &range, &mut words);
+        }
         let (product, queries) = (head.function(simd), &*block.queries);
         simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { product, columns: column, queries, keys, scores });
         let of_queries = block.column(simd, head, column.first(), range.start, &words);

@@ -2,7 +2,7 @@
 
 use core::{f64::consts::LOG2_E, num::NonZeroUsize};
 
-use super::{band::Band, function::Score, mask::MaskRows, product::Function, projection::HeadProjection};
+use super::{band::Band, function::Score, product::Function, projection::HeadProjection};
 use crate::{
     scalar::Scalar,
     simd::Simd,
@@ -99,12 +99,6 @@ impl<'a, F: Score, E: Scalar> Head<'a, F, E> {
     #[inline(always)]
     pub(crate) fn is_band(&self) -> bool {
         !F::MASKS && self.call.masks.iter().all(Option::is_none)
-    }
-
-    #[inline(always)]
-    pub(crate) fn masks(&self, head: usize) -> [Option<MaskRows<'a>>; 2] {
-        let [mask, block_mask] = &self.call.masks;
-        [mask, block_mask].map(|mask| mask.as_ref()?.rows(self.sequence.batch, head))
     }
 
     /// Whether anything but a mask is done to scores.

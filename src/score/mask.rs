@@ -13,7 +13,7 @@ use crate::{
     error::Operand,
     kv::expect_shape,
     scalar::Scalar,
-    simd::{Bf16Pairs, Simd, Task, prefetch},
+    simd::{Bf16Pairs, CACHE_LINE, Simd, Task, prefetch_early},
     view::Rows,
 };
 
@@ -149,21 +149,64 @@ enum ElementRows<'a> {
     Bits(Rows<'a, u8>),
 }
 
-impl MaskRows<'_> {
-    /// The keys `key .. key + 32`, the first in the lowest bit; nothing is seen past the last.
+impl<'a> MaskRows<'a> {
     #[inline(always)]
-    pub(crate) fn word(&self, query: usize, key: usize) -> u32 {
+    fn row(&self, query: usize) -> MaskRow<'a> {
         let [queries, keys] = self.block;
-        if self.block == [NonZeroUsize::MIN; 2] {
-            return self.elements(query, key);
+        let row = if queries == NonZeroUsize::MIN { query } else { query / queries };
+        let elements = match &self.rows {
+            ElementRows::Bools(rows) => ElementRow::Bools(rows.row(row)),
+            ElementRows::Bits(rows) => ElementRow::Bits(rows.row(row)),
+        };
+        MaskRow { elements, keys }
+    }
+}
+
+/// What a mask says of one query.
+#[derive(Clone, Copy)]
+struct MaskRow<'a> {
+    elements: ElementRow<'a>,
+    /// That one element speaks for.
+    keys: NonZeroUsize,
+}
+
+#[derive(Clone, Copy)]
+enum ElementRow<'a> {
+    Bools(&'a [bool]),
+    Bits(&'a [u8]),
+}
+
+impl MaskRow<'_> {
+    /// Takes from words of 32 keys each, from `key` on, the first in the lowest bit, what it forbids; all past the last.
+    #[inline(always)]
+    fn restrict<'w, S: Simd>(self, simd: S, key: usize, words: impl Iterator<Item = &'w mut u32>) {
+        match self.elements {
+            ElementRow::Bools(row) if self.keys == NonZeroUsize::MIN && row.len() > 1 => {
+                let (chunks, rest) = row.get(key..).unwrap_or_default().as_chunks();
+                let mut last = [false; 32];
+                last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                let bits = chunks.iter().chain([&last]).map(|chunk| simd.bitmask(chunk)).chain(core::iter::repeat(0));
+                words.zip(bits).for_each(|(word, bits)| *word &= bits);
+            }
+            _ => words.zip((key..).step_by(32)).for_each(|(word, key)| *word &= self.word(key)),
         }
-        let row = query / queries;
+    }
+
+    /// The keys `key .. key + 32`; an only element is repeated.
+    #[inline(always)]
+    fn word(self, key: usize) -> u32 {
+        let keys = self.keys;
+        match self.elements {
+            ElementRow::Bools([only]) => return if *only { u32::MAX } else { 0 },
+            ElementRow::Bits(row) if keys == NonZeroUsize::MIN => return bits(row, key),
+            _ => {}
+        }
         let (mut word, mut done) = (0, 0);
         while done < u32::BITS {
             let at = key + done as usize;
             let left = keys.get() - at % keys;
             let run = u32::try_from(left).unwrap_or(u32::MAX).min(u32::BITS - done);
-            if self.elements(row, at / keys) & 1 == 1 {
+            if self.sees(at / keys) {
                 word |= below(run as i32) << done;
             }
             done += run;
@@ -171,45 +214,27 @@ impl MaskRows<'_> {
         word
     }
 
-    /// Asks for what will be looked at next, where each key has an element of its own.
     #[inline(always)]
-    fn prefetch(&self, query: usize, key: usize) {
-        if self.block == [NonZeroUsize::MIN; 2] {
-            match &self.rows {
-                ElementRows::Bools(rows) => prefetch(rows.row_ptr(query).wrapping_add(key)),
-                ElementRows::Bits(rows) => prefetch(rows.row_ptr(query).wrapping_add(key / 8)),
+    fn sees(self, column: usize) -> bool {
+        match self.elements {
+            ElementRow::Bools(row) => row.get(column).is_some_and(|seen| *seen),
+            ElementRow::Bits(row) => bits(row, column) & 1 == 1,
+        }
+    }
+
+    /// Asks for what it says of some keys, if each has an element of its own; but for the line in which that begins, as what it says of those before ends there.
+    #[inline(always)]
+    fn prefetch(self, keys: Range<usize>) {
+        if self.keys == NonZeroUsize::MIN {
+            for key in keys.step_by(CACHE_LINE) {
+                let last = key + (CACHE_LINE - 1);
+                match self.elements {
+                    ElementRow::Bools(row) => prefetch_early(row.as_ptr().wrapping_add(last)),
+                    ElementRow::Bits(row) => prefetch_early(row.as_ptr().wrapping_add(last / 8)),
+                }
             }
         }
     }
-
-    #[inline(always)]
-    fn elements(&self, row: usize, first: usize) -> u32 {
-        match &self.rows {
-            ElementRows::Bools(rows) => bools(rows.row(row), first),
-            ElementRows::Bits(rows) => bits(rows.row(row), first),
-        }
-    }
-}
-
-/// 32 elements from `first` on as bits; an only one is repeated.
-#[inline(always)]
-fn bools(row: &[bool], first: usize) -> u32 {
-    if let [only] = row {
-        return if *only { u32::MAX } else { 0 };
-    }
-    let row = row.get(first..).unwrap_or_default();
-    if let Some(row) = row.first_chunk::<32>()
-        && let ([a, b, c, d], _) = row.as_chunks::<8>()
-    {
-        return gather(*a) | gather(*b) << 8 | gather(*c) << 16 | gather(*d) << 24;
-    }
-    row.iter().take(32).rev().fold(0, |bits, seen| bits << 1 | u32::from(*seen))
-}
-
-/// The product with the factor has them all in its topmost byte.
-#[inline(always)]
-fn gather(eight: [bool; 8]) -> u32 {
-    (u64::from_le_bytes(eight.map(u8::from)).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
 }
 
 /// 32 bits from bit `first` on.
@@ -233,25 +258,31 @@ pub(crate) struct Look<'t, 'a, S: Simd, F> {
     pub(crate) first: usize,
     /// At most as many as a tile has.
     pub(crate) keys: Range<usize>,
+    pub(crate) words: &'t mut Words<S>,
 }
 
 impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
-    type Output = Words<S>;
+    type Output = ();
 
     #[inline(always)]
-    fn run(self) -> Words<S> {
-        let Self { simd, head, queries, first, ref keys } = self;
+    fn run(self) {
+        let Self { simd, head, queries, first, ref keys, .. } = self;
         let [base, _] = queries.ends(first, S::LANES);
         let at: [[usize; 2]; 16] = core::array::from_fn(|lane| queries.at(first + lane));
         let offsets = at.map(|[_, query]| (query - base) as i32);
         let ends = head.band.ends(base, keys.start);
-        let mut words = Words { any: false, ..Words::all(simd) };
-        for ((vector, common), first) in words.lanes.iter_mut().zip(&mut words.common).zip((0..keys.len()).step_by(32))
+        let mut lanes = [[0; 16]; MAX_WORDS];
+        let firsts = || (0..keys.len()).step_by(32);
+        for (lanes, first) in lanes.iter_mut().zip(firsts()) {
+            *lanes = band::words(ends, &offsets, first as i32);
+        }
+        if !head.is_band() {
+            self.mask(&at, lanes.get_mut(..keys.len().div_ceil(32)).unwrap_or_default());
+        }
+        let words = &mut *self.words;
+        (words.any, words.all) = (false, true);
+        for (((vector, common), lanes), first) in words.lanes.iter_mut().zip(&mut words.common).zip(lanes).zip(firsts())
         {
-            let mut lanes = band::words(ends, &offsets, first as i32);
-            if !head.is_band() {
-                self.mask(&at, keys.start + first, &mut lanes);
-            }
             let existing = below((keys.len() - first) as i32);
             let (mut some, mut all) = (0, u32::MAX);
             let mut bits = [S::Scalar::ZERO; 16];
@@ -264,34 +295,34 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
             words.all &= all & existing == existing;
             (*common, *vector) = (all, simd.load(&bits));
         }
-        words
     }
 }
 
 impl<S: Simd, F: Score> Look<'_, '_, S, F> {
-    /// Takes from words of the keys from `key` on, one for each lane, what masks forbid, the caller's own among them.
+    /// Takes from words of the keys, of each 32 one for each lane, what masks forbid, the caller's own among them.
     #[inline(always)]
-    fn mask(&self, at: &[[usize; 2]; 16], key: usize, lanes: &mut [u32; 16]) {
-        let head = self.head;
+    fn mask(&self, at: &[[usize; 2]; 16], words: &mut [[u32; 16]]) {
+        let Self { simd, head, ref keys, .. } = *self;
         let [first_query, first_key] = head.origin();
-        let mut start = 0;
-        while let Some(&[head_of_lane, _]) = at.get(start).filter(|_| start < S::LANES) {
-            let same_head = at.iter().take(S::LANES).skip(start).take_while(|[other, _]| *other == head_of_lane);
-            let end = start + same_head.count();
-            let (lanes, queries) =
-                (lanes.get_mut(start..end).unwrap_or_default(), at.get(start..end).unwrap_or_default());
-            for mask in head.masks(head_of_lane).iter().flatten() {
-                for (lane, [_, query]) in lanes.iter_mut().zip(queries) {
-                    *lane &= mask.word(first_query + query, first_key + key);
-                    mask.prefetch(first_query + query, first_key + key + S::KEY_TILE);
+        let lanes = || at.iter().copied().enumerate().take(S::LANES);
+        for mask in head.call.masks.iter().flatten() {
+            let (mut rows, mut rows_of) = (None, None);
+            for (lane, [of, query]) in lanes() {
+                if rows_of != Some(of) {
+                    (rows, rows_of) = (mask.rows(head.sequence.batch, of), Some(of));
+                }
+                let Some(rows) = &rows else { continue };
+                let (row, next) = (rows.row(first_query + query), first_key + keys.end);
+                row.restrict(simd, first_key + keys.start, words.iter_mut().filter_map(|words| words.get_mut(lane)));
+                row.prefetch(next..next + keys.len());
+            }
+        }
+        if F::MASKS {
+            for (lane, at) in lanes() {
+                for (words, key) in words.iter_mut().zip((keys.start..).step_by(32)) {
+                    words.get_mut(lane).into_iter().for_each(|word| *word &= custom(head, at, key));
                 }
             }
-            if F::MASKS {
-                for (lane, at) in lanes.iter_mut().zip(queries) {
-                    *lane &= custom(head, *at, key);
-                }
-            }
-            start = end;
         }
     }
 }
@@ -343,9 +374,9 @@ impl<S: Simd> Words<S> {
         !word >> (keys.start % 32) & below(keys.len() as i32) == 0
     }
 
-    /// The queries that see key `j` of the tile.
+    /// Which of 32 keys, key `j` of the tile among them, each query sees.
     #[inline(always)]
-    pub(crate) fn lanes(&self, simd: S, j: usize) -> S::Mask {
-        simd.has_bit(self.lanes[(j / 32).min(MAX_WORDS - 1)], j as u32 % 32)
+    pub(crate) fn bits(&self, j: usize) -> S::Vector {
+        self.lanes[(j / 32).min(MAX_WORDS - 1)]
     }
 }

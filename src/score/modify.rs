@@ -16,7 +16,7 @@ use crate::{
     Float, Stage,
     math::tanh::tanh,
     scalar::Scalar,
-    simd::{Simd, Task, prefetch},
+    simd::{Simd, Task, prefetch, prefetch_early},
     view::Rows,
 };
 
@@ -67,13 +67,14 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
         let Self { column, stage, mut scores, rows } = self;
         let simd = column.simd;
         let nothing = simd.splat(f32::NEG_INFINITY);
+        let bias_rows = if stage >= Stage::Masked { column.bias_rows() } else { None };
         // Several, so that one need not wait for the other.
         let mut max = [nothing; 4];
         for start in rows.clone().step_by(S::LANES) {
             let keys = start..rows.end.min(start + S::LANES);
             column.softcap(&keys, &mut scores, stage);
             if stage >= Stage::Masked {
-                let bias = column.bias_square(&keys);
+                let bias = bias_rows.as_ref().map(|rows| column.bias_square(&keys, rows));
                 column.alibi(&keys, &mut scores);
                 column.bias(&keys, bias.as_ref(), &mut scores);
                 if F::MODIFIES {
@@ -82,14 +83,14 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
                 }
             }
             let is_masked = stage >= Stage::Masked && !column.words.all_see(&keys);
-            for four in keys.clone().step_by(4) {
-                for (max, j) in max.iter_mut().zip(four..keys.end) {
-                    let Some(score) = scores.get(j) else { break };
-                    if is_masked {
-                        *score = simd.select(column.words.lanes(simd, j), *score, nothing);
-                    }
-                    *max = simd.max(*max, *score);
+            let bits = column.words.bits(keys.start);
+            for j in keys {
+                let Some(score) = scores.get(j) else { break };
+                if is_masked {
+                    *score = simd.select(simd.has_bit(bits, j as u32 % 32), *score, nothing);
                 }
+                let [a, b, c, d] = max;
+                max = [b, c, d, simd.max(a, *score)];
             }
         }
         let [a, b, c, d] = max;
@@ -113,19 +114,21 @@ impl<S: Simd, F: Score> Task for Mark<'_, '_, S, F> {
         let Self { column, mut weights, len, mark } = self;
         let simd = column.simd;
         let (mark, least) = (simd.splat(mark), simd.splat(f32::MIN));
+        let bias_rows = column.bias_rows();
         for start in (0..len).step_by(S::LANES) {
             let keys = start..len.min(start + S::LANES);
-            let bias = column.bias_square(&keys).unwrap_or(simd.zeros());
+            let bias = bias_rows.as_ref().map_or(simd.zeros(), |rows| column.bias_square(&keys, rows));
+            let bits = column.words.bits(keys.start);
             for (j, bias) in keys.zip(bias.as_ref()) {
                 let Some(weight) = weights.get(j) else { break };
                 let is_masked = simd.less(*bias, least);
-                *weight = simd.select(is_masked, mark, simd.select(column.words.lanes(simd, j), *weight, mark));
+                *weight = simd.select(is_masked, mark, simd.select(simd.has_bit(bits, j as u32 % 32), *weight, mark));
             }
         }
     }
 }
 
-impl<S: Simd, F: Score> Column<'_, '_, S, F> {
+impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
     #[inline(always)]
     fn softcap(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>, stage: Stage) {
         let (simd, Some(cap)) = (self.simd, self.head.call.softcap) else { return };
@@ -149,30 +152,44 @@ impl<S: Simd, F: Score> Column<'_, '_, S, F> {
         }
     }
 
-    /// The bias of some keys, as many as a vector has lanes or fewer, a vector each, if there is one.
+    /// The rows of the bias for the queries in the lanes, if there is one.
     #[inline(always)]
-    fn bias_square(&self, keys: &Range<usize>) -> Option<S::Square> {
+    fn bias_rows(&self) -> Option<[&'a [f32]; 16]> {
         self.head.call.bias?;
-        let [first_query, first_key] = self.head.origin();
-        let start = first_key + self.key + keys.start;
+        let [first_query, _] = self.head.origin();
         let (mut rows, mut rows_of) = (None, None);
-        let mut square = self.simd.zeros();
-        for (i, lane) in square.as_mut().iter_mut().enumerate() {
+        let mut of_lanes = [&[][..]; 16];
+        for (i, lane) in of_lanes.iter_mut().enumerate().take(S::LANES) {
             let [head, query] = self.queries.at(self.first + i);
             if rows_of != Some(head) {
                 (rows, rows_of) = (self.head.bias(head), Some(head));
             }
-            let row = rows.map_or(&[][..], |rows: Rows<'_, f32>| rows.row(first_query + query));
-            *lane = match row {
-                [only] => self.simd.splat(*only),
-                _ => {
-                    prefetch(row.as_ptr().wrapping_add(start + S::KEY_TILE));
-                    self.simd.load_f32(row.get(start..).map_or(&[], |row| row.get(..keys.len()).unwrap_or(row)))
+            *lane = rows.map_or(&[][..], |rows: Rows<'_, f32>| rows.row(first_query + query));
+        }
+        Some(of_lanes)
+    }
+
+    /// The bias of some keys, as many as a vector has lanes or fewer, a vector each.
+    #[inline(always)]
+    fn bias_square(&self, keys: &Range<usize>, rows: &[&[f32]; 16]) -> S::Square {
+        let [_, first_key] = self.head.origin();
+        let start = first_key + self.key + keys.start;
+        let mut square = self.simd.zeros();
+        for (lane, row) in square.as_mut().iter_mut().zip(rows) {
+            let rest = row.get(start..).unwrap_or_default();
+            *lane = match (rest.get(..S::LANES), row) {
+                (Some(whole), _) => {
+                    // Where the same of the next tile ends, and the next square; they begin where those before end.
+                    prefetch_early(whole.as_ptr().wrapping_add(S::KEY_TILE + S::LANES - 1));
+                    prefetch(whole.as_ptr().wrapping_add(2 * S::LANES - 1));
+                    self.simd.load_f32(whole)
                 }
+                (None, [only]) => self.simd.splat(*only),
+                (None, _) => self.simd.load_f32(rest),
             };
         }
         self.simd.transpose(&mut square);
-        Some(square)
+        square
     }
 
     #[inline(always)]

@@ -49,6 +49,16 @@ fn lanes(len: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(len.min(8) as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
 }
 
+/// Which of some booleans are true.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn bitmask(of: &[bool; 32]) -> u32 {
+    // SAFETY: the 32 bytes that are read exist.
+    let bytes = unsafe { _mm256_loadu_si256(of.as_ptr().cast()) };
+    // `true` is the lowest bit of a byte; looked at is the highest.
+    _mm256_movemask_epi8(_mm256_slli_epi16::<7>(bytes)).cast_unsigned()
+}
+
 /// Loads eight elements, or as many as there are and zeros.
 #[inline(always)]
 fn whole_or_padded<T: Copy + Default>(from: &[T], load: impl Fn(*const T) -> __m256) -> __m256 {
@@ -268,6 +278,12 @@ impl Simd for Avx2 {
             let bit = _mm256_set1_epi32(1 << (bit % 32));
             _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(bits), bit), bit))
         }
+    }
+
+    #[inline(always)]
+    fn bitmask(self, of: &[bool; 32]) -> u32 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { bitmask(of) }
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@ mod double;
 use core::arch::x86_64::*;
 
 use self::amx::Amx;
-use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task, instructions};
+use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task, avx2::bitmask, instructions};
 use crate::{
     element::Bf16,
     math::exp::{BELOW, polynomial},
@@ -516,6 +516,12 @@ impl Simd for Avx512 {
     fn has_bit(self, bits: __m512, bit: u32) -> __mmask16 {
         // SAFETY: `self` exists, so the CPU has AVX-512F.
         unsafe { _mm512_test_epi32_mask(_mm512_castps_si512(bits), _mm512_set1_epi32(1 << (bit % 32))) }
+    }
+
+    #[inline(always)]
+    fn bitmask(self, of: &[bool; 32]) -> u32 {
+        // SAFETY: `self` exists, so the CPU has AVX2, too.
+        unsafe { bitmask(of) }
     }
 
     #[inline(always)]

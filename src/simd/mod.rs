@@ -311,6 +311,16 @@ pub trait Simd: Copy {
     /// Of the [word](Scalar::from_word) that each lane's bits are, whether this one, counted from the lowest, is set.
     fn has_bit(self, bits: Self::Vector, bit: u32) -> Self::Mask;
 
+    /// Which of some booleans are true, the first in the lowest bit.
+    #[inline(always)]
+    fn bitmask(self, of: &[bool; 32]) -> u32 {
+        // The product with the factor has eight of them in its topmost byte.
+        let gather =
+            |eight: [bool; 8]| u64::from_le_bytes(eight.map(u8::from)).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        let (eights, _) = of.as_chunks();
+        eights.iter().rev().fold(0, |bits, eight| bits << 8 | gather(*eight) as u32)
+    }
+
     /// `LANES` vectors of zeros.
     fn zeros(self) -> Self::Square;
 

@@ -172,11 +172,13 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         simd: S,
         head: &Head<'_, F, S::Scalar>,
         tiles: &mut KeyTile<'_, '_, S::Scalar>,
-        scores: &mut [[S::Vector; COLS]],
+        (scores, words): (&mut [[S::Vector; COLS]], &mut [Words<S>; COLS]),
     ) {
         let Some((room, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
+        let Some(words) = words.first_mut() else { return };
         let mut scores = FewScores::new(simd, scores, self.of.len, tiles.range.len().div_ceil(S::KEY_TILE));
-        let parts: [Part; FEW_TILES] = from_fn(|i| self.part(simd, head, tiles.part(i * S::KEY_TILE, S::KEY_TILE)));
+        let parts: [Part; FEW_TILES] =
+            from_fn(|i| self.part(simd, head, tiles.part(i * S::KEY_TILE, S::KEY_TILE), words));
         if parts.iter().all(|part| part.keys.is_empty()) {
             return;
         }
@@ -191,8 +193,8 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
             }
             scores.mask_rest();
             if !part.is_full || head.modifies() {
-                let words = self.words(simd, head, part);
-                let column = self.column(simd, head, 0, part.keys.start, &words);
+                self.look_at(simd, head, part, words);
+                let column = self.column(simd, head, 0, part.keys.start, words);
                 scores.turned(room, |scores, len| {
                     simd.call(Apply { column, stage: Stage::Masked, scores, rows: 0..len });
                 });
@@ -214,8 +216,8 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
             if is_marked {
                 // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
                 let mark = if values.have_scales() { 0.0 } else { -1.0 };
-                let words = self.words(simd, head, part);
-                let column = self.column(simd, head, 0, part.keys.start, &words);
+                self.look_at(simd, head, part, words);
+                let column = self.column(simd, head, 0, part.keys.start, words);
                 weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
             }
             let are_marked = is_marked && !values.have_scales();
@@ -280,19 +282,23 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// What is seen of some keys.
     #[inline(always)]
-    fn part<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, tile: Range<usize>) -> Part {
+    fn part<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, tile: Range<usize>, words: &mut Words<S>) -> Part {
         let (keys, is_full) = self.spans[0].within(&tile);
-        match self.seen(simd, head, &keys, [is_full]) {
+        match self.seen(simd, head, (&keys, &[is_full]), core::slice::from_mut(words)) {
             Seen::Nothing => Part { keys: keys.start..keys.start, is_full: true },
             Seen::All => Part { keys, is_full: true },
-            Seen::Some(_) => Part { keys, is_full: false },
+            Seen::Some => Part { keys, is_full: false },
         }
     }
 
     /// Who sees what of a part.
     #[inline(always)]
-    fn words<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, part: &Part) -> Words<S> {
-        if part.is_full { Words::all(simd) } else { self.look(simd, head, 0, &part.keys) }
+    fn look_at<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, part: &Part, words: &mut Words<S>) {
+        if part.is_full {
+            *words = Words::all(simd);
+        } else {
+            self.look(simd, head, 0, &part.keys, words);
+        }
     }
 }
 

@@ -193,6 +193,11 @@ impl Simd for Double<Avx2> {
     }
 
     #[inline(always)]
+    fn bitmask(self, of: &[bool; 32]) -> u32 {
+        self.0.bitmask(of)
+    }
+
+    #[inline(always)]
     fn zeros(self) -> [__m256d; 4] {
         [self.splat(0.0); 4]
     }

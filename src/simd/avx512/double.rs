@@ -162,6 +162,11 @@ impl Simd for Double<Avx512> {
     }
 
     #[inline(always)]
+    fn bitmask(self, of: &[bool; 32]) -> u32 {
+        self.0.bitmask(of)
+    }
+
+    #[inline(always)]
     fn zeros(self) -> [__m512d; 8] {
         [self.splat(0.0); 8]
     }
