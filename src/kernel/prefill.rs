@@ -41,6 +41,9 @@ use crate::{
 /// The weight of a key that is masked, where weights of zero would not do.
 const MARK: f32 = -1.0;
 
+/// How often a block asks for something while it attends to a tile.
+const ASKS: usize = 3;
+
 /// Queries of heads that share keys and values, and where their results go.
 pub(crate) struct Unit<'a, F, E> {
     pub(crate) head: Head<'a, F, E>,
@@ -102,9 +105,8 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q);
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
             let new = Block::new(simd, &self.head, (queries, has_sinks), (products, rounded), [q, o]);
-            for span in &new.spans {
-                (start, end) = (start.min(span.some.start), end.max(span.some.end));
-            }
+            let keys = new.keys();
+            (start, end) = (start.min(keys.start), end.max(keys.end));
             *block = Some(new);
         }
 
@@ -117,14 +119,17 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             let key_tile = products.key_tile::<S>();
             let mut start = first / key_tile * key_tile.get();
             let keys_at_once = products.keys_at_once::<S>(tiles.have_plain_rows());
-            let tiles_and_blocks = ((end - start) / keys_at_once).saturating_mul(blocks.iter().flatten().count());
-            let (mut step, steps) = (0, NonZeroUsize::MIN.saturating_add(tiles_and_blocks));
+            let visits = |block: &Block<'_, S, COLS>| block.tiles(&(start..end), keys_at_once);
+            let visits: usize = blocks.iter().flatten().map(visits).sum();
+            let (mut asked, asks) = (0, NonZeroUsize::MIN.saturating_add(ASKS * visits));
             while start < end {
                 let mut tile = tiles.tile(start..end.min(start + keys_at_once.get()), first);
                 for block in blocks.iter_mut().flatten() {
-                    self.prefetch(step, steps);
-                    step += 1;
-                    block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, (scores, &mut words));
+                    let ask = || {
+                        self.prefetch(asked, asks);
+                        asked += 1;
+                    };
+                    block.attend::<_, ROWS, NARROW>(simd, &self.head, &mut tile, (scores, &mut words), ask);
                 }
                 start += keys_at_once.get();
             }
@@ -150,13 +155,13 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
 }
 
 impl<F, E: Scalar> Unit<'_, F, E> {
-    /// Asks for the part of what lies at both ends of a unit that falls to one of its steps, a block's over a tile: the rows that it will
-    /// write, and the queries of the next one. Few at a time, as more than can be under way have to be waited for.
+    /// Asks for a part of what lies at both ends of a unit, that number `asked` of so many: the rows that it will write, and the queries of the
+    /// next one. Few at a time, as more than can be under way have to be waited for.
     #[inline(always)]
-    fn prefetch(&self, step: usize, steps: NonZeroUsize) {
+    fn prefetch(&self, asked: usize, asks: NonZeroUsize) {
         let Some(next) = &self.next_rows else { return };
-        let rows = self.output.len() / steps + 1;
-        for i in step * rows..(step + 1) * rows {
+        let rows = self.output.len() / asks + 1;
+        for i in asked * rows..(asked + 1) * rows {
             self.output.prefetch(i);
             next.prefetch(i);
         }
@@ -248,6 +253,21 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         }
     }
 
+    /// What any of its queries sees by its position is among these.
+    #[inline(always)]
+    fn keys(&self) -> Range<usize> {
+        let first = self.spans[0].some.clone();
+        self.spans.iter().fold(first, |keys, Span { some, .. }| keys.start.min(some.start)..keys.end.max(some.end))
+    }
+
+    /// Of how many tiles, each of so many keys, which cover a range, it sees any.
+    #[inline(always)]
+    fn tiles(&self, range: &Range<usize>, keys_at_once: NonZeroUsize) -> usize {
+        let Range { start, end } = self.keys();
+        let (start, end) = (start.max(range.start), end.min(range.end));
+        if start < end { end.div_ceil(keys_at_once.get()) - start / keys_at_once } else { 0 }
+    }
+
     /// Attends to the keys of a tile.
     #[inline(always)]
     fn attend<F: Score, const ROWS: usize, const NARROW: usize>(
@@ -256,8 +276,10 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         head: &Head<'_, F, S::Scalar>,
         tile: &mut KeyTile<'_, '_, S::Scalar>,
         (scores, words): (&mut [[S::Vector; COLS]], &mut [Words<S>; COLS]),
+        mut ask: impl FnMut(),
     ) {
         if COLS == 1 && self.products.are_for_few() {
+            (0..ASKS).for_each(|_| ask());
             return self.attend_few(simd, head, tile, (scores, words));
         }
         let Some(sight) = Sight::new(&self.spans, &tile.range) else { return };
@@ -274,6 +296,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         }
         let Some(rows) = scores.get_mut(..halves[0] + range.len() + halves[1]) else { return };
         let scores = without(rows, halves);
+        ask();
         let Some(mut max) = self.products_with_keys::<F, ROWS, NARROW>((simd, head), (&mut *tile, &sight), scores)
         else {
             return;
@@ -286,11 +309,13 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 *max = simd.call(Apply { column, stage: Stage::Masked, scores: strided(scores, c), rows });
             }
         }
+        ask();
         let may_be_marked = seen == Seen::Some || head.call.bias.is_some() || halves != [0, 0];
         let [_, factor] = head.factors_of_pairs();
         if self.products == Products::ManyInMatrices {
             let is_unbounded = tile.is_known_unbounded() || may_be_marked && !tile.is_finite(simd);
             let rescale = self.weigh(simd, (max, factor), (rows, halves), false);
+            ask();
             self.matrices_with_values(simd, (tile, range), rows, (is_unbounded, rescale));
             if is_unbounded {
                 simd.call(UnpairRows { simd, rows: &mut *rows });
@@ -308,6 +333,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 pairs.call(PairRows::<S, COLS> { pairs, rows: &mut *rows });
             }
         }
+        ask();
         self.products_with_values::<ROWS, NARROW>(simd, (tile, &sight), rows, (is_marked, rescale));
     }
 
