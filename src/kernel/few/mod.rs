@@ -262,7 +262,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         if in_pairs {
             let vectors = S::KEY_TILE / S::LANES;
             let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
-            let to = Grid { vectors: &mut *room, strides: [vectors / 2, 1] };
+            let to = Grid { vectors: &mut *room, strides: [Weights::<S>::stride(2) / S::LANES, 1] };
             rounded = round(simd, &values, [weights.count, vectors], from, to);
             elements = scratch::elements::<S>(room);
         }
@@ -272,10 +272,10 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), self.output));
         if let Strips::I8(strip, _) = values {
             for i in rounded.exact_rows() {
-                let weights = single.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..len));
+                let of_query = single.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..len));
+                let (weights, values) = (of_query.unwrap_or_default(), strip.walk(first));
                 let output = self.output.get_mut(i * strip.dim().div_ceil(S::LANES)..).unwrap_or_default();
-                let weights = weights.unwrap_or_default();
-                simd.call(ExactSums::<S, COLS> { weights, values: strip.walk(first), output });
+                simd.call(ExactSums::<S, COLS> { weights, values, output });
             }
         }
     }
