@@ -291,7 +291,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         // Where the range begins or ends with a part of the keys that are multiplied at once, the others have rows, too.
         let keys_in_one = self.products.keys_in_one::<S>();
         let halves = [range.start % keys_in_one, range.end.wrapping_neg() % keys_in_one];
-        if seen == Seen::All && (head.modifies() || halves != [0, 0]) {
+        // They are asked what all see only where scores are modified, or weights marked.
+        if seen == Seen::All && (head.modifies() || halves != [0, 0] || tile.is_known_unbounded()) {
             words.fill(Words::all(simd));
         }
         let Some(rows) = scores.get_mut(..halves[0] + range.len() + halves[1]) else { return };
