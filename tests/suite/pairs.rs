@@ -117,19 +117,20 @@ fn the_largest_score_is_found() {
     }
 }
 
-/// Queries of blocks that see a tile in part, and of those after them, which see it whole.
+/// Queries of blocks that see a tile in part, and of those after them, which see it whole; so many that they go over the keys together.
 #[test]
 fn an_infinite_value_reaches_whoever_sees_it() {
     const OFFSET: usize = 100;
     for key in [0, 110, 250, 390] {
-        let mut case = Plan { band: Band::offset(OFFSET as i64), ..plan([300, 400], [6, 5]) }.case();
+        let plan = Plan { q_heads: 16, band: Band::offset(OFFSET as i64), ..plan([300, 400], [64, 104]) };
+        let mut case = plan.case();
         case.v.row_mut([0, 0, key])[3] = f32::INFINITY;
         for backend in backends() {
             let answer = case.run(backend);
             for row @ [_, _, i] in answer.out.rows() {
                 let reached = answer.out.row(row).iter().enumerate().map(|(c, x)| (c, !x.is_finite()));
                 assert!(
-                    reached.eq((0..5).map(|c| (c, c == 3 && i + OFFSET >= key))),
+                    reached.eq((0..104).map(|c| (c, c == 3 && i + OFFSET >= key))),
                     "{backend}: query {i}, key {key}"
                 );
             }
