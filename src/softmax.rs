@@ -9,7 +9,7 @@ use crate::{
     score::modify::Strided,
     scratch::{elements, elements_mut},
     simd::{Bf16Pairs, Simd},
-    view::{RowsMut, Walk},
+    view::{RowsMut, Strip},
 };
 
 /// For each query: the largest score so far, and the sum of `2^(score - max)`.
@@ -325,14 +325,15 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
-    /// Multiplies those of each key with a number of its own.
+    /// Multiplies those of each key with a number of its own, which are rows from the first one on.
     ///
     /// # Safety
     ///
-    /// There are as many numbers as keys, each a row of its own.
+    /// There are as many.
     #[inline(always)]
-    pub(crate) unsafe fn scale(&mut self, mut scales: Walk<'_, f32>) {
-        let simd = self.simd;
+    pub(crate) unsafe fn scale(&mut self, numbers: &Strip<'_, f32>, first: usize) {
+        let (simd, mut scales) = (self.simd, numbers.walk(first));
+        numbers.ask_in_pages(first + self.len, self.len);
         for group in 0..Self::OF_TILE {
             let mut of_keys = [0.0; 16];
             let keys = self.len.saturating_sub(group * S::LANES).min(S::LANES);

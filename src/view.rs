@@ -465,6 +465,14 @@ impl<'a, T: Copy> Strip<'a, T> {
         (self.table.len() <= 1).then_some(move |row| Even { page, next: page.row_ptr(row) })
     }
 
+    /// Asks for some rows of single numbers, if they lie in pages: else a CPU foresees them.
+    #[inline(always)]
+    pub(crate) fn ask_in_pages(&self, first: usize, len: usize) {
+        if self.table.len() > 1 {
+            self.walk(first).ask(len);
+        }
+    }
+
     /// How many rows it takes memory to answer: some 8 KB.
     #[inline(always)]
     pub(crate) fn rows_ahead(&self) -> usize {
@@ -507,6 +515,20 @@ impl<'a, T: Copy> Walk<'a, T> {
         let dim = self.strip.page.dim;
         // SAFETY: the caller's promise, and the invariant of `Strip`.
         unsafe { core::slice::from_raw_parts(self.next(), dim) }
+    }
+
+    /// Asks for the next rows, of a single number each, a cache line of them at a time.
+    #[inline(always)]
+    fn ask(mut self, mut rows: usize) {
+        while rows > 0 {
+            let first = self.next();
+            let more = self.left.min(rows - 1).min(const { CACHE_LINE / size_of::<T>() - 1 });
+            let last = first.wrapping_add(more * self.strip.page.stride);
+            prefetch_early(first);
+            prefetch_early(last);
+            (self.next, self.left) = (last.wrapping_add(self.strip.page.stride), self.left - more);
+            rows -= 1 + more;
+        }
     }
 }
 

@@ -211,7 +211,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
             let Some((values, first)) = tiles.raw_values(simd, &part.keys, !in_order) else { continue };
             if let Strips::I8(_, scales) = values {
                 // SAFETY: there are as many.
-                unsafe { weights.scale(scales.walk(first)) };
+                unsafe { weights.scale(&scales, first) };
             }
             if is_marked {
                 // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
@@ -244,7 +244,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         if let Strips::I8(_, scales) = keys {
             // SAFETY: there are as many.
-            unsafe { scores.scale(scales.walk(first)) };
+            unsafe { scores.scale(&scales, first) };
         }
     }
 
