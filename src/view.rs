@@ -462,13 +462,19 @@ impl<'a, T: Copy> Strip<'a, T> {
     #[inline(always)]
     pub(crate) fn even(&self) -> Option<impl Fn(usize) -> Even<'a, T> + use<'a, T>> {
         let page = Rows { first: self.walk(0).next, ..self.page };
-        (self.table.len() <= 1).then_some(move |row| Even { page, next: page.row_ptr(row) })
+        self.is_even().then_some(move |row| Even { page, next: page.row_ptr(row) })
+    }
+
+    /// Whether all rows lie in one page.
+    #[inline(always)]
+    const fn is_even(&self) -> bool {
+        self.table.len() <= 1
     }
 
     /// Asks for some rows of single numbers, if they lie in pages: else a CPU foresees them.
     #[inline(always)]
     pub(crate) fn ask_in_pages(&self, first: usize, len: usize) {
-        if self.table.len() > 1 {
+        if !self.is_even() {
             self.walk(first).ask(len);
         }
     }
@@ -523,12 +529,18 @@ impl<'a, T: Copy> Walk<'a, T> {
         while rows > 0 {
             let first = self.next();
             let more = self.left.min(rows - 1).min(const { CACHE_LINE / size_of::<T>() - 1 });
-            let last = first.wrapping_add(more * self.strip.page.stride);
             prefetch_early(first);
-            prefetch_early(last);
-            (self.next, self.left) = (last.wrapping_add(self.strip.page.stride), self.left - more);
+            prefetch_early(first.wrapping_add(more * self.strip.page.stride));
+            self.skip(more);
             rows -= 1 + more;
         }
+    }
+
+    /// Passes over some rows of the page, of which there are as many left.
+    #[inline(always)]
+    const fn skip(&mut self, rows: usize) {
+        self.next = self.next.wrapping_add(rows * self.strip.page.stride);
+        self.left -= rows;
     }
 }
 
@@ -546,8 +558,7 @@ impl<T: Copy> Walker<T> for Walk<'_, T> {
             self.next = self.strip.page_ptr(self.page).unwrap_or(self.next);
         }
         let row = self.next;
-        self.next = row.wrapping_add(self.strip.page.stride);
-        self.left -= 1;
+        self.skip(1);
         row
     }
 }
@@ -563,7 +574,7 @@ impl Walk<'_, f32> {
         if to.len() <= self.left && self.strip.page.stride == 1 {
             // SAFETY: the caller's promise; they lie one after the other.
             let numbers = unsafe { core::slice::from_raw_parts(self.next, to.len()) };
-            (self.next, self.left) = (self.next.wrapping_add(to.len()), self.left - to.len());
+            self.skip(to.len());
             to.iter_mut().zip(numbers).for_each(|(to, number)| *to = *number);
         } else {
             for to in to {

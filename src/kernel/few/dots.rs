@@ -201,7 +201,8 @@ unsafe fn add_runs<
             let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
             keys[c][k] = product.load(load(rows[k], c));
         }
-        // Pairs of rows overlap: each row is asked for twice, soon after another, as a CPU drops some of what it is asked for.
+        // Parts of rows in the order of addresses. Whole rows, where several are read at once, in pairs that overlap: half of them, each twice in short order,
+        // which is faster than to ask for all.
         (0..KEYS).step_by(2).for_each(|_| reader.ask(KEYS.min(2) * RUN * width));
         if QUERIES == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
