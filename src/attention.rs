@@ -456,16 +456,16 @@ impl<'a, F: Score> Attention<'a, F> {
     /// Queries and output are of `f32`, or with the feature `half` of its `f16` or `bf16`, each for itself; keys and values of any other [`Element`] than
     /// `f64`. Or all of them are of `f64`, and so is what is computed; biases, slopes, sinks, and parameters of score functions, are `f32` even then.
     ///
-    /// [`Backend::Avx512Bf16`] computes some dot products two elements at a time, unless [scores](Output::scores) or
+    /// Some dot products are computed two elements at a time, unless [scores](Output::scores) or
     /// [the same bits whatever the number of queries](Self::batch_invariant) are asked for:
     ///
-    /// - of `bf16` queries with `bf16` keys and values, if `head_dim` is even or there are at most 8 queries of heads that share keys. Products
-    ///   are exact, sums `f32`; weights are rounded to `bf16` before they are multiplied with values; numbers below
+    /// - with [`Backend::Avx512Bf16`], of `bf16` queries with `bf16` keys and values, if `head_dim` is even or there are at most 8 queries of heads that
+    ///   share keys. Products are exact, sums `f32`; weights are rounded to `bf16` before they are multiplied with values; numbers below
     ///   `f32::MIN_POSITIVE` count as zeros. [`Backend::Avx512Amx`] does the same with 16 by 16 of them at a time, if `head_dim` is even and there are more
     ///   queries; fewer are computed with in `f32` there.
-    /// - of at most 8 queries of heads that share keys with [bytes](crate::Quantized) that have one scale a row, if `head_dim` is at most 512. Queries become
-    ///   integers of 16 bits, off by up to 1/65534 of their largest element; so do, tile by tile, weights times scales. That is less by far than what
-    ///   the bytes are off by. Sums are exact in a tile, and `f32` from tile to tile.
+    /// - with [`Backend::Avx2`] and all that have AVX-512, of at most 4 queries of heads that share keys, or 8, with [bytes](crate::Quantized) that have
+    ///   one scale a row, if `head_dim` is at most 512. Queries become integers of 16 bits, off by up to 1/65534 of their largest element; so do, tile
+    ///   by tile, weights times scales. That is less by far than what the bytes are off by. Sums are exact in a tile, and `f32` from tile to tile.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least
     /// [`scratch_len(head_dim, value_dim)`](crate::scratch_len) elements, whose contents don't matter before or after;

@@ -35,15 +35,16 @@ impl<'s, E: Scalar> Tiles<'s, E> {
         let mut side = |strips: Strips<'s, E>| {
             let dim = NonZeroUsize::new(strips.dim())?;
             let room = scratch.staging(products, if is_plain { 0 } else { dim.get() })?;
-            Some(Side { strips, dim, origin, room, staged: 0..0, is_whole: false })
+            let is_raw = strips.has_plain_rows() && (products.take_bytes::<S>() || !strips.have_scales());
+            Some(Side { strips, dim, origin, is_raw, room, staged: 0..0, is_whole: false })
         };
         Some(Self { keys: side(keys)?, values: side(values)? })
     }
 
-    /// Whether few queries can attend to keys and values as they are.
+    /// Whether few queries attend to keys and values as they are.
     #[inline(always)]
-    pub(super) fn have_plain_rows(&self) -> bool {
-        self.keys.strips.has_plain_rows() && self.values.strips.has_plain_rows()
+    pub(super) const fn are_raw(&self) -> bool {
+        self.keys.is_raw && self.values.is_raw
     }
 
     /// The tile of these keys. What comes before `first` nobody sees.
@@ -60,6 +61,8 @@ struct Side<'s, E> {
     dim: NonZeroUsize,
     /// Row of the first key.
     origin: usize,
+    /// Whether few queries are multiplied with rows as they are.
+    is_raw: bool,
     room: &'s mut [E],
     /// What is in the room.
     staged: Range<usize>,
@@ -168,25 +171,21 @@ impl<E: Scalar> Side<'_, E> {
         columns.columns(pairs_of(first - tile.start / keys), pairs_of(end - first))
     }
 
-    /// Those of a range within the tile, and the row at which they begin: as they are, where no row has several scales and those are
-    /// wanted, or multiplied with them.
+    /// Those of a range within the tile, and the row at which they begin: as they are, or made scalars.
     #[inline(always)]
     fn strips<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         tile: &Range<usize>,
         range: &Range<usize>,
-        with_scales: bool,
     ) -> Option<(Strips<'_, E>, usize)> {
-        match range {
-            range if range.is_empty() => None,
-            range if self.strips.has_plain_rows() && (with_scales || !self.strips.have_scales()) => {
-                Some((self.strips, self.row_numbers(range).start))
-            }
-            range => {
-                let rows = Strip::one_page(self.rows(simd, tile, range)?)?;
-                Some((Strips::Floats(FloatStrip::Scalars(rows)), 0))
-            }
+        if range.is_empty() {
+            None
+        } else if self.is_raw {
+            Some((self.strips, self.row_numbers(range).start))
+        } else {
+            let rows = Strip::one_page(self.rows(simd, tile, range)?)?;
+            Some((Strips::Floats(FloatStrip::Scalars(rows)), 0))
         }
     }
 }
@@ -266,26 +265,24 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
         self.tiles.values.matrix_columns(simd, &self.seen, range, only_finite)
     }
 
-    /// Keys of this range, which somebody sees, and where among the rows they begin; with the scales that belong to them only where no row
-    /// has several.
+    /// Keys of this range, which somebody sees, for few queries, and where among the rows they begin.
     #[inline(always)]
     pub(super) fn raw_keys<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         range: &Range<usize>,
     ) -> Option<(Strips<'_, E>, usize)> {
-        self.tiles.keys.strips(simd, &self.seen, range, true)
+        self.tiles.keys.strips(simd, &self.seen, range)
     }
 
-    /// Values of this range, likewise; if they are to be the same numbers whatever keeps them, without scales.
+    /// Values of this range, likewise.
     #[inline(always)]
     pub(super) fn raw_values<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         range: &Range<usize>,
-        with_scales: bool,
     ) -> Option<(Strips<'_, E>, usize)> {
-        self.tiles.values.strips(simd, &self.seen, range, with_scales)
+        self.tiles.values.strips(simd, &self.seen, range)
     }
 
     /// Whether a value is known to be infinite or NaN.

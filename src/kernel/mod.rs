@@ -14,7 +14,7 @@ use core::num::NonZeroUsize;
 
 use crate::{
     score::{function::Score, product::Product},
-    simd::{Bf16Pairs, CACHE_LINE, Matrices, Simd, prefetch},
+    simd::{Bf16Pairs, CACHE_LINE, Matrices, Pairs, Simd, prefetch},
 };
 
 /// What a backend has to multiply matrices of `bf16`.
@@ -68,6 +68,16 @@ impl Products {
         matches!(self, Self::Few | Self::FewInPairs)
     }
 
+    /// Whether bytes that have one scale a row are multiplied as they are: in pairs where there are such instructions, else one by one.
+    #[inline(always)]
+    pub(crate) const fn take_bytes<S: Simd>(self) -> bool {
+        match self {
+            Self::FewInPairs => true,
+            Self::Few => !has_i8_pairs::<S>(),
+            _ => false,
+        }
+    }
+
     /// Whether queries come to them as they are.
     pub(crate) const fn are_in_pairs(self) -> bool {
         self.are_many_in_pairs() || matches!(self, Self::FewInPairs)
@@ -107,6 +117,11 @@ impl Products {
         let keys = if self.are_many_in_pairs() { S::Bf16Pairs::KEY_TILE } else { S::KEY_TILE };
         NonZeroUsize::MIN.saturating_add(keys - 1)
     }
+}
+
+/// Whether a backend multiplies pairs of integers.
+pub(crate) const fn has_i8_pairs<S: Simd>() -> bool {
+    <S::I8Pairs as Pairs<S>>::LARGEST.is_some()
 }
 
 /// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.

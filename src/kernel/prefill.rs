@@ -118,7 +118,7 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             let first = start.min(end);
             let key_tile = products.key_tile::<S>();
             let mut start = first / key_tile * key_tile.get();
-            let keys_at_once = products.keys_at_once::<S>(tiles.have_plain_rows());
+            let keys_at_once = products.keys_at_once::<S>(tiles.are_raw());
             let visits = |block: &Block<'_, S, COLS>| block.tiles(&(start..end), keys_at_once);
             let visits: usize = blocks.iter().flatten().map(visits).sum();
             let (mut asked, asks) = (0, NonZeroUsize::MIN.saturating_add(ASKS * visits));
@@ -457,7 +457,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         (tile, range): (&mut KeyTile<'_, '_, S::Scalar>, &Range<usize>),
         weights: &[[S::Vector; COLS]],
     ) -> Option<()> {
-        let (values, first) = tile.raw_values(simd, range, true)?;
+        let (values, first) = tile.raw_values(simd, range)?;
         let (values, output) = (values.bf16()?, &mut *self.output);
         simd.call(AddUnbounded { simd, weights, values, first, output });
         Some(())

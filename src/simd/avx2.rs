@@ -4,7 +4,7 @@ mod double;
 
 use core::arch::x86_64::*;
 
-use super::{Double, Kernel, Known, NoPairs, Simd, Task, instructions};
+use super::{Double, Kernel, Known, NoPairs, Pairs, Simd, Task, extension, instructions};
 use crate::{
     element::Bf16,
     math::exp::{NEAREST, polynomial},
@@ -12,13 +12,34 @@ use crate::{
 
 cpufeatures::new!(cpu, "avx2", "fma");
 
+/// Sums of vectors of integers, which are handed about as those of floats.
+macro_rules! add_integers {
+    ($($name:ident: $vector:ident, $add:ident, $to_integers:ident, $back:ident;)*) => {$(
+        #[inline(always)]
+        unsafe fn $name(a: $vector, b: $vector) -> $vector {
+            // SAFETY: whoever asks for it has the instructions.
+            unsafe { $back($add($to_integers(a), $to_integers(b))) }
+        }
+    )*};
+}
+pub(super) use add_integers;
+
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
-pub struct Avx2(());
+pub struct Avx2 {
+    vnni: Option<Vnni>,
+}
 
 impl Avx2 {
     pub(super) fn new() -> Option<Self> {
-        (cpu::get() && has_f16c()).then_some(Self(()))
+        (cpu::get() && has_f16c()).then(|| Self { vnni: Vnni::new() })
+    }
+
+    /// As on a CPU that has none.
+    #[cfg(test)]
+    pub(super) const fn without_vnni(self) -> Self {
+        let Self { .. } = self;
+        Self { vnni: None }
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
@@ -42,6 +63,12 @@ fn has_f16c() -> bool {
     KNOWN.get_or(|| __cpuid(1).ecx >> 29 & 1 == 1)
 }
 
+extension! {
+    /// Multiplies pairs of integers and adds them up in one instruction.
+    Vnni, "avx2,fma,f16c,avxvnni",
+    __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 4 & 1 == 1
+}
+
 /// All ones in the lanes that the first `len` elements fill.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -59,15 +86,15 @@ pub(super) fn bitmask(of: &[bool; 32]) -> u32 {
     _mm256_movemask_epi8(_mm256_slli_epi16::<7>(bytes)).cast_unsigned()
 }
 
-/// Loads eight elements, or as many as there are and zeros.
+/// Loads `N` elements, or as many as there are and zeros.
 #[inline(always)]
-fn whole_or_padded<T: Copy + Default>(from: &[T], load: impl Fn(*const T) -> __m256) -> __m256 {
-    if from.len() >= 8 {
-        return load(from.as_ptr());
+fn whole_or_padded<T: Copy + Default, const N: usize>(from: &[T], load: impl Fn(&[T; N]) -> __m256) -> __m256 {
+    if let Some(whole) = from.first_chunk() {
+        return load(whole);
     }
-    let mut padded = [T::default(); 8];
+    let mut padded = [T::default(); N];
     padded.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
-    load(padded.as_ptr())
+    load(&padded)
 }
 
 /// Writes eight elements, or as many as there is room for.
@@ -88,9 +115,103 @@ macro_rules! reduce {
         let cd = _mm256_castps_pd($of_8(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d)));
         let (front, back) = (_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
         let halves = $of_8(_mm256_castpd_ps(front), _mm256_castpd_ps(back));
-        let all = $of_4(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
-        core::mem::transmute::<__m128, [f32; 4]>(all)
+        $of_4(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves))
     }};
+}
+
+/// Pairs of integers: bytes in memory, 16 bits in registers, with sums of 32.
+#[derive(Clone, Copy)]
+pub struct I8s(Avx2);
+
+impl Pairs<Avx2> for I8s {
+    type Number = i8;
+
+    const LARGEST: Option<f32> = Some(i16::MAX as f32);
+
+    #[inline(always)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        match self.0.vnni {
+            Some(vnni) => vnni.call(task),
+            None => self.0.call(task),
+        }
+    }
+
+    #[inline(always)]
+    fn load(self, row: &[i8]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2; the elements that are read exist.
+        whole_or_padded(row, |row: &[i8; 16]| unsafe {
+            _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm_loadu_si128(row.as_ptr().cast())))
+        })
+    }
+
+    #[inline(always)]
+    fn load_raw(self, row: &[i8]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2; the elements that are read exist.
+        whole_or_padded(row, |row: &[i8; 16]| unsafe {
+            _mm256_castsi256_ps(_mm256_castsi128_si256(_mm_loadu_si128(row.as_ptr().cast())))
+        })
+    }
+
+    #[inline(always)]
+    fn zip(self, [a, b]: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let a = _mm256_castsi256_si128(_mm256_castps_si256(a));
+            let b = _mm256_castsi256_si128(_mm256_castps_si256(b));
+            let first = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(a, b));
+            let second = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(a, b));
+            [_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)]
+        }
+    }
+
+    #[inline(always)]
+    fn unzip(self, sums: [__m256; 2]) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        sums.map(|sums| unsafe { _mm256_cvtepi32_ps(_mm256_castps_si256(sums)) })
+    }
+
+    #[inline(always)]
+    fn join(self, [a, b]: [__m256; 2]) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let in_halves = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+            _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(in_halves))
+        }
+    }
+
+    #[inline(always)]
+    fn split(self, pairs: __m256) -> [__m256; 2] {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let pairs = _mm256_castps_si256(pairs);
+            let first = _mm256_srli_epi32::<16>(_mm256_slli_epi32::<16>(pairs));
+            let second = _mm256_slli_epi32::<16>(_mm256_srli_epi32::<16>(pairs));
+            [_mm256_castsi256_ps(first), _mm256_castsi256_ps(second)]
+        }
+    }
+
+    /// With [`Vnni`], the compiler makes one instruction of the two.
+    #[inline(always)]
+    fn dot(self, a: __m256, b: __m256, sum: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let products = _mm256_madd_epi16(_mm256_castps_si256(a), _mm256_castps_si256(b));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), products))
+        }
+    }
+
+    #[inline(always)]
+    fn sum_each(self, of: [__m256; 4]) -> [f32; 4] {
+        add_integers! {
+            add_8: __m256, _mm256_add_epi32, _mm256_castps_si256, _mm256_castsi256_ps;
+            add_4: __m128, _mm_add_epi32, _mm_castps_si128, _mm_castsi128_ps;
+        }
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let sums = _mm_castps_si128(reduce!(of, add_8, add_4));
+            core::mem::transmute::<__m128, [f32; 4]>(_mm_cvtepi32_ps(sums))
+        }
+    }
 }
 
 impl Simd for Avx2 {
@@ -99,7 +220,7 @@ impl Simd for Avx2 {
     type Mask = __m256;
     type Square = [__m256; 8];
     type Bf16Pairs = NoPairs<Bf16>;
-    type I8Pairs = NoPairs<i8>;
+    type I8Pairs = I8s;
     type Double = Double<Self>;
 
     const LANES: usize = 8;
@@ -124,6 +245,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn double(self) -> Double<Self> {
         Double(self)
+    }
+
+    #[inline(always)]
+    fn i8_pairs(self) -> Option<I8s> {
+        Some(I8s(self))
     }
 
     #[inline(always)]
@@ -157,23 +283,26 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_i8(self, from: &[i8]) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2; the eight elements that are read exist.
-        whole_or_padded(from, |from| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(from.cast()))) })
+        // SAFETY: `self` exists, so the CPU has AVX2; the elements that are read exist.
+        whole_or_padded(from, |from: &[i8; 8]| unsafe {
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(from.as_ptr().cast())))
+        })
     }
 
     #[cfg(feature = "half")]
     #[inline(always)]
     fn load_f16(self, from: &[half::f16]) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has F16C; the eight elements that are read exist.
-        whole_or_padded(from, |from| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) })
+        // SAFETY: `self` exists, so the CPU has F16C; the elements that are read exist.
+        whole_or_padded(from, |from: &[half::f16; 8]| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) })
     }
 
     #[cfg(feature = "half")]
     #[inline(always)]
     fn load_bf16(self, from: &[half::bf16]) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2; the eight elements that are read exist.
-        whole_or_padded(from, |from| unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))))
+        // SAFETY: `self` exists, so the CPU has AVX2; the elements that are read exist.
+        whole_or_padded(from, |from: &[half::bf16; 8]| unsafe {
+            let upper_halves = _mm_loadu_si128(from.as_ptr().cast());
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(upper_halves)))
         })
     }
 
@@ -300,13 +429,13 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn sum_each(self, of: [__m256; 4]) -> [f32; 4] {
         // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe { reduce!(of, _mm256_add_ps, _mm_add_ps) }
+        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm256_add_ps, _mm_add_ps)) }
     }
 
     #[inline(always)]
     fn max_each(self, of: [__m256; 4]) -> [f32; 4] {
         // SAFETY: as above.
-        unsafe { reduce!(of, _mm256_max_ps, _mm_max_ps) }
+        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm256_max_ps, _mm_max_ps)) }
     }
 }
 

@@ -6,7 +6,11 @@ mod double;
 use core::arch::x86_64::*;
 
 use self::amx::Amx;
-use super::{Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task, avx2::bitmask, instructions};
+use super::{
+    Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task,
+    avx2::{add_integers, bitmask},
+    extension, instructions,
+};
 use crate::{
     element::Bf16,
     math::exp::{BELOW, polynomial},
@@ -17,30 +21,42 @@ cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "f
 /// Exists only on a CPU (and OS) with the features that `new` asks for.
 #[derive(Clone, Copy)]
 pub struct Avx512 {
-    pairs: Option<Bf16s>,
+    bf16s: Option<Bf16s>,
+    vnni: Option<Vnni>,
 }
 
 impl Avx512 {
     pub(super) fn new() -> Option<Self> {
-        cpu::get().then_some(Self { pairs: None })
+        cpu::get().then(|| Self { bf16s: None, vnni: Vnni::new() })
     }
 
-    /// With instructions for pairs of numbers.
+    /// With instructions for pairs of `bf16`.
     pub(super) fn with_pairs() -> Option<Self> {
-        let pairs = Bf16s { pairs: HasPairs(()), matrices: None };
-        (cpu::get() && has_pairs()).then_some(Self { pairs: Some(pairs) })
+        let bf16s = Some(Bf16s { bf16: Bf16Dot::new()?, matrices: None });
+        Some(Self { bf16s, ..Self::new()? })
     }
 
     /// With those, and a unit for matrices of them.
     pub(super) fn with_matrices() -> Option<Self> {
-        let Self { pairs } = Self::with_pairs()?;
+        let simd = Self::with_pairs()?;
         let matrices = Some(Amx::new()?);
-        Some(Self { pairs: pairs.map(|pairs| Bf16s { matrices, ..pairs }) })
+        Some(Self { bf16s: simd.bf16s.map(|bf16s| Bf16s { matrices, ..bf16s }), ..simd })
+    }
+
+    /// Whether the CPU has such a unit, be it one that may be used or not: it takes longer then to multiply pairs than to multiply two single numbers.
+    pub(super) fn has_matrices() -> bool {
+        Self::with_pairs().is_some() && amx::has_tiles()
     }
 
     /// Asks the operating system to let this process use that unit, if the CPU has one.
     pub(super) fn request_matrices() -> bool {
         Self::with_pairs().is_some() && amx::request()
+    }
+
+    /// As on a CPU that has none.
+    #[cfg(test)]
+    pub(super) fn without_vnni(self) -> Self {
+        Self { vnni: None, ..self }
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.
@@ -59,34 +75,15 @@ impl Avx512 {
     }
 }
 
-/// Exists only on a CPU with AVX512-BF16 and VNNI, besides what [`Avx512`] asks for.
-#[derive(Clone, Copy)]
-struct HasPairs(());
-
-/// Whether the CPU multiplies pairs of `bf16` numbers, of which `cpufeatures` does not know, and of integers, as all do that have the former.
-fn has_pairs() -> bool {
-    static KNOWN: Known = Known::new();
-    KNOWN.get_or(|| {
-        let has_leaf = |leaf| __cpuid(0).eax >= leaf;
-        let has_bit = |register: u32, bit: u32| register >> bit & 1 == 1;
-        has_leaf(7)
-            && __cpuid_count(7, 0).eax >= 1
-            && has_bit(__cpuid_count(7, 1).eax, 5)
-            && has_bit(__cpuid_count(7, 0).ecx, 11)
-    })
+extension! {
+    /// Multiplies pairs of `bf16` numbers.
+    Bf16Dot, "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma",
+    __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 5 & 1 == 1
 }
-
-impl HasPairs {
-    #[inline(never)]
-    fn call<T: Task>(self, task: T) -> T::Output {
-        // SAFETY: `self` exists, so the CPU has the features.
-        unsafe { self.outlined(task) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
-    fn outlined<T: Task>(self, task: T) -> T::Output {
-        task.run()
-    }
+extension! {
+    /// Multiplies pairs of integers and adds them up in one instruction.
+    Vnni, "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx2,fma",
+    __cpuid_count(7, 0).ecx >> 11 & 1 == 1
 }
 
 /// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,
@@ -106,7 +103,7 @@ macro_rules! reduce {
 /// Pairs of `bf16`.
 #[derive(Clone, Copy)]
 pub struct Bf16s {
-    pairs: HasPairs,
+    bf16: Bf16Dot,
     matrices: Option<Amx>,
 }
 
@@ -117,7 +114,7 @@ impl Pairs<Avx512> for Bf16s {
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
-        self.pairs.call(task)
+        self.bf16.call(task)
     }
 
     #[inline(always)]
@@ -160,7 +157,8 @@ impl Pairs<Avx512> for Bf16s {
 
     #[inline(always)]
     fn split(self, pairs: __m512) -> [__m512; 2] {
-        split(pairs, self.pairs)
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { split(pairs) }
     }
 
     #[inline(always)]
@@ -222,7 +220,7 @@ impl Bf16Pairs<Avx512> for Bf16s {
 
 /// Pairs of integers: bytes in memory, 16 bits in registers, with sums of 32.
 #[derive(Clone, Copy)]
-pub struct I8s(HasPairs);
+pub struct I8s(Avx512);
 
 impl Pairs<Avx512> for I8s {
     type Number = i8;
@@ -231,7 +229,10 @@ impl Pairs<Avx512> for I8s {
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
-        self.0.call(task)
+        match self.0.vnni {
+            Some(vnni) => vnni.call(task),
+            None => self.0.call(task),
+        }
     }
 
     #[inline(always)]
@@ -284,33 +285,27 @@ impl Pairs<Avx512> for I8s {
 
     #[inline(always)]
     fn split(self, pairs: __m512) -> [__m512; 2] {
-        split(pairs, self.0)
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe { split(pairs) }
     }
 
+    /// With [`Vnni`], the compiler makes one instruction of the two.
     #[inline(always)]
     fn dot(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX512-VNNI.
+        // SAFETY: `self` exists, so the CPU has AVX-512F and BW.
         unsafe {
-            let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-            _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(sum), a, b))
+            let products = _mm512_madd_epi16(_mm512_castps_si512(a), _mm512_castps_si512(b));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), products))
         }
     }
 
     #[inline(always)]
     fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
-        /// Of vectors of integers.
-        macro_rules! add {
-            ($name:ident, $vector:ident, $add:ident, $to_integers:ident, $back:ident) => {
-                #[inline(always)]
-                unsafe fn $name(a: $vector, b: $vector) -> $vector {
-                    // SAFETY: `I8s` exists, so the CPU has AVX-512F.
-                    unsafe { $back($add($to_integers(a), $to_integers(b))) }
-                }
-            };
+        add_integers! {
+            add_16: __m512, _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps;
+            add_8: __m256, _mm256_add_epi32, _mm256_castps_si256, _mm256_castsi256_ps;
+            add_4: __m128, _mm_add_epi32, _mm_castps_si128, _mm_castsi128_ps;
         }
-        add!(add_16, __m512, _mm512_add_epi32, _mm512_castps_si512, _mm512_castsi512_ps);
-        add!(add_8, __m256, _mm256_add_epi32, _mm256_castps_si256, _mm256_castsi256_ps);
-        add!(add_4, __m128, _mm_add_epi32, _mm_castps_si128, _mm_castsi128_ps);
         // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
         unsafe {
             let sums = _mm_castps_si128(reduce!(of, add_16, add_8, add_4));
@@ -320,15 +315,13 @@ impl Pairs<Avx512> for I8s {
 }
 
 /// [`Pairs::split`]
-#[inline(always)]
-fn split(pairs: __m512, _: HasPairs) -> [__m512; 2] {
-    // SAFETY: the CPU has AVX-512F.
-    unsafe {
-        let pairs = _mm512_castps_si512(pairs);
-        let first = _mm512_srli_epi32::<16>(_mm512_slli_epi32::<16>(pairs));
-        let second = _mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(pairs));
-        [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
-    }
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn split(pairs: __m512) -> [__m512; 2] {
+    let pairs = _mm512_castps_si512(pairs);
+    let first = _mm512_srli_epi32::<16>(_mm512_slli_epi32::<16>(pairs));
+    let second = _mm512_slli_epi32::<16>(_mm512_srli_epi32::<16>(pairs));
+    [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
 }
 
 /// The halves of lanes that the first `len` numbers fill.
@@ -378,12 +371,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn bf16_pairs(self) -> Option<Bf16s> {
-        self.pairs
+        self.bf16s
     }
 
     #[inline(always)]
     fn i8_pairs(self) -> Option<I8s> {
-        self.pairs.map(|Bf16s { pairs, .. }| I8s(pairs))
+        Some(I8s(self))
     }
 
     #[inline(always)]

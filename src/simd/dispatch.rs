@@ -20,8 +20,8 @@ pub enum Backend {
     Avx2,
     /// AVX-512 F, DQ, BW and VL, on x86-64.
     Avx512,
-    /// Those, AVX512-BF16 and VNNI, on x86-64: [`Avx512`](Self::Avx512), but that queries of `bf16` with keys and values of `bf16`, and few queries
-    /// with keys and values of bytes, are [multiplied two elements at a time](crate::Attention::forward).
+    /// Those and AVX512-BF16, on x86-64: [`Avx512`](Self::Avx512), but that queries of `bf16` with keys and values of `bf16` are
+    /// [multiplied two elements at a time](crate::Attention::forward).
     Avx512Bf16,
     /// Those, AMX-TILE and AMX-BF16, on x86-64: [`Avx512Bf16`](Self::Avx512Bf16), but that many queries of `bf16` are multiplied with keys and values of `bf16` a matrix at
     /// a time, and few of them one element at a time, which is faster on CPUs with AMX. Only after [`request_amx`](Self::request_amx).
@@ -29,24 +29,37 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// All there are, from the slowest to the fastest.
+    /// All there are, each with more instructions than the one before.
     pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Avx512Amx];
 
-    /// Those that this CPU can run, from the slowest to the fastest; never none.
+    /// Those that this CPU can run, each with more instructions than the one before; never none.
     ///
     /// ```
     /// use simd_attention::Backend;
     /// assert_eq!(Backend::available().next(), Some(Backend::Portable));
-    /// assert_eq!(Backend::available().last(), Some(Backend::best()));
     /// ```
     pub fn available() -> impl DoubleEndedIterator<Item = Self> {
         Self::ALL.into_iter().filter(|backend| backend.is_available())
     }
 
-    /// The fastest one that this CPU can run.
+    /// The fastest one that this CPU can run: the last that is available, but not [`Avx512Bf16`](Self::Avx512Bf16) on a CPU with AMX, be that asked
+    /// for or not, as such a CPU multiplies pairs of `bf16` more slowly than single numbers.
+    ///
+    /// ```
+    /// use simd_attention::Backend;
+    /// assert!(Backend::best().is_available());
+    /// ```
     #[must_use]
     pub fn best() -> Self {
-        Self::available().next_back().unwrap_or(Self::Portable)
+        Self::available().rfind(|backend| !backend.is_slow()).unwrap_or(Self::Portable)
+    }
+
+    /// Whether one with fewer instructions is faster on this CPU.
+    fn is_slow(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512Bf16 && Avx512::has_matrices();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
     }
 
     /// Whether this CPU can run it.
@@ -131,3 +144,18 @@ macro_rules! with_simd {
     };
 }
 pub(crate) use with_simd;
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn pairs_of_bf16_are_no_choice_where_there_are_matrices() {
+        use super::{Avx512, Backend};
+        if Avx512::has_matrices() {
+            assert!(Backend::Avx512Bf16.is_available());
+            assert_ne!(Backend::best(), Backend::Avx512Bf16);
+        } else {
+            assert_eq!(Some(Backend::best()), Backend::available().last());
+        }
+    }
+}

@@ -129,6 +129,37 @@ macro_rules! instructions {
 #[cfg(target_arch = "x86_64")]
 use instructions;
 
+/// A token for instructions that only some of a backend's CPUs have, as `$has` finds out.
+#[cfg(target_arch = "x86_64")]
+macro_rules! extension {
+    ($(#[$attribute:meta])* $name:ident, $features:literal, $has:expr) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy)]
+        struct $name(());
+
+        impl $name {
+            fn new() -> Option<Self> {
+                static KNOWN: Known = Known::new();
+                (cpu::get() && KNOWN.get_or(|| __cpuid(0).eax >= 7 && $has)).then_some(Self(()))
+            }
+
+            // `inline(never)` has no effect where features are enabled.
+            #[inline(never)]
+            fn call<T: Task>(self, task: T) -> T::Output {
+                // SAFETY: `self` exists, so the CPU has the features.
+                unsafe { self.outlined(task) }
+            }
+
+            #[target_feature(enable = $features)]
+            fn outlined<T: Task>(self, task: T) -> T::Output {
+                task.run()
+            }
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+use extension;
+
 /// The most blocks of queries that any backend lets go over the keys together.
 pub(crate) const MAX_BLOCKS: usize = 8;
 
@@ -503,7 +534,7 @@ impl<S: Simd> Matrices<S> for NoPairs<Bf16> {
 mod tests {
     use core::array::from_fn;
 
-    use super::{Backend, Simd, with_simd};
+    use super::{Backend, Pairs, Simd, Task, Token, with_simd};
 
     /// Integers, which have the same sum in any order.
     #[test]
@@ -517,6 +548,65 @@ mod tests {
         }
         for token in Backend::available().filter_map(Backend::token) {
             with_simd!(token, simd => check(simd));
+        }
+    }
+
+    /// Four rows of bytes with a query of 16 bits, and two of them with two weights.
+    struct OfBytes<S, P> {
+        simd: S,
+        pairs: P,
+    }
+
+    impl<S: Simd<Scalar = f32>, P: Pairs<S, Number = i8>> Task for OfBytes<S, P> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self) {
+            let Self { simd, pairs } = self;
+            let len = 2 * S::LANES;
+            let rows: [[i8; 32]; 4] = from_fn(|i| from_fn(|t| (113 * t + 31 * i + 5) as u8 as i8));
+            let query: [i16; 32] = from_fn(|t| (4999 * t + 77) as u16 as i16);
+            let floats = query.map(f32::from);
+            let joined = pairs.join([simd.load(&floats[..S::LANES]), simd.load(&floats[S::LANES..len])]);
+            let dots = rows.map(|row| pairs.dot(pairs.load(&row[..len]), joined, simd.splat(0.0)));
+            let expected = rows.map(|row| {
+                row.iter().zip(query).take(len).map(|(x, y)| i32::from(*x) * i32::from(y)).sum::<i32>() as f32
+            });
+            assert_eq!(pairs.sum_each(dots), expected);
+
+            let [a, b, ..] = rows;
+            let weights = [32767_i16, 12345];
+            let both =
+                f32::from_bits(u32::from(weights[0].cast_unsigned()) | u32::from(weights[1].cast_unsigned()) << 16);
+            let columns = pairs.zip([a, b].map(|row| pairs.load_raw(&row[..len])));
+            let sums = pairs.unzip(columns.map(|columns| pairs.dot(columns, simd.splat(both), simd.splat(0.0))));
+            let mut lanes = [0.0; 32];
+            simd.store(sums[0], &mut lanes[..S::LANES]);
+            simd.store(sums[1], &mut lanes[S::LANES..len]);
+            for c in 0..len {
+                let [a, b] = [a[c], b[c]].map(i32::from);
+                assert_eq!(lanes[c], (a * i32::from(weights[0]) + b * i32::from(weights[1])) as f32, "column {c}");
+            }
+        }
+    }
+
+    /// Sums of integers are the same, whatever instructions a CPU has for them.
+    #[test]
+    fn pairs_of_bytes() {
+        fn check<S: Simd<Scalar = f32>>(simd: S) {
+            if let Some(pairs) = simd.i8_pairs() {
+                pairs.call(OfBytes { simd, pairs });
+            }
+        }
+        for token in Backend::available().filter_map(Backend::token) {
+            with_simd!(token, simd => check(simd));
+            match token {
+                Token::Portable(_) => {}
+                #[cfg(target_arch = "x86_64")]
+                Token::Avx2(simd) => check(simd.without_vnni()),
+                #[cfg(target_arch = "x86_64")]
+                Token::Avx512(simd) => check(simd.without_vnni()),
+            }
         }
     }
 }

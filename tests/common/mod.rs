@@ -36,9 +36,14 @@ pub fn backends() -> impl DoubleEndedIterator<Item = Backend> {
     Backend::available()
 }
 
-/// Whether a backend differs from others where there are pairs of numbers, and only there.
-pub fn has_pairs(backend: Backend) -> bool {
+/// Whether a backend differs from [`Backend::Avx512`] where there are pairs of `bf16`, and only there.
+pub fn has_bf16_pairs(backend: Backend) -> bool {
     backend >= Backend::Avx512Bf16
+}
+
+/// Whether a backend multiplies pairs of integers.
+pub fn has_i8_pairs(backend: Backend) -> bool {
+    backend >= Backend::Avx2
 }
 
 /// Says which backends a test binary runs on: what a machine cannot run is not tested there.

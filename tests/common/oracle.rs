@@ -21,7 +21,7 @@ use super::{
     backends,
     cache::{Kind, scale},
     case::{Answer, Case, MARKER, Pairs},
-    has_pairs,
+    has_bf16_pairs, has_i8_pairs,
     modifiers::Modifiers,
     pattern::{Band, Pattern, Sequence},
     plan::Plan,
@@ -60,7 +60,7 @@ pub struct Oracle {
     exact: Answer<f64>,
     tolerance: Answer<f64>,
     /// That of products of pairs, if there may be some.
-    of_pairs: Option<Answer<f64>>,
+    of_pairs: Option<(Pairs, Answer<f64>)>,
 }
 
 impl Oracle {
@@ -68,7 +68,7 @@ impl Oracle {
         let exact = case.reference();
         let bounds = Bounds::new(case, &exact);
         let tolerance = bounds.tolerance();
-        let of_pairs = case.pairs().map(|pairs| Bounds { pairs: Some(pairs), ..bounds }.tolerance());
+        let of_pairs = case.pairs().map(|pairs| (pairs, Bounds { pairs: Some(pairs), ..bounds }.tolerance()));
         Self { name: case.name.clone(), tolerance, of_pairs, exact }
     }
 
@@ -94,7 +94,11 @@ impl Oracle {
     /// Panics unless each element of `actual` is as close to the reference as it must be.
     pub fn check<T: Float<Sum = T> + Display>(&self, backend: Backend, actual: &Answer<T>) {
         let Self { name, exact, tolerance, of_pairs } = self;
-        let tolerance = of_pairs.as_ref().filter(|_| has_pairs(backend)).unwrap_or(tolerance);
+        let tolerance = match of_pairs {
+            Some((Pairs::Bf16, of_pairs)) if has_bf16_pairs(backend) => of_pairs,
+            Some((Pairs::I8, of_pairs)) if has_i8_pairs(backend) => of_pairs,
+            _ => tolerance,
+        };
         for row in exact.out.rows() {
             let i = exact.out.index(row);
             let (got, want, within) = (actual.lse[i], exact.lse[i], tolerance.lse[i]);
@@ -114,11 +118,11 @@ impl Oracle {
     }
 }
 
-/// Holds every backend of this machine to the reference; that for pairs, which without them is another's code, where there may be some.
+/// Holds every backend of this machine to the reference; those for pairs of `bf16`, which without them is another's code, where there may be some.
 pub fn check(plan: &Plan) {
     let case = plan.case();
     let oracle = Oracle::new(&case);
-    for backend in backends().filter(|backend| !has_pairs(*backend) || case.pairs().is_some()) {
+    for backend in backends().filter(|backend| !has_bf16_pairs(*backend) || case.pairs() == Some(Pairs::Bf16)) {
         oracle.check(backend, &case.run(backend));
     }
 }

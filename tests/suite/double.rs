@@ -2,7 +2,8 @@
 
 use crate::common::{
     self, Answer, Band, BiasPlan, Cache, Case, Content, Function, FunctionKind, GARBAGE, GridPlan, Kind, Layout, Lens,
-    MARKER, Oracle, Plan, Random, Tensor, additive, assert_same, assert_same_row, fuzz_input::answered, has_pairs, run,
+    MARKER, Oracle, Plan, Random, Tensor, additive, assert_same, assert_same_row, fuzz_input::answered, has_bf16_pairs,
+    run,
 };
 use simd_attention::{
     Attention, Backend, Bilinear, CacheMut, Error, Kv, Output, Shape, Stage, View, ViewMut, Window, cache_scratch_len,
@@ -100,7 +101,7 @@ impl<'c> Double<'c> {
 
 /// Those that compute in different ways.
 fn backends() -> impl Iterator<Item = Backend> {
-    common::backends().filter(|backend| !has_pairs(*backend))
+    common::backends().filter(|backend| !has_bf16_pairs(*backend))
 }
 
 fn check(plan: &Plan) {

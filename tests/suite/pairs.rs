@@ -40,6 +40,18 @@ fn dimensions_about_vectors() {
     }
 }
 
+/// Sums of 32 bits might not hold the products of more than 512 elements.
+#[test]
+fn rows_of_many_bytes() {
+    for dims in [[511, 2], [512, 3], [513, 2], [3, 513], [600, 700]] {
+        for q_len in [1, 4] {
+            check(&of_bytes([q_len, 300], dims));
+            let plan = of_bytes([q_len, 30], dims);
+            check(&Plan { q: (plan.q.0, Content::Constant(1.0)), k: (plan.k.0, Content::Constant(-3.0)), ..plan });
+        }
+    }
+}
+
 #[test]
 fn lengths_about_vectors_and_tiles() {
     for kv_len in
@@ -267,11 +279,30 @@ fn pairs_are_what_is_computed_with() {
         assert!(!differ(Plan { batch_invariant: true, ..plan }));
         assert!(!differ(Plan { queries: Kind::F32, ..plan }));
         assert!(!differ(Plan { cache: Cache::of(Kind::F16), ..plan }));
+        assert!(!differ(Plan { cache: BYTES, ..plan }));
+    }
+}
+
+/// Few queries are rounded where there are pairs of integers, if rows have one scale each; not where sums are to be the same for many.
+#[test]
+fn integers_are_what_bytes_are_multiplied_with() {
+    for backend in backends() {
+        let few = match backend {
+            Backend::Portable => 0,
+            Backend::Avx2 => 4,
+            _ => 8,
+        };
         for queries in [Kind::F32, Kind::F16, Kind::Bf16] {
-            let plan = Plan { queries, cache: BYTES, ..plan };
-            assert_eq!(differ(plan), q_len <= 8);
-            assert!(!differ(Plan { batch_invariant: true, ..plan }));
-            assert!(!differ(Plan { cache: Cache::of(Kind::I8(4)), ..plan }));
+            for q_len in [1, 4, 5, 8, 9, 40] {
+                let plan = Plan { queries, ..of_bytes([q_len, 100], [16, 16]) };
+                let differ = |plan: Plan| {
+                    let case = plan.case();
+                    let plain = case.clone().with(|case| case.cache = Cache::PLAIN);
+                    case.run(backend).out.data != plain.run(backend).out.data
+                };
+                assert_eq!(differ(plan), q_len <= few, "{backend}, {q_len} queries");
+                assert!(!differ(Plan { batch_invariant: true, ..plan }), "{backend}, {q_len} queries");
+            }
         }
     }
 }

@@ -48,9 +48,9 @@ fn one<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
     scores: &mut FewScores<'_, S>,
 ) {
     // Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
-    if const { N == 2 && size_of::<P::Element>() == 1 } {
+    if const { N == 2 && S::FEW == 8 && size_of::<P::Element>() == 1 } {
         product.call(Dots::<_, _, _, N, 1, 4, 4, COLS> { product, queries, keys, scores });
-    } else if const { N == 2 } {
+    } else if const { N == 2 && S::FEW == 8 } {
         product.call(Dots::<_, _, _, N, 1, 2, 4, COLS> { product, queries, keys, scores });
     } else if const { S::FEW == 8 && size_of::<P::Element>() < size_of::<f32>() } {
         product.call(Dots::<_, _, _, N, 1, 2, 8, COLS> { product, queries, keys, scores });
@@ -68,6 +68,7 @@ fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
 ) {
     match (room::<S>(scores.count), S::FEW) {
         (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
+        (4, _) if N == 2 => product.call(Dots::<_, _, _, N, 4, 2, 2, COLS> { product, queries, keys, scores }),
         (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
         _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, scores }),
     }

@@ -45,8 +45,8 @@ use crate::{
 impl Products {
     /// Keys that are attended to at once.
     #[inline(always)]
-    pub(super) const fn keys_at_once<S: Simd>(self, have_plain_rows: bool) -> NonZeroUsize {
-        let tiles = if self.are_of_rows() && have_plain_rows { FEW_TILES } else { 1 };
+    pub(super) const fn keys_at_once<S: Simd>(self, are_raw: bool) -> NonZeroUsize {
+        let tiles = if self.are_of_rows() && are_raw { FEW_TILES } else { 1 };
         self.key_tile::<S>().saturating_mul(NonZeroUsize::MIN.saturating_add(tiles - 1))
     }
 
@@ -158,7 +158,7 @@ fn round<S: Simd>(
     to: Grid<&mut [S::Vector]>,
 ) -> Rounded<S::Scalar> {
     match strips {
-        Strips::I8(..) => simd.i8_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
+        Strips::I8(..) => simd.i8_pairs().map(|pairs| simd.call(Round { simd, pairs, from, rows, vectors, to })),
         Strips::Floats(_) => simd.bf16_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
     }
     .unwrap_or(Rounded::NOT)
@@ -208,7 +208,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 continue;
             }
             let is_marked = (!part.is_full || head.call.bias.is_some()) && !tiles.is_finite(simd);
-            let Some((values, first)) = tiles.raw_values(simd, &part.keys, !in_order) else { continue };
+            let Some((values, first)) = tiles.raw_values(simd, &part.keys) else { continue };
             if let Strips::I8(_, scales) = values {
                 // SAFETY: there are as many.
                 unsafe { weights.scale(&scales, first) };

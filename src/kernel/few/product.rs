@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 
 use crate::{
     element::Load,
+    kernel::has_i8_pairs,
     scalar::Scalar,
     simd::{Pairs, Simd, Task},
     view::Strip,
@@ -13,9 +14,11 @@ use crate::{
 pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     type Element: Copy;
 
-    /// Whether there are such rows. What is computed in `f64` is of `f64`: nothing else is compiled for it.
-    const EXISTS: bool =
-        size_of::<S::Scalar>() <= size_of::<f32>() || size_of::<Self::Element>() == size_of::<S::Scalar>();
+    /// Whether there are such rows: of `f64` where it is computed in that, and no bytes one by one where they are multiplied in pairs.
+    const EXISTS: bool = {
+        let [scalar, element] = [size_of::<S::Scalar>(), size_of::<Self::Element>()];
+        (scalar == size_of::<f32>() || element == scalar) && !(N == 1 && element == 1 && has_i8_pairs::<S>())
+    };
 
     /// Whether there are weights that are marks.
     const HAS_MARKS: bool;

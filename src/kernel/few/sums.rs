@@ -3,7 +3,7 @@
 use super::{may_ask_twice, product::RowProduct, room, touch};
 use crate::{
     scalar::Scalar,
-    simd::{Simd, Task},
+    simd::{CACHE_LINE, Simd, Task},
     softmax::FewScores,
     view::{Ahead, Foreseen, Reader, Strip},
 };
@@ -85,6 +85,7 @@ fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
     match (room::<S>(weights.count), S::FEW) {
         (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
         (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
+        (4, _) if N == 2 => product.call(Sums::<_, _, _, N, 4, 1, COLS> { product, weights, values, output }),
         (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
         _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, output }),
         _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, output }),
@@ -196,6 +197,10 @@ impl<
             self.load_row(values, first, lens[0]),
             if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
         ];
+        let part = GROUPS * N * S::LANES;
+        // What is not even a cache line of each is asked for at once.
+        let at_once = if N * part * size_of::<P::Element>() <= CACHE_LINE { N } else { 1 };
+        (0..N).step_by(at_once).for_each(|_| values.ask(at_once * part));
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
             for n in 0..N {
@@ -235,7 +240,6 @@ impl<
             // The rest of the row too, in the order of addresses; it comes back to it from the cache.
             touch(row, GROUPS * width..values.dim());
         }
-        values.ask(GROUPS * width);
         vectors
     }
 

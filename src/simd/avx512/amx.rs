@@ -11,7 +11,7 @@ use core::{
 use super::Avx512;
 use crate::{
     element::Bf16,
-    simd::{Matrices, Task},
+    simd::{Known, Matrices, Task},
     view::{Pair, Rows},
 };
 
@@ -30,8 +30,10 @@ pub(super) fn request() -> bool {
     GRANTED.load(Relaxed)
 }
 
-/// Whether the CPU has the instructions, and the operating system keeps the registers.
-fn has_tiles() -> bool {
+/// Whether the CPU has the instructions, and the operating system keeps the registers; only where there is AVX-512.
+pub(super) fn has_tiles() -> bool {
+    static KNOWN: Known = Known::new();
+
     /// AMX-BF16 and AMX-TILE.
     const FEATURES: u32 = 1 << 22 | 1 << 24;
     /// The tiles' configuration and data.
@@ -42,8 +44,11 @@ fn has_tiles() -> bool {
         // SAFETY: where there is AVX-512, the operating system keeps registers by what this instruction tells of.
         unsafe { _xgetbv(0) }
     }
-    // SAFETY: as above.
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & FEATURES == FEATURES && unsafe { kept() } & STATE == STATE
+    KNOWN.get_or(|| {
+        let has_instructions = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & FEATURES == FEATURES;
+        // SAFETY: as above.
+        has_instructions && unsafe { kept() } & STATE == STATE
+    })
 }
 
 /// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`, without a C library.
@@ -100,7 +105,7 @@ impl Amx {
         GRANTED.load(Relaxed).then_some(Self(()))
     }
 
-    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx512vnni,avx2,fma")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx512bf16,avx2,fma")]
     fn outlined<T: Task>(self, task: T) -> T::Output {
         // SAFETY: `self` exists, so the CPU has AMX, and the process may use it; the configuration is a valid one. No code but that of `multiply` uses tiles.
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, readonly, preserves_flags)) }
