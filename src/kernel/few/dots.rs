@@ -117,9 +117,10 @@ impl<
         let Self { product, queries, mut keys, scores } = self;
         let (simd, len, dim, width) = (scores.simd, scores.len, keys.dim(), N * S::LANES);
         let (queries, _) = queries.as_chunks::<QUERIES>();
-        let Some((full, rest)) = queries.split_at_checked(dim / width) else { return };
-        let (runs, single) = full.as_chunks::<RUN>();
-        let tail = runs.len() * RUN * width;
+        let Some((whole, rest)) = queries.split_at_checked(dim / width) else { return };
+        let last = rest.first().filter(|_| dim % width > 0).map(|queries| (queries, dim % width));
+        let (runs, whole) = whole.as_chunks::<RUN>();
+        let rest = Rest { whole, last };
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
             let a = keys.next();
@@ -128,22 +129,20 @@ impl<
             let b = next(1, a);
             let c = next(2, b);
             let d = next(3, c);
+            let mut rows = [a, b, c, d];
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
-            for (rows, sums) in [a, b, c, d].as_chunks::<KEYS>().0.iter().zip(sums.as_chunks_mut::<KEYS>().0) {
+            for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
                 // SAFETY: the rows exist, and have as many elements.
-                unsafe { add_runs(product, runs, *rows, sums, &mut keys) };
+                unsafe { add_runs(product, runs, rows, sums, &mut keys) };
                 if QUERIES == 4 && KEYS == 2 {
                     // With sixteen registers, those are for the next keys.
                     *sums = black_box(*sums);
                 }
             }
-            if tail < dim {
-                for (row, sums) in [a, b, c, d].into_iter().zip(&mut sums) {
-                    for (queries, t) in single.iter().chain(rest.first()).zip((tail..dim).step_by(width)) {
-                        // SAFETY: the row exists, and has these elements.
-                        let key = unsafe { core::slice::from_raw_parts(row.add(t), width.min(dim - t)) };
-                        add_products(product, queries, [product.load(key)], core::array::from_mut(sums));
-                    }
+            if !rest.is_empty() {
+                for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
+                    // SAFETY: the rows have as many elements more.
+                    unsafe { add_rest::<_, _, _, _, _, RUN, _>(product, rest, rows, sums, &mut keys) };
                 }
             }
             if QUERIES == 1 {
@@ -172,7 +171,73 @@ fn add_lanes<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usize>
     }
 }
 
-/// Adds the products of queries with the first elements of some rows.
+/// Vectors of the elements of each query that are fewer than are multiplied in one go.
+#[derive(Clone, Copy)]
+struct Rest<'t, V, const QUERIES: usize, const COLS: usize> {
+    whole: &'t [[[V; COLS]; QUERIES]],
+    /// One of so many elements.
+    last: Option<(&'t [[V; COLS]; QUERIES], usize)>,
+}
+
+impl<V, const QUERIES: usize, const COLS: usize> Rest<'_, V, QUERIES, COLS> {
+    #[inline(always)]
+    const fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.last.is_none()
+    }
+}
+
+/// Adds the products with the last elements of some rows, half of `RUN` vectors at a time, then single ones.
+///
+/// # Safety
+///
+/// The rows have as many elements.
+#[inline(always)]
+unsafe fn add_rest<
+    S: Simd,
+    P: RowProduct<S, N>,
+    const N: usize,
+    const QUERIES: usize,
+    const KEYS: usize,
+    const RUN: usize,
+    const COLS: usize,
+>(
+    product: P,
+    Rest { mut whole, last }: Rest<'_, S::Vector, QUERIES, COLS>,
+    rows: &mut [*const P::Element; KEYS],
+    sums: &mut [[S::Vector; QUERIES]; KEYS],
+    reader: &mut impl Reader<P::Element>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if const { RUN == 8 } {
+            let (run, single) = whole.as_chunks::<4>();
+            add_runs(product, run, rows, sums, reader);
+            whole = single;
+        }
+        if const { RUN == 4 } {
+            let (run, single) = whole.as_chunks::<2>();
+            add_runs(product, run, rows, sums, reader);
+            whole = single;
+        }
+        if const { RUN > 1 } {
+            add_runs(product, whole.as_chunks::<1>().0, rows, sums, reader);
+        }
+        if let Some((queries, len)) = last {
+            let keys = rows.map(|row| product.load(core::slice::from_raw_parts(row, len)));
+            ask(reader, KEYS, len);
+            add_products(product, queries, keys, sums);
+        }
+    }
+}
+
+/// Asks for parts of rows in the order of addresses. Whole rows, where several are read at once, in pairs that overlap: half of them, each twice in short
+/// order, which is faster than to ask for all.
+#[inline(always)]
+fn ask<T>(reader: &mut impl Reader<T>, keys: usize, elements: usize) {
+    (0..keys).step_by(2).for_each(|_| reader.ask(keys.min(2) * elements));
+}
+
+/// Adds the products of queries with the first elements of some rows, and passes over those.
 ///
 /// # Safety
 ///
@@ -189,7 +254,7 @@ unsafe fn add_runs<
 >(
     product: P,
     runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
-    mut rows: [*const P::Element; KEYS],
+    rows: &mut [*const P::Element; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
     reader: &mut impl Reader<P::Element>,
 ) {
@@ -202,18 +267,16 @@ unsafe fn add_runs<
             let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
             keys[c][k] = product.load(load(rows[k], c));
         }
-        // Parts of rows in the order of addresses. Whole rows, where several are read at once, in pairs that overlap: half of them, each twice in short order,
-        // which is faster than to ask for all.
-        (0..KEYS).step_by(2).for_each(|_| reader.ask(KEYS.min(2) * RUN * width));
+        ask(reader, KEYS, RUN * width);
         if QUERIES == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
             compiler_fence(Ordering::SeqCst);
-            rows = black_box(rows);
+            *rows = black_box(*rows);
         }
         for (keys, queries) in keys.into_iter().zip(run) {
             add_products(product, queries, keys, sums);
         }
-        for row in &mut rows {
+        for row in &mut *rows {
             *row = row.wrapping_add(RUN * width);
         }
     }

@@ -131,9 +131,19 @@ impl<
         let width = N * S::LANES;
         let (groups, rest) = (values.dim() / width, values.dim() % width);
         let mut group = 0;
-        while !self.weights.are_marked && group + WIDTH <= groups {
-            self.columns::<WIDTH, false>(&mut values, group, width);
-            group += WIDTH;
+        if !self.weights.are_marked {
+            while group + WIDTH <= groups {
+                self.columns::<WIDTH, false>(&mut values, group, width);
+                group += WIDTH;
+            }
+            if const { WIDTH == 8 } && group + 4 <= groups {
+                self.columns::<4, false>(&mut values, group, width);
+                group += 4;
+            }
+            if const { WIDTH == 4 } && group + 2 <= groups {
+                self.columns::<2, false>(&mut values, group, width);
+                group += 2;
+            }
         }
         while group < groups {
             self.one_group(&mut values, group, width);
