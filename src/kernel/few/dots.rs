@@ -186,7 +186,7 @@ impl<V, const QUERIES: usize, const COLS: usize> Rest<'_, V, QUERIES, COLS> {
     }
 }
 
-/// Adds the products with the last elements of some rows, half of `RUN` vectors at a time, then single ones.
+/// Adds the products with the last elements of some rows: half of `RUN` vectors at a time where vectors are so wide that it matters, then single ones.
 ///
 /// # Safety
 ///
@@ -209,7 +209,7 @@ unsafe fn add_rest<
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        if const { RUN == 8 } {
+        if const { RUN == 8 && S::FEW == 8 } {
             let (run, single) = whole.as_chunks::<4>();
             add_runs(product, run, rows, sums, reader);
             whole = single;
