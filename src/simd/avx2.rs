@@ -37,9 +37,9 @@ impl Avx2 {
 
     /// As on a CPU that has none.
     #[cfg(test)]
-    pub(super) const fn without_vnni(self) -> Self {
-        let Self { .. } = self;
-        Self { vnni: None }
+    pub(super) const fn without_vnni(mut self) -> Self {
+        self.vnni = None;
+        self
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.

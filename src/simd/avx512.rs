@@ -55,8 +55,9 @@ impl Avx512 {
 
     /// As on a CPU that has none.
     #[cfg(test)]
-    pub(super) fn without_vnni(self) -> Self {
-        Self { vnni: None, ..self }
+    pub(super) const fn without_vnni(mut self) -> Self {
+        self.vnni = None;
+        self
     }
 
     /// The function in which a kernel is compiled for this backend. The features are those that `new` checks.

@@ -279,7 +279,12 @@ fn pairs_are_what_is_computed_with() {
         assert!(!differ(Plan { batch_invariant: true, ..plan }));
         assert!(!differ(Plan { queries: Kind::F32, ..plan }));
         assert!(!differ(Plan { cache: Cache::of(Kind::F16), ..plan }));
-        assert!(!differ(Plan { cache: BYTES, ..plan }));
+        for queries in [Kind::F32, Kind::F16, Kind::Bf16] {
+            let plan = Plan { queries, cache: BYTES, ..plan };
+            assert!(!differ(plan));
+            assert!(!differ(Plan { batch_invariant: true, ..plan }));
+            assert!(!differ(Plan { cache: Cache::of(Kind::I8(4)), ..plan }));
+        }
     }
 }
 
