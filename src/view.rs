@@ -10,7 +10,7 @@ use crate::{
     error::{Axis, Error, Operand},
     kv::expect_shape,
     scalar::Scalar,
-    simd::{CACHE_LINE, prefetch_early, prefetch_far},
+    simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far},
 };
 
 /// Extents of a rank-4 tensor.
@@ -754,11 +754,11 @@ impl<T> GroupRows<'_, T> {
         self.rows.row_ptr(i).wrapping_add(head * self.head_stride)
     }
 
-    /// Asks for row `i` to be fetched, if there is one.
+    /// Asks for row `i` to be fetched early, if there is one.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, i: usize) {
+    pub(crate) fn prefetch_early(&self, i: usize) {
         if i < self.len() {
-            prefetch_row(self.row_ptr(i), self.rows.dim);
+            lines(self.row_ptr(i), self.rows.dim).for_each(prefetch_early);
         }
     }
 }
@@ -866,11 +866,19 @@ impl<'a, T> RowsMut<'a, T> {
         self.first.wrapping_add(head * self.head_stride + i * self.stride)
     }
 
-    /// Asks for row `i` to be fetched, if there is one.
+    /// Asks for row `i` to be fetched early, if there is one.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, i: usize) {
+    pub(crate) fn prefetch_early(&self, i: usize) {
         if i < self.len {
-            prefetch_row(self.row_mut_ptr(i), self.dim);
+            lines(self.row_mut_ptr(i), self.dim).for_each(prefetch_early);
+        }
+    }
+
+    /// Asks for `len` elements of row `i` to be fetched, from element `t` on, if there is such a row.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, i: usize, t: usize, len: usize) {
+        if i < self.len {
+            lines(self.row_mut_ptr(i).wrapping_add(t), len).for_each(prefetch);
         }
     }
 
@@ -895,10 +903,8 @@ impl<'a, T> RowsMut<'a, T> {
     }
 }
 
-/// Asks for the cache lines of a row to be fetched.
+/// An element in each cache line of so many.
 #[inline(always)]
-fn prefetch_row<T>(first: *const T, dim: usize) {
-    for t in (0..dim).step_by(CACHE_LINE / size_of::<T>()) {
-        prefetch_early(first.wrapping_add(t));
-    }
+fn lines<T>(first: *const T, len: usize) -> impl Iterator<Item = *const T> {
+    (0..len).step_by(CACHE_LINE / size_of::<T>()).map(move |t| first.wrapping_add(t))
 }

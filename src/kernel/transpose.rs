@@ -69,7 +69,8 @@ pub(crate) unsafe fn load_square<S: Simd, T: Load>(simd: S, rows: &[*const T; 16
     square
 }
 
-/// `to[row + query][element + t] = from[t][query] * factor[query]`, with `at = (row, element)`, for some of the queries.
+/// `to[row + query][element + t] = from[t][query] * factor[query]`, with `at = (row, element)`, for some of the queries. Rows are asked for before
+/// they are written, as each write waits for the one before.
 #[inline(always)]
 pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     simd: S,
@@ -79,7 +80,10 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     to: &mut RowsMut<'_, T>,
     (row, element): (usize, usize),
 ) {
+    let ask = |c: usize| (0..S::LANES).for_each(|i| to.prefetch(row + c * S::LANES + i, element, from.len()));
+    ask(0);
     for (c, factor) in (0..N).zip(factor) {
+        ask(c + 1);
         let first = row + c * S::LANES;
         let Some(last) = to.len().checked_sub(1) else { return };
         let rows: [*mut T; 16] = core::array::from_fn(|i| to.row_mut_ptr((first + i).min(last)));
