@@ -5,7 +5,9 @@ use core::ops::Range;
 use crate::{
     Element, Error, Float, Shape, View,
     error::{Axis, Operand},
+    floats::FloatView,
     pages::PageTable,
+    simd::Simd,
     store::{Store, Strips},
 };
 
@@ -230,6 +232,13 @@ impl<'a, E: Copy> Cache<'a, E> {
     /// Whether keys and values are of what is computed in, and lie evenly.
     pub(crate) const fn is_plain(&self) -> bool {
         self.keys.is_scalars() && self.values.is_scalars() && !self.is_paged()
+    }
+
+    /// Whether values that lie evenly are so [far apart](Simd::FAR) that they are copied for several blocks.
+    pub(crate) fn has_far_values<S: Simd>(&self) -> bool {
+        let (Store::Floats(FloatView::Scalars(values)), Some(far)) = (&self.values, S::FAR) else { return false };
+        let bytes = values.strides().len.wrapping_mul(size_of::<E>());
+        self.is_plain() && bytes > 0 && bytes.is_multiple_of(far)
     }
 
     /// Whether keys and values are `bf16`.

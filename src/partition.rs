@@ -83,6 +83,9 @@ fn div_ceil(number: usize, by: NonZeroUsize) -> usize {
 /// Bytes of keys and values that stay in a core's cache from one unit to the next.
 const CACHED: usize = 1 << 18;
 
+/// Likewise, if they lie so [far apart](Simd::FAR) that they share few of its sets.
+const FAR_CACHED: usize = 1 << 16;
+
 /// Bytes of all there is to a call that are probably in a core's cache.
 const ALL_CACHED: usize = 1 << 19;
 
@@ -110,7 +113,8 @@ impl Split {
         let heads = |of: Shape| of.batch.saturating_mul(of.heads);
         let blocks = heads(q).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let most_blocks = if call.has_pairs(simd).matrices { MATRIX_BLOCKS } else { S::BLOCKS };
-        let blocks_per_unit = if bytes(kv.len) <= CACHED { 1 } else { (blocks / ENOUGH_UNITS).min(most_blocks) };
+        let cached = if call.kv.has_far_values::<S>() { FAR_CACHED } else { CACHED };
+        let blocks_per_unit = if bytes(kv.len) <= cached { 1 } else { (blocks / ENOUGH_UNITS).min(most_blocks) };
         let [queries, keys] = [q, kv].map(|of| heads(of).saturating_mul(of.len));
         let asks_ahead = bytes(queries.saturating_add(keys)) > ALL_CACHED;
         let split = Self { asks_ahead, ..Self::with_blocks(simd, blocks_per_unit) };

@@ -6,7 +6,7 @@ use crate::{
     Error,
     kernel::{MatricesOf, Products, matrices::BLOCKS as MATRIX_BLOCKS},
     ranges::Partial,
-    simd::{Bf16Pairs, Double, Matrices, Portable, Simd},
+    simd::{Bf16Pairs, CACHE_LINE, Double, Matrices, Portable, Simd},
     softmax::FEW_TILES,
 };
 
@@ -45,7 +45,22 @@ const fn required<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let many = many.saturating_mul(S::MAX_COLS);
     let vectors = if few > many { few } else { many };
     let partials = Partial::<S::Scalar>::len(2 * S::FEW, value_dim);
-    vectors.saturating_mul(S::LANES).saturating_add(S::LANES - 1).saturating_add(partials)
+    let others = (S::LANES - 1).saturating_add(partials).saturating_add(copied::<S>(value_dim));
+    vectors.saturating_mul(S::LANES).saturating_add(others)
+}
+
+/// Elements that a copy of a tile's values takes, if they lie [far apart](Simd::FAR), with a whole row of vectors.
+const fn copied<S: Simd>(value_dim: usize) -> usize {
+    if S::FAR.is_none() {
+        return 0;
+    }
+    spacing::<S>(value_dim).saturating_mul(S::KEY_TILE).saturating_add(S::MAX_COLS * S::LANES)
+}
+
+/// Elements from one row of a tile in scratch to the next: an odd number of cache lines, so that rows do not share but a few sets of a cache.
+pub(crate) const fn spacing<S: Simd>(dim: usize) -> usize {
+    let line = CACHE_LINE / size_of::<S::Scalar>();
+    if S::FAR.is_none() { dim } else { (dim.div_ceil(line) | 1).saturating_mul(line) }
 }
 
 /// Elements of scratch that one thread needs, whatever the backend, `q_len`, `kv_len` and number of heads; of `f64`, where that is computed in, else of
@@ -65,11 +80,12 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
 /// Elements that a tile of keys and one of values take, as `f32` or pairs of smaller ones and in one piece, with whole rows of vectors for each;
 /// and scores of as long a tile as pairs have.
 const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
-    let dims = padded::<S>(head_dim).saturating_add(padded::<S>(value_dim));
-    let (single, paired) = (staged_rows::<S>(Products::Many), staged_rows::<S>(Products::ManyInPairs));
-    let tiles = dims.saturating_mul(larger(single, paired));
+    let single = spacing::<S>(head_dim).saturating_add(spacing::<S>(value_dim));
+    let paired = padded::<S>(head_dim).saturating_add(padded::<S>(value_dim));
+    let single = single.saturating_mul(staged_rows::<S>(Products::Many));
+    let paired = paired.saturating_mul(staged_rows::<S>(Products::ManyInPairs));
     let rows = (2 + S::Bf16Pairs::KEY_TILE).saturating_add(matrix_rows::<S>(head_dim, value_dim));
-    tiles.saturating_add(rows.saturating_mul(S::MAX_COLS * S::LANES))
+    larger(single, paired).saturating_add(rows.saturating_mul(S::MAX_COLS * S::LANES))
 }
 
 /// Rows of vectors that queries and outputs of matrices take besides [those of others](required): whole ones, and of more blocks.
@@ -153,7 +169,11 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
     /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.
     #[inline(always)]
     pub(crate) fn staging(&mut self, products: Products, dim: usize) -> Option<&'s mut [S::Scalar]> {
-        let dim = if matches!(products, Products::ManyInMatrices) { padded::<S>(dim) } else { dim };
+        let dim = match products {
+            Products::ManyInMatrices => padded::<S>(dim),
+            Products::ManyInPairs => dim,
+            _ => spacing::<S>(dim),
+        };
         let vectors = dim.saturating_mul(staged_rows::<S>(products).div_ceil(S::LANES));
         Some(elements_mut::<S>(self.take(vectors.div_ceil(COLS))?.as_flattened_mut()))
     }

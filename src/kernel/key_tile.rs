@@ -11,10 +11,10 @@ use crate::{
     element::Load,
     floats::{FloatStrip, with_floats},
     scalar::Scalar,
-    scratch::Scratch,
+    scratch::{Scratch, spacing},
     simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
     store::{Strips, with_elements},
-    view::{Pair, Rows, Strip, Walk},
+    view::{Ahead, Pair, Reader, Rows, Strip, Walk, Walker},
 };
 
 /// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: scalars, evenly spaced.
@@ -24,21 +24,23 @@ pub(super) struct Tiles<'s, E> {
 }
 
 impl<'s, E: Scalar> Tiles<'s, E> {
-    /// Those from row `origin` of the strips on. `None` only if the scratch is too short.
+    /// Those from row `origin` of the strips on. If they are [plain](crate::kv::Cache::is_plain), they stay where they are, but for values that are to be
+    /// copied. `None` only if the scratch is too short.
     #[inline(always)]
     pub(super) fn new<S: Simd<Scalar = E>, const COLS: usize>(
         [keys, values]: [Strips<'s, E>; 2],
         origin: usize,
-        (is_plain, products): (bool, Products),
+        (is_plain, copies_values, products): (bool, bool, Products),
         scratch: &mut Scratch<'s, S, COLS>,
     ) -> Option<Self> {
-        let mut side = |strips: Strips<'s, E>| {
+        let mut side = |strips: Strips<'s, E>, is_copied: bool| {
             let dim = NonZeroUsize::new(strips.dim())?;
-            let room = scratch.staging(products, if is_plain { 0 } else { dim.get() })?;
+            let is_in_place = is_plain && !is_copied;
+            let room = if is_in_place { Default::default() } else { scratch.staging(products, dim.get())? };
             let is_raw = strips.has_plain_rows() && (products.take_bytes::<S>() || !strips.have_scales());
-            Some(Side { strips, dim, origin, is_raw, room, staged: 0..0, is_whole: false })
+            Some(Side { strips, dim, origin, is_raw, is_copied, room, staged: 0..0, is_whole: false })
         };
-        Some(Self { keys: side(keys)?, values: side(values)? })
+        Some(Self { keys: side(keys, false)?, values: side(values, copies_values)? })
     }
 
     /// Whether few queries attend to keys and values as they are.
@@ -63,6 +65,8 @@ struct Side<'s, E> {
     origin: usize,
     /// Whether few queries are multiplied with rows as they are.
     is_raw: bool,
+    /// Whether a tile of them is copied though they could be read where they are.
+    is_copied: bool,
     room: &'s mut [E],
     /// What is in the room.
     staged: Range<usize>,
@@ -89,13 +93,15 @@ impl<E: Scalar> Side<'_, E> {
     #[inline(always)]
     fn rows<S: Simd<Scalar = E>>(&mut self, simd: S, tile: &Range<usize>, range: &Range<usize>) -> Option<Rows<'_, E>> {
         if let Strips::Floats(FloatStrip::Scalars(strip)) = &self.strips
+            && !self.is_copied
             && let Some(rows) = strip.rows(&self.row_numbers(range))
         {
             return Some(rows);
         }
-        let from = self.strips;
-        self.stage(tile, |rows, to| simd.call(Stage { simd, from: &from, rows, to }));
-        Rows::of(self.room, self.dim)?.range(range.start - tile.start, range.len())
+        let (from, spacing) = (self.strips, spacing::<S>(self.dim.get()));
+        self.stage(tile, |rows, to| simd.call(Stage { simd, from: &from, rows, spacing, to }));
+        let rows = Rows::of(self.room, NonZeroUsize::new(spacing)?)?.range(range.start - tile.start, range.len())?;
+        rows.columns(0, self.dim.get())
     }
 
     /// Those of a range within the tile, in pairs of elements.
@@ -306,11 +312,15 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
     }
 }
 
-/// Makes rows scalars, one after the other.
+/// How long before it becomes scalars a row is asked for.
+const ROWS_AHEAD: usize = 12;
+
+/// Makes rows scalars, so many elements apart.
 struct Stage<'t, 'a, S: Simd> {
     simd: S,
     from: &'t Strips<'a, S::Scalar>,
     rows: Range<usize>,
+    spacing: usize,
     to: &'t mut [S::Scalar],
 }
 
@@ -319,16 +329,21 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { simd, from, rows, to } = self;
+        let Self { simd, from, rows, spacing, to } = self;
         with_elements!(*from, strip => {
-            let mut walk = strip.walk(rows.start);
-            // SAFETY: there are as many rows.
-            each(to, from.dim(), rows.len(), |to| convert(simd, unsafe { walk.next_row() }, to));
+            let (dim, later) = (strip.dim(), rows.start + ROWS_AHEAD);
+            let mut walk = Ahead::<_, _, false, false>::new(|row| strip.walk(row), [rows.start, later, later]);
+            each(to, spacing, rows.len(), |to| {
+                walk.ask(dim);
+                // SAFETY: there are as many rows.
+                convert(simd, unsafe { core::slice::from_raw_parts(walk.next(), dim) }, to);
+            });
         });
         if let Strips::I8(_, scales) = from {
             let (mut walk, groups) = (scales.walk(rows.start), NonZeroUsize::new(scales.dim()));
             let per_group = groups.map_or(0, |groups| from.dim() / groups);
-            each(to, from.dim(), rows.len(), |row| {
+            each(to, spacing, rows.len(), |row| {
+                let row = row.get_mut(..from.dim()).unwrap_or_default();
                 // SAFETY: as above.
                 let mut scales = unsafe { walk.next_row() }.iter();
                 each(row, per_group, usize::MAX, |group| {

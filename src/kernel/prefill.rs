@@ -87,9 +87,11 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             return;
         };
         let cache = &self.head.call.kv;
+        let has_several_blocks = self.queries.len > COLS * S::LANES;
+        let copies_values = products == Products::Many && has_several_blocks && cache.has_far_values::<S>();
         let rows = products.rows::<S>(cache.shape().dim, self.output.dim());
         let [_, first_key] = self.head.origin();
-        let tiles = |strips| Tiles::new(strips, first_key, (cache.is_plain(), products), &mut scratch);
+        let tiles = |strips| Tiles::new(strips, first_key, (cache.is_plain(), copies_values, products), &mut scratch);
         let mut tiles = self.head.kv().and_then(tiles);
         let mut blocks = [const { None }; MAX_BLOCKS];
         let (mut start, mut end) = (usize::MAX, 0);

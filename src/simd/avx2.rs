@@ -228,6 +228,7 @@ impl Simd for Avx2 {
     const FEW: usize = 4;
     const BLOCKS: usize = 6;
     const KEY_TILE: usize = 192;
+    const FAR: Option<usize> = Some(1 << 12);
 
     #[inline(always)]
     fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {

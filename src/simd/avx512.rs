@@ -351,6 +351,7 @@ impl Simd for Avx512 {
     const FEW: usize = 8;
     const BLOCKS: usize = 4;
     const KEY_TILE: usize = 64;
+    const FAR: Option<usize> = Some(1 << 13);
 
     #[inline(always)]
     fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {

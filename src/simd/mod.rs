@@ -184,13 +184,16 @@ pub trait Simd: Copy {
     const LANES: usize;
     /// The most vectors of queries a block has: the largest `COLS` of [`run`](Self::run).
     const MAX_COLS: usize;
-    /// Up to so many queries have [products of their own](crate::kernel::decode): 1, 4 or 8.
+    /// Up to so many queries have [products of their own](crate::kernel::Products::Few): 1, 4 or 8.
     const FEW: usize;
     /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
     const BLOCKS: usize;
     /// Keys of a tile: scores are held, and products summed up in one go, for so many at a time. Longer tiles are a little
     /// faster, shorter ones a little more accurate.
     const KEY_TILE: usize;
+    /// Rows of values that lie a multiple of so many bytes apart share so few sets of the first cache that a tile of them is copied, if several
+    /// blocks go over it. A power of two; `None` where that makes no difference.
+    const FAR: Option<usize>;
 
     /// Runs `kernel`, compiled for this backend, with the register tile for `cols` vectors of queries (1 to `MAX_COLS`).
     fn run<K: Kernel<Scalar = Self::Scalar>>(self, cols: usize, kernel: K) -> K::Output;

@@ -55,6 +55,7 @@ impl Simd for Portable {
     const FEW: usize = if SCALAR { 1 } else { 4 };
     const BLOCKS: usize = if SCALAR { 1 } else { 8 };
     const KEY_TILE: usize = if SCALAR { 16 } else { 80 };
+    const FAR: Option<usize> = if SCALAR { None } else { Some(1 << 13) };
 
     #[inline(always)]
     fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {

@@ -277,6 +277,18 @@ fn padded() {
     });
 }
 
+/// So many blocks go over each tile of keys, and rows of values lie so far apart, that the tile's values are copied.
+#[test]
+fn values_far_apart() {
+    const DIMS: [usize; 2] = [40, 24];
+    for band in [Band::DENSE, Band::CAUSAL, Band::window(Some(150), Some(20))] {
+        for mask in [None, Some(GridPlan::HALF)] {
+            let plan = Plan { q_heads: 16, band, lens: Lens::Each(290), mask, ..Plan::new([150, 300], DIMS) };
+            check(&Plan { v: (Layout::Padded((1 << 11) - DIMS[1]), plan.v.1), ..plan });
+        }
+    }
+}
+
 /// Row after row of different heads.
 #[test]
 fn tokens_first() {

@@ -64,6 +64,7 @@ impl Simd for Double<Avx2> {
     const FEW: usize = <Avx2 as Simd>::FEW;
     const BLOCKS: usize = <Avx2 as Simd>::BLOCKS;
     const KEY_TILE: usize = <Avx2 as Simd>::KEY_TILE;
+    const FAR: Option<usize> = <Avx2 as Simd>::FAR;
 
     #[inline(always)]
     fn double(self) -> Self {

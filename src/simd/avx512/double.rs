@@ -55,6 +55,7 @@ impl Simd for Double<Avx512> {
     const FEW: usize = <Avx512 as Simd>::FEW;
     const BLOCKS: usize = <Avx512 as Simd>::BLOCKS;
     const KEY_TILE: usize = <Avx512 as Simd>::KEY_TILE;
+    const FAR: Option<usize> = <Avx512 as Simd>::FAR;
 
     #[inline(always)]
     fn double(self) -> Self {

@@ -43,6 +43,7 @@ impl Simd for Double<Portable> {
     const FEW: usize = if LANES < 4 { 1 } else { 4 };
     const BLOCKS: usize = <Portable as Simd>::BLOCKS;
     const KEY_TILE: usize = <Portable as Simd>::KEY_TILE;
+    const FAR: Option<usize> = <Portable as Simd>::FAR;
 
     #[inline(always)]
     fn double(self) -> Self {
