@@ -77,15 +77,16 @@ pub const fn scratch_len(head_dim: usize, value_dim: usize) -> usize {
     largest!(required(head_dim, value_dim))
 }
 
-/// Elements that a tile of keys and one of values take, as `f32` or pairs of smaller ones and in one piece, with whole rows of vectors for each;
-/// and scores of as long a tile as pairs have.
+/// Elements that a tile of keys and one of values take, as `f32` or pairs of smaller ones, with whole rows of vectors for each; and scores of as long
+/// a tile as pairs have. The room for [copies](copied), which are not made of such values, is part of it.
 const fn staging<S: Simd>(head_dim: usize, value_dim: usize) -> usize {
     let single = spacing::<S>(head_dim).saturating_add(spacing::<S>(value_dim));
     let paired = padded::<S>(head_dim).saturating_add(padded::<S>(value_dim));
     let single = single.saturating_mul(staged_rows::<S>(Products::Many));
     let paired = paired.saturating_mul(staged_rows::<S>(Products::ManyInPairs));
     let rows = (2 + S::Bf16Pairs::KEY_TILE).saturating_add(matrix_rows::<S>(head_dim, value_dim));
-    larger(single, paired).saturating_add(rows.saturating_mul(S::MAX_COLS * S::LANES))
+    let tiles = larger(single, paired).saturating_sub(copied::<S>(value_dim));
+    tiles.saturating_add(rows.saturating_mul(S::MAX_COLS * S::LANES))
 }
 
 /// Rows of vectors that queries and outputs of matrices take besides [those of others](required): whole ones, and of more blocks.
@@ -166,7 +167,7 @@ impl<'s, S: Simd, const COLS: usize> Scratch<'s, S, COLS> {
         self.take(if products.are_many_in_pairs() { S::Bf16Pairs::KEY_TILE } else { score_rows::<S>(COLS) })
     }
 
-    /// Room for a tile of keys or values, so many elements of each, in one piece; `None` only if the scratch was shorter than it must be.
+    /// Room for a tile of keys or values, so many elements of each; `None` only if the scratch was shorter than it must be.
     #[inline(always)]
     pub(crate) fn staging(&mut self, products: Products, dim: usize) -> Option<&'s mut [S::Scalar]> {
         let dim = match products {
