@@ -153,9 +153,10 @@ impl Kernel for Unit<'_> {
         let Some(sums) = scratch.score_tile(Products::Many) else { return };
         let mut blocks = [const { None }; MAX_BLOCKS];
         for (block, first) in blocks.iter_mut().zip((0..x.len()).step_by(COLS * S::LANES)) {
-            let (Some(rows), Some(to)) = (x.range(first, COLS * S::LANES), scratch.take(x.dim())) else { break };
+            let rows = x.range(first, COLS * S::LANES).and_then(|rows| rows.walk());
+            let (Some(rows), Some(to)) = (rows, scratch.take(x.dim())) else { break };
             // SAFETY: these rows exist, each as long as the block.
-            unsafe { transpose::load(simd, |i| rows.row_ptr(i), rows.len(), 1.0, to) };
+            unsafe { transpose::load(simd, rows, 1.0, to) };
             *block = Some(to);
         }
         let one = [simd.splat(1.0); COLS];

@@ -3,14 +3,14 @@
 //! A view's constructor proves, once, that every element its shape and strides reach lies within the slice. What the
 //! kernels take from it, [`Rows`] and [`RowsMut`], carries that proof on.
 
-use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
+use core::{array::from_fn, marker::PhantomData, num::NonZeroUsize, ops::Range};
 
 use crate::{
     element::Bf16,
     error::{Axis, Error, Operand},
     kv::expect_shape,
     scalar::Scalar,
-    simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far},
+    simd::{CACHE_LINE, prefetch_early, prefetch_far},
 };
 
 /// Extents of a rank-4 tensor.
@@ -343,6 +343,14 @@ impl<'a> Rows<'a, Bf16> {
             dim: dim / 2,
             data: PhantomData,
         })
+    }
+}
+
+impl<T> Rows<'_, T> {
+    /// Row by row, if there is one.
+    #[inline(always)]
+    pub(crate) fn walk(&self) -> Option<GroupWalk<T>> {
+        Some(GroupWalk::new(self.first, 0, (self.len, NonZeroUsize::new(self.len)?), [self.stride, 0]))
     }
 }
 
@@ -754,11 +762,73 @@ impl<T> GroupRows<'_, T> {
         self.rows.row_ptr(i).wrapping_add(head * self.head_stride)
     }
 
+    /// Row by row from number `first` on, if there is one.
+    #[inline(always)]
+    pub(crate) fn walk(&self, first: usize) -> Option<GroupWalk<T>> {
+        let strides = [self.rows.stride, self.head_stride];
+        (first < self.len()).then(|| GroupWalk::new(self.row_ptr(first), first, (self.len(), self.per_head), strides))
+    }
+
     /// Asks for row `i` to be fetched early, if there is one.
     #[inline(always)]
     pub(crate) fn prefetch_early(&self, i: usize) {
         if i < self.len() {
             lines(self.row_ptr(i), self.rows.dim).for_each(prefetch_early);
+        }
+    }
+}
+
+/// A walk over where rows of some heads begin; it stays at the last one.
+pub(crate) struct GroupWalk<T> {
+    next: *const T,
+    /// Rows of its head from this one on, at least one, and those of later heads.
+    rows: usize,
+    later_rows: usize,
+    per_head: NonZeroUsize,
+    stride: usize,
+    head_stride: usize,
+}
+
+impl<T> GroupWalk<T> {
+    /// From row `i < len` on, which begins at `next`.
+    #[inline(always)]
+    fn new(
+        next: *const T,
+        i: usize,
+        (len, per_head): (usize, NonZeroUsize),
+        [stride, head_stride]: [usize; 2],
+    ) -> Self {
+        let [_, of_head] = split_index(i, per_head);
+        let rows = per_head.get() - of_head;
+        Self { next, rows, later_rows: len - i - rows, per_head, stride, head_stride }
+    }
+
+    /// So many rows, at most 16.
+    #[inline(always)]
+    pub(crate) fn next_rows(&mut self, count: usize) -> [*const T; 16] {
+        let mut rows = from_fn(|i| self.next.wrapping_add(i * self.stride));
+        if self.rows > count {
+            self.next = self.next.wrapping_add(count * self.stride);
+            self.rows -= count;
+        } else {
+            for row in rows.iter_mut().take(count) {
+                *row = self.next;
+                self.step();
+            }
+        }
+        rows
+    }
+
+    #[inline(always)]
+    fn step(&mut self) {
+        if self.rows > 1 {
+            self.next = self.next.wrapping_add(self.stride);
+            self.rows -= 1;
+        } else if self.later_rows > 0 {
+            let first = self.next.wrapping_sub((self.per_head.get() - 1) * self.stride);
+            self.next = first.wrapping_add(self.head_stride);
+            self.rows = self.per_head.get();
+            self.later_rows -= self.rows;
         }
     }
 }
@@ -866,19 +936,18 @@ impl<'a, T> RowsMut<'a, T> {
         self.first.wrapping_add(head * self.head_stride + i * self.stride)
     }
 
+    /// Row by row from number `first` on, if there is one; they may be written.
+    #[inline(always)]
+    pub(crate) fn walk(&mut self, first: usize) -> Option<GroupWalk<T>> {
+        let (sizes, strides) = ((self.len, self.per_head), [self.stride, self.head_stride]);
+        (first < self.len).then(|| GroupWalk::new(self.row_mut_ptr(first), first, sizes, strides))
+    }
+
     /// Asks for row `i` to be fetched early, if there is one.
     #[inline(always)]
     pub(crate) fn prefetch_early(&self, i: usize) {
         if i < self.len {
             lines(self.row_mut_ptr(i), self.dim).for_each(prefetch_early);
-        }
-    }
-
-    /// Asks for `len` elements of row `i` to be fetched, from element `t` on, if there is such a row.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, i: usize, t: usize, len: usize) {
-        if i < self.len {
-            lines(self.row_mut_ptr(i).wrapping_add(t), len).for_each(prefetch);
         }
     }
 

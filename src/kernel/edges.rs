@@ -24,17 +24,14 @@ impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
     #[inline(always)]
     fn run(self) {
         let Self { simd, from, first, products, factor, to } = self;
-        let len = from.len().saturating_sub(first);
-        if len == 0 {
-            return;
-        }
         with_floats!(FloatRows::from, rows => {
-            let row = |i| rows.row_ptr(first + i);
+            let Some(queries) = rows.walk(first) else { return };
+            let size = [rows.len() - first, rows.dim()];
             // SAFETY: these rows exist, and have as many elements.
             unsafe {
                 match products {
-                    Products::Few | Products::FewInPairs => few::load(simd, row, [len, rows.dim()], factor, to),
-                    _ => transpose::load(simd, row, len, factor, cut(to, rows.dim())),
+                    Products::Few | Products::FewInPairs => few::load(simd, |i| rows.row_ptr(first + i), size, factor, to),
+                    _ => transpose::load(simd, queries, factor, cut(to, rows.dim())),
                 }
             }
         });

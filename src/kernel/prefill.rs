@@ -233,10 +233,11 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         (products, rounded): (Products, Rounded<S::Scalar>),
         [queries, output]: [&'s mut [[S::Vector; COLS]]; 2],
     ) -> Self {
-        let spans = core::array::from_fn(|c| {
+        let mut spans = [const { Span { some: 0..0, all: 0..0 } }; COLS];
+        for (c, span) in spans.iter_mut().enumerate() {
             let [first, last] = of.ends(c * S::LANES, S::LANES);
-            head.band.span(first, last)
-        });
+            *span = head.band.span(first, last);
+        }
         let sinks: [S::Scalar; 16] =
             core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { S::Scalar::NEG_INFINITY });
         let softmax = Softmax::new(simd, simd.load(&sinks));

@@ -3,26 +3,25 @@
 use super::Columns;
 use crate::{
     element::{Load, Store},
-    simd::Simd,
-    view::RowsMut,
+    simd::{Simd, prefetch},
+    view::{GroupWalk, RowsMut},
 };
 
 /// `to[t][query] = from[query][t] * scale`; lanes without a query repeat the last one.
 ///
 /// # Safety
 ///
-/// `row(i)` is where row `i` of `1 <= len` begins, and has as many elements as there are rows in `to`.
+/// `queries` comes to rows that have as many elements as there are rows in `to`.
 #[inline(always)]
 pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
     simd: S,
-    row: impl Fn(usize) -> *const T,
-    len: usize,
+    mut queries: GroupWalk<T>,
     scale: S::Scalar,
     to: &mut [[S::Vector; COLS]],
 ) {
     let scale = simd.broadcast(scale);
     for c in 0..COLS {
-        let rows: [*const T; 16] = core::array::from_fn(|i| row((c * S::LANES + i).min(len - 1)));
+        let rows = queries.next_rows(S::LANES);
         for (chunk, t) in to.chunks_mut(S::LANES).zip((0..).step_by(S::LANES)) {
             let len = chunk.len();
             // SAFETY: the caller's promise, for columns that exist.
@@ -80,16 +79,16 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     to: &mut RowsMut<'_, T>,
     (row, element): (usize, usize),
 ) {
-    let ask = |c: usize| (0..S::LANES).for_each(|i| to.prefetch(row + c * S::LANES + i, element, from.len()));
-    ask(0);
+    let Some(mut queries) = to.walk(row) else { return };
     for (c, factor) in (0..N).zip(factor) {
-        ask(c + 1);
         let first = row + c * S::LANES;
-        let Some(last) = to.len().checked_sub(1) else { return };
-        let rows: [*mut T; 16] = core::array::from_fn(|i| to.row_mut_ptr((first + i).min(last)));
+        let rows = queries.next_rows(S::LANES);
+        let ask = |t| rows.iter().take(S::LANES).for_each(|row| prefetch(row.wrapping_add(t)));
+        ask(element);
         let count = to.len().saturating_sub(first).min(S::LANES);
         for (chunk, t) in from.chunks(S::LANES).zip((element..).step_by(S::LANES)) {
             let len = chunk.len();
+            ask(t + S::LANES);
             // SAFETY: so many rows exist; callers ask for columns that exist.
             unsafe {
                 // A whole square stays in registers.
@@ -128,13 +127,13 @@ fn gather<S: Simd, const N: usize, const COLS: usize>(
 unsafe fn store_square<S: Simd, T: Store>(
     simd: S,
     mut square: S::Square,
-    rows: &[*mut T; 16],
+    rows: &[*const T; 16],
     t: usize,
     [count, len]: [usize; 2],
 ) {
     simd.transpose(&mut square);
     for (from, row) in square.as_ref().iter().zip(rows).take(count) {
         // SAFETY: the caller's promise.
-        T::store(simd, *from, unsafe { core::slice::from_raw_parts_mut(row.add(t), len) });
+        T::store(simd, *from, unsafe { core::slice::from_raw_parts_mut(row.cast_mut().add(t), len) });
     }
 }
