@@ -89,6 +89,9 @@ const FAR_CACHED: usize = 1 << 16;
 /// Bytes of all there is to a call that are probably in a core's cache.
 const ALL_CACHED: usize = 1 << 19;
 
+/// Multiply-adds next to which it does not matter what it takes to begin a unit.
+const ENOUGH_WORK: usize = 1 << 20;
+
 /// Units that leave the threads of a large machine enough to share out.
 const ENOUGH_UNITS: usize = 32;
 
@@ -106,7 +109,7 @@ pub(crate) struct Split {
 }
 
 impl Split {
-    /// A unit has several blocks where that saves fetching keys and values again for each of them.
+    /// A unit has several blocks where that saves fetching keys and values again for each of them, or where one is over in no time.
     pub(crate) fn new<S: Simd>(simd: S, call: &Call<'_, S::Scalar>) -> Self {
         let (q, kv, value_dim) = (call.queries.shape(), call.kv.shape(), call.kv.value_dim());
         let bytes = |rows: usize| rows.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
@@ -114,7 +117,9 @@ impl Split {
         let blocks = heads(q).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let most_blocks = if call.has_pairs(simd).matrices { MATRIX_BLOCKS } else { S::BLOCKS };
         let cached = if call.kv.has_far_values::<S>() { FAR_CACHED } else { CACHED };
-        let blocks_per_unit = if bytes(kv.len) <= cached { 1 } else { (blocks / ENOUGH_UNITS).min(most_blocks) };
+        let work = kv.len.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(S::LANES * S::MAX_COLS);
+        let wanted = if bytes(kv.len) <= cached { ENOUGH_WORK / work.max(1) } else { blocks / ENOUGH_UNITS };
+        let blocks_per_unit = wanted.min(most_blocks);
         let [queries, keys] = [q, kv].map(|of| heads(of).saturating_mul(of.len));
         let asks_ahead = bytes(queries.saturating_add(keys)) > ALL_CACHED;
         let split = Self { asks_ahead, ..Self::with_blocks(simd, blocks_per_unit) };
