@@ -977,3 +977,30 @@ impl<'a, T> RowsMut<'a, T> {
 fn lines<T>(first: *const T, len: usize) -> impl Iterator<Item = *const T> {
     (0..len).step_by(CACHE_LINE / size_of::<T>()).map(move |t| first.wrapping_add(t))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+
+    use super::View;
+
+    /// Rows of three of four heads, walked over by whatever number at a time, are those that are found one by one; the last one is repeated.
+    #[test]
+    fn a_walk_meets_every_row() -> Result<(), Box<dyn core::error::Error>> {
+        let data = [0f32; 4 * 5 * 3];
+        let view = View::heads_first(&data, [1, 4, 5, 3])?;
+        for (per_head, heads) in [(1, 1..4), (4, 0..3), (5, 1..2)] {
+            let rows = view.group(0, &heads, 0, per_head).ok_or("there are such rows")?;
+            for (first, count) in (0..rows.len()).flat_map(|first| (1..=16).map(move |count| (first, count))) {
+                let mut walk = rows.walk(first).ok_or("there is such a row")?;
+                for i in (first..rows.len() + 20).step_by(count) {
+                    for (k, row) in walk.next_rows(count).into_iter().enumerate().take(count) {
+                        assert_eq!(row, rows.row_ptr((i + k).min(rows.len() - 1)), "{per_head} a head, row {i} + {k}");
+                    }
+                }
+            }
+            assert!(rows.walk(rows.len()).is_none());
+        }
+        Ok(())
+    }
+}
