@@ -2,9 +2,10 @@
 //!
 //! `2^x = 2^n * 2^r`, with `n` an integer and `r = x - n`: the one nearest to `x`, or the one below, whichever a backend has the fewer instructions
 //! for. `2^r` is a polynomial, of degree 5 for `f32` and 11 for `f64`, that gives exactly 1 at 0, and otherwise is off by as little as such a one can be. The division into `n`
-//! and `r`, and the scaling, which is exact, belong to each backend: see [`Simd::exp2_parts`].
+//! and `r`, and the scaling, which is exact, belong to each backend: see [`Simd::exp2`].
 
-use crate::{scalar::Scalar, simd::Simd};
+use super::horner;
+use crate::simd::Simd;
 
 /// For `r` in `-1/2 ..= 1/2`, as is left by the nearest integer: coefficients of `r^5` down to `r`, each rounded to f32 before the next was fitted; that of 1 is 1. Relative error
 /// 9.4e-8.
@@ -42,21 +43,10 @@ pub(crate) const BELOW: [f32; 5] = [
     f32::from_bits(0x3f31_727f), // 0.693153322
 ];
 
-/// `2^r` of each of the `r` that the coefficients are for.
+/// `2^r` for the `r` that the coefficients are for.
 #[inline(always)]
-pub(crate) fn polynomial<S: Simd, const N: usize>(
-    simd: S,
-    r: [S::Vector; N],
-    coefficients: &[S::Scalar],
-) -> [S::Vector; N] {
-    let mut power = [simd.splat(0.0); N];
-    for (i, coefficient) in coefficients.iter().chain(&[S::Scalar::ONE]).enumerate() {
-        let coefficient = simd.broadcast(*coefficient);
-        for (power, r) in power.iter_mut().zip(r) {
-            *power = if i == 0 { coefficient } else { simd.mul_add(*power, r, coefficient) };
-        }
-    }
-    power
+pub(crate) fn polynomial<S: Simd, const N: usize>(simd: S, r: S::Vector, coefficients: [S::Scalar; N]) -> S::Vector {
+    simd.mul_add(horner(simd, r, coefficients), r, simd.splat(1.0))
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ mod double;
 use core::arch::x86_64::*;
 
 use super::{Double, Kernel, Known, NoPairs, Pairs, Simd, Task, extension, instructions};
-use crate::{element::Bf16, math::exp::NEAREST};
+use crate::{
+    element::Bf16,
+    math::exp::{NEAREST, polynomial},
+};
 
 cpufeatures::new!(cpu, "avx2", "fma");
 
@@ -226,7 +229,6 @@ impl Simd for Avx2 {
     const BLOCKS: usize = 6;
     const KEY_TILE: usize = 192;
     const FAR: Option<usize> = Some(1 << 12);
-    const EXP2: &'static [f32] = &NEAREST;
 
     #[inline(always)]
     fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
@@ -371,15 +373,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn exp2_parts(self, x: __m256) -> [__m256; 2] {
+    fn exp2(self, x: __m256) -> __m256 {
         // The power of -127 comes out as zero. In this order, a NaN in `x` stays.
         let x = self.max(self.splat(-127.0), x);
-        let n = self.round(x);
-        [n, self.sub(x, n)]
-    }
-
-    #[inline(always)]
-    fn exp2_scale(self, power: __m256, n: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        let n = unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) };
+        let power = polynomial(self, self.sub(x, n), NEAREST);
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe {
             let exponent = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(n));

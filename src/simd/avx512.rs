@@ -11,7 +11,10 @@ use super::{
     avx2::{add_integers, bitmask},
     extension, instructions,
 };
-use crate::{element::Bf16, math::exp::BELOW};
+use crate::{
+    element::Bf16,
+    math::exp::{BELOW, polynomial},
+};
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
 
@@ -349,7 +352,6 @@ impl Simd for Avx512 {
     const BLOCKS: usize = 4;
     const KEY_TILE: usize = 64;
     const FAR: Option<usize> = Some(1 << 13);
-    const EXP2: &'static [f32] = &BELOW;
 
     #[inline(always)]
     fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
@@ -483,18 +485,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_blend_ps(mask, b, a) }
     }
 
-    /// The latter of the two takes care of what is out of range: the rest of an infinity is zero.
     #[inline(always)]
-    fn exp2_parts(self, x: __m512) -> [__m512; 2] {
-        // SAFETY: `self` exists, so the CPU has AVX-512DQ.
-        [x, unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x) }]
-    }
-
-    /// So does this, which takes the integer below by itself.
-    #[inline(always)]
-    fn exp2_scale(self, power: __m512, x: __m512) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_scalef_ps(power, x) }
+    fn exp2(self, x: __m512) -> __m512 {
+        // These two take care of what is out of range: the rest of an infinity is zero. The latter takes the integer below by itself.
+        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
+        unsafe {
+            let r = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
+            _mm512_scalef_ps(polynomial(self, r, BELOW), x)
+        }
     }
 
     #[inline(always)]

@@ -21,7 +21,6 @@ use core::{convert::Infallible, marker::PhantomData};
 
 use crate::{
     element::{Bf16, Store},
-    math::exp::polynomial,
     scalar::Scalar,
     view::{Pair, Rows},
 };
@@ -329,39 +328,13 @@ pub trait Simd: Copy {
     /// `a` where the mask is true, else `b`.
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
-    /// Coefficients of the [polynomial](crate::math::exp::polynomial) for `2^r`.
-    const EXP2: &'static [Self::Scalar];
-
-    /// `[x, r]` such that `2^x` is `2^r` [scaled](Self::exp2_scale) by `x`, which may come in another form: divided in the way that is cheapest here.
-    fn exp2_parts(self, x: Self::Vector) -> [Self::Vector; 2];
-
-    /// A power of 2 of what is left of `x` becomes that of `x`.
-    fn exp2_scale(self, power: Self::Vector, x: Self::Vector) -> Self::Vector;
-
-    /// [`exp2`](Self::exp2) of each, in step: what one waits for is time for the others.
-    #[inline(always)]
-    fn exp2_each<const N: usize>(self, mut x: [Self::Vector; N]) -> [Self::Vector; N] {
-        let mut r = x;
-        for (x, r) in x.iter_mut().zip(&mut r) {
-            [*x, *r] = self.exp2_parts(*x);
-        }
-        let mut power = polynomial(self, r, Self::EXP2);
-        for (power, x) in power.iter_mut().zip(x) {
-            *power = self.exp2_scale(*power, x);
-        }
-        power
-    }
-
-    /// `2^x` for `x <= 127` (of `f64`, 1023).
+    /// `2^x` for `x <= 127` (of `f64`, 1023), by a [polynomial](crate::math::exp::polynomial), with `x` divided into an integer and the rest in the way that is cheapest
+    /// here.
     ///
     /// At most 2.2 ulp off for `x > -126` (checked over every such `f32`); below, off by less than `f32::MIN_POSITIVE`. Of `f64`, at most 1.15 ulp off
     /// for `x > -1022`; below, off by less than `f64::MIN_POSITIVE`. Exactly 1
     /// at 0, exactly 0 at -infinity, NaN at NaN.
-    #[inline(always)]
-    fn exp2(self, x: Self::Vector) -> Self::Vector {
-        let [power] = self.exp2_each([x]);
-        power
-    }
+    fn exp2(self, x: Self::Vector) -> Self::Vector;
 
     /// The nearest integer, the even one of two; for magnitudes below 2^22 (of `f64`, 2^51).
     fn round(self, x: Self::Vector) -> Self::Vector;

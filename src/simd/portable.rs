@@ -3,7 +3,10 @@
 mod double;
 
 use super::{Double, Kernel, NoPairs, Simd, Task};
-use crate::{element::Bf16, math::exp::NEAREST};
+use crate::{
+    element::Bf16,
+    math::exp::{NEAREST, polynomial},
+};
 
 #[cfg(target_feature = "avx512f")]
 mod width {
@@ -53,7 +56,6 @@ impl Simd for Portable {
     const BLOCKS: usize = if SCALAR { 1 } else { 8 };
     const KEY_TILE: usize = if SCALAR { 16 } else { 80 };
     const FAR: Option<usize> = if SCALAR { None } else { Some(1 << 13) };
-    const EXP2: &'static [f32] = &NEAREST;
 
     #[inline(always)]
     fn run<K: Kernel<Scalar = f32>>(self, cols: usize, kernel: K) -> K::Output {
@@ -173,17 +175,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn exp2_parts(self, x: Floats) -> [Floats; 2] {
+    fn exp2(self, x: Floats) -> Floats {
         // The power of -127 comes out as zero. In this order, a NaN in `x` stays.
         let x = self.max(self.splat(-127.0), x);
         let biased = self.splat(MAGIC + 127.0);
         let shifted = x + biased;
-        [shifted, x - (shifted - biased)]
-    }
-
-    #[inline(always)]
-    fn exp2_scale(self, power: Floats, shifted: Floats) -> Floats {
-        power * floats(bits(shifted) << 23)
+        polynomial(self, x - (shifted - biased), NEAREST) * floats(bits(shifted) << 23)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use super::Avx2;
 use crate::{
     element::Bf16,
-    math::exp::NEAREST_F64,
+    math::exp::{NEAREST_F64, polynomial},
     simd::{Double, Kernel, NoPairs, Simd, Task, instructions},
 };
 
@@ -65,7 +65,6 @@ impl Simd for Double<Avx2> {
     const BLOCKS: usize = <Avx2 as Simd>::BLOCKS;
     const KEY_TILE: usize = <Avx2 as Simd>::KEY_TILE;
     const FAR: Option<usize> = <Avx2 as Simd>::FAR;
-    const EXP2: &'static [f64] = &NEAREST_F64;
 
     #[inline(always)]
     fn double(self) -> Self {
@@ -165,18 +164,13 @@ impl Simd for Double<Avx2> {
     }
 
     #[inline(always)]
-    fn exp2_parts(self, x: __m256d) -> [__m256d; 2] {
-        // The power of -1023 comes out as zero. In this order, a NaN in `x` stays.
+    fn exp2(self, x: __m256d) -> __m256d {
+        // The power of -1023 comes out as zero. In this order, a NaN in `x` stays; the exponent is not added, lest the bits of a NaN make a number of it.
         let x = self.max(self.splat(-1023.0), x);
         let biased = self.broadcast(BIASED);
         let shifted = self.add(x, biased);
-        [shifted, self.sub(x, self.sub(shifted, biased))]
-    }
-
-    /// The exponent is not added, lest the bits of a NaN make a number of it.
-    #[inline(always)]
-    fn exp2_scale(self, power: __m256d, shifted: __m256d) -> __m256d {
-        self.mul(power, self.exponent(shifted))
+        let r = self.sub(x, self.sub(shifted, biased));
+        self.mul(polynomial(self, r, NEAREST_F64), self.exponent(shifted))
     }
 
     #[inline(always)]

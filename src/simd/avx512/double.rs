@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use super::Avx512;
 use crate::{
     element::Bf16,
-    math::exp::NEAREST_F64,
+    math::exp::{NEAREST_F64, polynomial},
     simd::{Double, Kernel, NoPairs, Simd, Task, instructions},
 };
 
@@ -56,7 +56,6 @@ impl Simd for Double<Avx512> {
     const BLOCKS: usize = <Avx512 as Simd>::BLOCKS;
     const KEY_TILE: usize = <Avx512 as Simd>::KEY_TILE;
     const FAR: Option<usize> = <Avx512 as Simd>::FAR;
-    const EXP2: &'static [f64] = &NEAREST_F64;
 
     #[inline(always)]
     fn double(self) -> Self {
@@ -135,19 +134,14 @@ impl Simd for Double<Avx512> {
         unsafe { _mm512_mask_blend_pd(mask, b, a) }
     }
 
-    /// The latter of the two takes care of what is out of range: the rest of an infinity is zero.
     #[inline(always)]
-    fn exp2_parts(self, x: __m512d) -> [__m512d; 2] {
-        // SAFETY: `self` exists, so the CPU has AVX-512DQ.
-        let r = unsafe { _mm512_reduce_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x) };
-        [self.sub(x, r), r]
-    }
-
-    /// So does this.
-    #[inline(always)]
-    fn exp2_scale(self, power: __m512d, x: __m512d) -> __m512d {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe { _mm512_scalef_pd(power, x) }
+    fn exp2(self, x: __m512d) -> __m512d {
+        // The first and the last take care of what is out of range: the rest of an infinity is zero.
+        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
+        unsafe {
+            let r = _mm512_reduce_pd::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            _mm512_scalef_pd(polynomial(self, r, NEAREST_F64), self.sub(x, r))
+        }
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use super::{Portable, SCALAR};
 use crate::{
     element::Bf16,
-    math::exp::NEAREST_F64,
+    math::exp::{NEAREST_F64, polynomial},
     simd::{Double, Kernel, NoPairs, Simd, Task},
 };
 
@@ -44,7 +44,6 @@ impl Simd for Double<Portable> {
     const BLOCKS: usize = <Portable as Simd>::BLOCKS;
     const KEY_TILE: usize = <Portable as Simd>::KEY_TILE;
     const FAR: Option<usize> = <Portable as Simd>::FAR;
-    const EXP2: &'static [f64] = &NEAREST_F64;
 
     #[inline(always)]
     fn double(self) -> Self {
@@ -146,17 +145,12 @@ impl Simd for Double<Portable> {
     }
 
     #[inline(always)]
-    fn exp2_parts(self, x: Floats) -> [Floats; 2] {
+    fn exp2(self, x: Floats) -> Floats {
         // The power of -1023 comes out as zero. In this order, a NaN in `x` stays.
         let x = self.max(self.splat(-1023.0), x);
         let biased = self.broadcast(MAGIC + 1023.0);
         let shifted = x + biased;
-        [shifted, x - (shifted - biased)]
-    }
-
-    #[inline(always)]
-    fn exp2_scale(self, power: Floats, shifted: Floats) -> Floats {
-        power * exponent(shifted)
+        polynomial(self, x - (shifted - biased), NEAREST_F64) * exponent(shifted)
     }
 
     #[inline(always)]
