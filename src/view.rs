@@ -806,7 +806,8 @@ impl<T> GroupWalk<T> {
     /// So many rows, at most 16.
     #[inline(always)]
     pub(crate) fn next_rows(&mut self, count: usize) -> [*const T; 16] {
-        let mut rows = from_fn(|i| self.next.wrapping_add(i * self.stride));
+        // Past the end, strides may be of any size.
+        let mut rows = from_fn(|i| self.next.wrapping_add(self.stride.wrapping_mul(i)));
         if self.rows > count {
             self.next = self.next.wrapping_add(count * self.stride);
             self.rows -= count;
