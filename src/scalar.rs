@@ -146,7 +146,8 @@ impl Scalar for f32 {
 
     #[inline(always)]
     fn exp_rest<S: Simd<Scalar = Self>>(simd: S, t: S::Vector) -> S::Vector {
-        horner(simd, t, tanh::F32)
+        let [p] = horner(simd, [t], tanh::F32);
+        p
     }
 
     /// Compiled once, and not again by each crate that calls it.
@@ -205,7 +206,8 @@ impl Scalar for f64 {
 
     #[inline(always)]
     fn exp_rest<S: Simd<Scalar = Self>>(simd: S, t: S::Vector) -> S::Vector {
-        horner(simd, t, tanh::F64)
+        let [p] = horner(simd, [t], tanh::F64);
+        p
     }
 
     /// Compiled by the crates that call it, and by no others.

@@ -68,7 +68,10 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         let mut sum = [simd.splat(0.0); COLS];
         for row in scores {
             for c in 0..COLS {
-                row[c] = simd.exp2(exponent(row[c], offset[c]));
+                row[c] = exponent(row[c], offset[c]);
+            }
+            *row = simd.exp2_each(*row);
+            for c in 0..COLS {
                 sum[c] = simd.add(sum[c], row[c]);
             }
         }

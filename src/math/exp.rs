@@ -46,7 +46,22 @@ pub(crate) const BELOW: [f32; 5] = [
 /// `2^r` for the `r` that the coefficients are for.
 #[inline(always)]
 pub(crate) fn polynomial<S: Simd, const N: usize>(simd: S, r: S::Vector, coefficients: [S::Scalar; N]) -> S::Vector {
-    simd.mul_add(horner(simd, r, coefficients), r, simd.splat(1.0))
+    let [power] = polynomials(simd, [r], coefficients);
+    power
+}
+
+/// [`polynomial`] of each, in step: what one waits for is time for the others.
+#[inline(always)]
+pub(crate) fn polynomials<S: Simd, const N: usize, const M: usize>(
+    simd: S,
+    r: [S::Vector; M],
+    coefficients: [S::Scalar; N],
+) -> [S::Vector; M] {
+    let mut powers = horner(simd, r, coefficients);
+    for m in 0..M {
+        powers[m] = simd.mul_add(powers[m], r[m], simd.splat(1.0));
+    }
+    powers
 }
 
 #[cfg(test)]

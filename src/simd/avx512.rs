@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     element::Bf16,
-    math::exp::{BELOW, polynomial},
+    math::exp::{BELOW, polynomials},
 };
 
 cpufeatures::new!(cpu, "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma");
@@ -350,7 +350,7 @@ impl Simd for Avx512 {
     const MAX_COLS: usize = 3;
     const FEW: usize = 8;
     const BLOCKS: usize = 4;
-    const KEY_TILE: usize = 64;
+    const KEY_TILE: usize = 96;
     const FAR: Option<usize> = Some(1 << 13);
 
     #[inline(always)]
@@ -487,12 +487,24 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn exp2(self, x: __m512) -> __m512 {
-        // These two take care of what is out of range: the rest of an infinity is zero. The latter takes the integer below by itself.
-        // SAFETY: `self` exists, so the CPU has AVX-512F and DQ.
-        unsafe {
-            let r = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(x);
-            _mm512_scalef_ps(polynomial(self, r, BELOW), x)
+        let [power] = self.exp2_each([x]);
+        power
+    }
+
+    /// The first instruction and the last take care of what is out of range: the rest of an infinity is zero. The latter takes the integer below by itself.
+    #[inline(always)]
+    fn exp2_each<const N: usize>(self, x: [__m512; N]) -> [__m512; N] {
+        let mut r = x;
+        for r in &mut r {
+            // SAFETY: `self` exists, so the CPU has AVX-512DQ.
+            *r = unsafe { _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(*r) };
         }
+        let mut powers = polynomials(self, r, BELOW);
+        for n in 0..N {
+            // SAFETY: `self` exists, so the CPU has AVX-512F.
+            powers[n] = unsafe { _mm512_scalef_ps(powers[n], x[n]) };
+        }
+        powers
     }
 
     #[inline(always)]

@@ -336,6 +336,15 @@ pub trait Simd: Copy {
     /// at 0, exactly 0 at -infinity, NaN at NaN.
     fn exp2(self, x: Self::Vector) -> Self::Vector;
 
+    /// [`exp2`](Self::exp2) of each; in step, if it takes its instructions so long that they would be waited for.
+    #[inline(always)]
+    fn exp2_each<const N: usize>(self, mut x: [Self::Vector; N]) -> [Self::Vector; N] {
+        for x in &mut x {
+            *x = self.exp2(*x);
+        }
+        x
+    }
+
     /// The nearest integer, the even one of two; for magnitudes below 2^22 (of `f64`, 2^51).
     fn round(self, x: Self::Vector) -> Self::Vector;
 
