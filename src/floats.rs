@@ -136,10 +136,10 @@ impl<E> FloatRows<'_, E> {
         with_floats!(FloatRows::self, rows => rows.dim())
     }
 
-    /// Asks for row `i` to be fetched early, if there is one.
+    /// Asks for row `i`, if there is one.
     #[inline(always)]
-    pub(crate) fn prefetch_early(&self, i: usize) {
-        with_floats!(FloatRows::self, rows => rows.prefetch_early(i));
+    pub(crate) fn prefetch(&self, i: usize) {
+        with_floats!(FloatRows::self, rows => rows.prefetch(i));
     }
 }
 
@@ -158,10 +158,10 @@ impl<E: Scalar> FloatRowsMut<'_, E> {
         with_floats!(FloatRowsMut::self, rows => rows.dim())
     }
 
-    /// Asks for row `i` to be fetched early, if there is one.
+    /// Asks for row `i`, if there is one.
     #[inline(always)]
-    pub(crate) fn prefetch_early(&self, i: usize) {
-        with_floats!(FloatRowsMut::self, rows => rows.prefetch_early(i));
+    pub(crate) fn prefetch(&self, i: usize) {
+        with_floats!(FloatRowsMut::self, rows => rows.prefetch(i));
     }
 
     /// Writes a row, if there is one, each number rounded.

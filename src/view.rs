@@ -10,7 +10,7 @@ use crate::{
     error::{Axis, Error, Operand},
     kv::expect_shape,
     scalar::Scalar,
-    simd::{CACHE_LINE, prefetch_early, prefetch_far},
+    simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far},
 };
 
 /// Extents of a rank-4 tensor.
@@ -769,11 +769,11 @@ impl<T> GroupRows<'_, T> {
         (first < self.len()).then(|| GroupWalk::new(self.row_ptr(first), first, (self.len(), self.per_head), strides))
     }
 
-    /// Asks for row `i` to be fetched early, if there is one.
+    /// Asks for row `i`, if there is one.
     #[inline(always)]
-    pub(crate) fn prefetch_early(&self, i: usize) {
+    pub(crate) fn prefetch(&self, i: usize) {
         if i < self.len() {
-            lines(self.row_ptr(i), self.rows.dim).for_each(prefetch_early);
+            lines(self.row_ptr(i), self.rows.dim).for_each(prefetch);
         }
     }
 }
@@ -944,11 +944,11 @@ impl<'a, T> RowsMut<'a, T> {
         (first < self.len).then(|| GroupWalk::new(self.row_mut_ptr(first), first, sizes, strides))
     }
 
-    /// Asks for row `i` to be fetched early, if there is one.
+    /// Asks for row `i`, if there is one.
     #[inline(always)]
-    pub(crate) fn prefetch_early(&self, i: usize) {
+    pub(crate) fn prefetch(&self, i: usize) {
         if i < self.len {
-            lines(self.row_mut_ptr(i), self.dim).for_each(prefetch_early);
+            lines(self.row_mut_ptr(i), self.dim).for_each(prefetch);
         }
     }
 

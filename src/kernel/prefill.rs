@@ -164,8 +164,8 @@ impl<F, E: Scalar> Unit<'_, F, E> {
         let Some(next) = &self.next_rows else { return };
         let rows = self.output.len() / asks + 1;
         for i in asked * rows..(asked + 1) * rows {
-            self.output.prefetch_early(i);
-            next.prefetch_early(i);
+            self.output.prefetch(i);
+            next.prefetch(i);
         }
     }
 }

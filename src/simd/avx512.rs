@@ -350,7 +350,7 @@ impl Simd for Avx512 {
     const MAX_COLS: usize = 3;
     const FEW: usize = 8;
     const BLOCKS: usize = 4;
-    const KEY_TILE: usize = 96;
+    const KEY_TILE: usize = 128;
     const FAR: Option<usize> = Some(1 << 13);
 
     #[inline(always)]
