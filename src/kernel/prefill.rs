@@ -4,7 +4,7 @@
 //! maxima, sums and rescaling are plain vertical operations, and nothing has a tail but the queries themselves. Several
 //! blocks go over the keys together, so that each tile of keys and values is fetched from memory once for all of them.
 
-use core::{num::NonZeroUsize, ops::Range};
+use core::{array::from_fn, num::NonZeroUsize, ops::Range};
 
 use super::{
     Columns, Products,
@@ -93,7 +93,8 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
         let [_, first_key] = self.head.origin();
         let tiles = |strips| Tiles::new(strips, first_key, (cache.is_plain(), copies_values, products), &mut scratch);
         let mut tiles = self.head.kv().and_then(tiles);
-        let mut blocks = [const { None }; MAX_BLOCKS];
+        // Unlike a constant that is repeated, these write nothing to the room for what they are not.
+        let mut blocks: [_; MAX_BLOCKS] = from_fn(|_| None);
         let (mut start, mut end) = (usize::MAX, 0);
         for (block, first) in blocks.iter_mut().zip((0..self.queries.len).step_by(COLS * S::LANES)) {
             let queries = self.queries.part(first, COLS * S::LANES);
