@@ -57,6 +57,7 @@ impl<'a, E: Copy> Store<'a, E> {
     }
 
     /// Those of a head: of a sequence of the batch, or in the pages that a row of a table names.
+    #[inline(always)]
     pub(crate) fn head(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strips<'a, E>> {
         Some(match self {
             Self::Floats(view) => {
