@@ -292,10 +292,13 @@ mod tests {
     #[test]
     fn groups_leave_few_over() {
         for n in 0..1000 {
-            for ((wide, narrow), (rows, most)) in
-                [(count::<6, 4>(n), (6, 1)), (count::<5, 4>(n), (5, 0)), (count::<8, 8>(n), (8, 7))]
-            {
-                let covered = wide * rows + narrow * (if rows == 8 { 8 } else { 4 });
+            for ((wide, narrow), [rows, fewer], most) in [
+                (count::<6, 4>(n), [6, 4], 1),
+                (count::<5, 4>(n), [5, 4], 0),
+                (count::<3, 2>(n), [3, 2], 0),
+                (count::<8, 8>(n), [8, 8], 7),
+            ] {
+                let covered = wide * rows + narrow * fewer;
                 assert!(covered <= n && (n - covered <= most || n < 12), "{n}: {wide}, {narrow}");
             }
         }

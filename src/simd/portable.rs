@@ -51,10 +51,10 @@ impl Simd for Portable {
     type Double = Double<Self>;
 
     const LANES: usize = LANES;
-    const MAX_COLS: usize = if SCALAR { 1 } else { 2 };
+    const MAX_COLS: usize = if SCALAR { 1 } else { 3 };
     const FEW: usize = if SCALAR { 1 } else { 4 };
     const BLOCKS: usize = if SCALAR { 1 } else { 8 };
-    const KEY_TILE: usize = if SCALAR { 16 } else { 80 };
+    const KEY_TILE: usize = if SCALAR { 16 } else { 96 };
     const FAR: Option<usize> = if SCALAR { None } else { Some(1 << 13) };
 
     #[inline(always)]
@@ -62,7 +62,8 @@ impl Simd for Portable {
         match cols {
             _ if SCALAR => kernel.run::<Self, 4, 4, 1>(self),
             1 => kernel.run::<Self, 8, 8, 1>(self),
-            _ => kernel.run::<Self, 5, 4, 2>(self),
+            2 => kernel.run::<Self, 5, 4, 2>(self),
+            _ => kernel.run::<Self, 3, 2, 3>(self),
         }
     }
 

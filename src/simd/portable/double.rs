@@ -55,7 +55,8 @@ impl Simd for Double<Portable> {
         match cols {
             _ if SCALAR => kernel.run::<Self, 4, 4, 1>(self),
             1 => kernel.run::<Self, 8, 8, 1>(self),
-            _ => kernel.run::<Self, 5, 4, 2>(self),
+            2 => kernel.run::<Self, 5, 4, 2>(self),
+            _ => kernel.run::<Self, 3, 2, 3>(self),
         }
     }
 
