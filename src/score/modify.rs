@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Float, Stage,
+    kernel::transpose::load_square,
     math::tanh::tanh,
     scalar::Scalar,
     simd::{Simd, Task, prefetch, prefetch_early},
@@ -66,36 +67,75 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
     fn run(self) -> S::Vector {
         let Self { column, stage, mut scores, rows } = self;
         let simd = column.simd;
-        let nothing = simd.splat(f32::NEG_INFINITY);
         let bias_rows = if stage >= Stage::Masked { column.bias_rows() } else { None };
-        // Several, so that one need not wait for the other.
-        let mut max = [nothing; 4];
+        let mut max = [simd.splat(f32::NEG_INFINITY); 4];
         for start in rows.clone().step_by(S::LANES) {
             let keys = start..rows.end.min(start + S::LANES);
             column.softcap(&keys, &mut scores, stage);
-            if stage >= Stage::Masked {
-                let bias = bias_rows.as_ref().map(|rows| column.bias_square(&keys, rows));
-                column.alibi(&keys, &mut scores);
-                column.bias(&keys, bias.as_ref(), &mut scores);
-                if F::MODIFIES {
-                    column.custom(&keys, &mut scores);
-                    column.bias_mask(&keys, bias.as_ref(), &mut scores);
-                }
+            if stage < Stage::Masked {
+                finish(simd, (keys, None), core::iter::repeat(()), (&mut scores, &mut max), |score, ()| score);
+                continue;
             }
-            let is_masked = stage >= Stage::Masked && !column.words.all_see(&keys);
-            let bits = column.words.bits(keys.start);
-            for j in keys {
-                let Some(score) = scores.get(j) else { break };
-                if is_masked {
-                    *score = simd.select(simd.has_bit(bits, j as u32 % 32), *score, nothing);
-                }
-                let [a, b, c, d] = max;
-                max = [b, c, d, simd.max(a, *score)];
+            let bias = bias_rows.as_ref().map(|rows| column.bias_square(&keys, rows));
+            column.alibi(&keys, &mut scores);
+            if F::MODIFIES {
+                column.bias(&keys, bias.as_ref(), &mut scores);
+                column.custom(&keys, &mut scores);
+            }
+            let bits = if column.words.all_see(&keys) { None } else { Some(column.words.bits(keys.start)) };
+            let (keys, scores) = ((keys, bits), (&mut scores, &mut max));
+            match bias {
+                // What a bias masks stays masked, whatever a custom modification has made of its score.
+                Some(bias) => finish(simd, keys, bias.as_ref().iter().copied(), scores, |score, bias| {
+                    if F::MODIFIES { masked(simd, score, bias) } else { biased(simd, score, bias) }
+                }),
+                None => finish(simd, keys, core::iter::repeat(()), scores, |score, ()| score),
             }
         }
         let [a, b, c, d] = max;
         simd.max(simd.max(a, b), simd.max(c, d))
     }
+}
+
+/// The last step for some keys' scores: what `f` makes of each, or `-inf` where `bits` don't have the key. Their largest ones are gathered in several
+/// maxima, so that one need not wait for the other.
+#[inline(always)]
+fn finish<S: Simd, B>(
+    simd: S,
+    (keys, bits): (Range<usize>, Option<S::Vector>),
+    biases: impl Iterator<Item = B>,
+    (scores, max): (&mut Strided<'_, S::Vector>, &mut [S::Vector; 4]),
+    f: impl Fn(S::Vector, B) -> S::Vector,
+) {
+    for (j, bias) in keys.zip(biases) {
+        let Some(score) = scores.get(j) else { break };
+        let mut finished = f(*score, bias);
+        if let Some(bits) = bits {
+            finished = simd.select(simd.has_bit(bits, j as u32 % 32), finished, simd.splat(f32::NEG_INFINITY));
+        }
+        *score = finished;
+        let [a, b, c, d] = *max;
+        *max = [b, c, d, simd.max(a, finished)];
+    }
+}
+
+/// A score, in base 2, and its bias.
+#[inline(always)]
+fn biased<S: Simd>(simd: S, score: S::Vector, bias: S::Vector) -> S::Vector {
+    let (least, log2_e) = (simd.splat(S::Scalar::LEAST_BIAS), simd.broadcast(S::Scalar::from_f64(LOG2_E)));
+    masked(simd, simd.mul_add(simd.max(least, bias), log2_e, score), bias)
+}
+
+/// A score, but for a bias of `-inf`.
+#[inline(always)]
+fn masked<S: Simd>(simd: S, score: S::Vector, bias: S::Vector) -> S::Vector {
+    simd.select(simd.less(bias, simd.splat(f32::MIN)), simd.splat(f32::NEG_INFINITY), score)
+}
+
+/// Rows of the bias for the queries in the lanes, and the length of the shortest.
+struct BiasRows<'a> {
+    rows: [&'a [f32]; 16],
+    len: usize,
 }
 
 /// Overwrites the weights of keys that are masked.
@@ -143,52 +183,55 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
     #[inline(always)]
     fn bias(&self, keys: &Range<usize>, square: Option<&S::Square>, scores: &mut Strided<'_, S::Vector>) {
         let (simd, Some(square)) = (self.simd, square) else { return };
-        let (nothing, infinite) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
-        let (least, log2_e) = (simd.splat(S::Scalar::LEAST_BIAS), simd.broadcast(S::Scalar::from_f64(LOG2_E)));
         for (j, bias) in keys.clone().zip(square.as_ref()) {
             let Some(score) = scores.get(j) else { break };
-            let biased = simd.mul_add(simd.max(least, *bias), log2_e, *score);
-            *score = simd.select(simd.less(*bias, infinite), nothing, biased);
+            *score = biased(simd, *score, *bias);
         }
     }
 
-    /// The rows of the bias for the queries in the lanes, if there is one.
     #[inline(always)]
-    fn bias_rows(&self) -> Option<[&'a [f32]; 16]> {
+    fn bias_rows(&self) -> Option<BiasRows<'a>> {
         self.head.call.bias?;
         let [first_query, _] = self.head.origin();
         let (mut rows, mut rows_of) = (None, None);
-        let mut of_lanes = [&[][..]; 16];
-        for (i, lane) in of_lanes.iter_mut().enumerate().take(S::LANES) {
+        let mut of_lanes = BiasRows { rows: [&[][..]; 16], len: usize::MAX };
+        for (i, lane) in of_lanes.rows.iter_mut().enumerate().take(S::LANES) {
             let [head, query] = self.queries.at(self.first + i);
             if rows_of != Some(head) {
                 (rows, rows_of) = (self.head.bias(head), Some(head));
             }
             *lane = rows.map_or(&[][..], |rows: Rows<'_, f32>| rows.row(first_query + query));
+            of_lanes.len = of_lanes.len.min(lane.len());
         }
         Some(of_lanes)
     }
 
     /// The bias of some keys, as many as a vector has lanes or fewer, a vector each.
     #[inline(always)]
-    fn bias_square(&self, keys: &Range<usize>, rows: &[&[f32]; 16]) -> S::Square {
-        let [_, first_key] = self.head.origin();
+    fn bias_square(&self, keys: &Range<usize>, of: &BiasRows<'a>) -> S::Square {
+        let (simd, [_, first_key]) = (self.simd, self.head.origin());
         let start = first_key + self.key + keys.start;
-        let mut square = self.simd.zeros();
-        for (lane, row) in square.as_mut().iter_mut().zip(rows) {
-            let rest = row.get(start..).unwrap_or_default();
-            *lane = match (rest.get(..S::LANES), row) {
-                (Some(whole), _) => {
-                    // Where the same of the next tile ends, and the next square; they begin where those before end.
-                    prefetch_early(whole.as_ptr().wrapping_add(S::KEY_TILE + S::LANES - 1));
-                    prefetch(whole.as_ptr().wrapping_add(2 * S::LANES - 1));
-                    self.simd.load_f32(whole)
+        let pointers = of.rows.map(<[_]>::as_ptr);
+        for row in pointers.iter().take(S::LANES) {
+            // Where the same of the next tile ends, and the next square; they begin where those before end.
+            prefetch_early(row.wrapping_add(start + S::KEY_TILE + S::LANES - 1));
+            prefetch(row.wrapping_add(start + 2 * S::LANES - 1));
+        }
+        if of.len.checked_sub(start).is_some_and(|rest| rest >= S::LANES) {
+            // SAFETY: each lane's row has these elements.
+            return unsafe { load_square(simd, &pointers, start, S::LANES) };
+        }
+        let mut square = simd.zeros();
+        for (lane, row) in square.as_mut().iter_mut().zip(of.rows) {
+            *lane = match row {
+                [only] => simd.splat(*only),
+                _ => {
+                    let rest = row.get(start..).unwrap_or_default();
+                    simd.load_f32(rest.get(..S::LANES).unwrap_or(rest))
                 }
-                (None, [only]) => self.simd.splat(*only),
-                (None, _) => self.simd.load_f32(rest),
             };
         }
-        self.simd.transpose(&mut square);
+        simd.transpose(&mut square);
         square
     }
 
@@ -228,17 +271,6 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
                 *score = S::Scalar::from(modified) * log2_e;
             }
             *score = self.simd.load(&lanes);
-        }
-    }
-
-    /// What a bias masks stays masked, whatever a custom modification has made of its score.
-    #[inline(always)]
-    fn bias_mask(&self, keys: &Range<usize>, square: Option<&S::Square>, scores: &mut Strided<'_, S::Vector>) {
-        let (simd, Some(square)) = (self.simd, square) else { return };
-        let (nothing, least) = (simd.splat(f32::NEG_INFINITY), simd.splat(f32::MIN));
-        for (j, bias) in keys.clone().zip(square.as_ref()) {
-            let Some(score) = scores.get(j) else { break };
-            *score = simd.select(simd.less(*bias, least), nothing, *score);
         }
     }
 }
