@@ -32,7 +32,7 @@ use crate::{
         tile::Scores,
     },
     scratch::Scratch,
-    simd::{Kernel, MAX_BLOCKS, Matrices, Pairs, Simd},
+    simd::{Kernel, MAX_BLOCKS, Matrices, Pairs, Simd, Task},
     softmax::Softmax,
     view::RowsMut,
     weighted_sum::{Accumulate, Sums},
@@ -79,12 +79,34 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
 
     #[inline(always)]
     fn run<S: Simd<Scalar = E>, const ROWS: usize, const NARROW: usize, const COLS: usize>(mut self, simd: S) {
-        let mut scratch = Scratch::<S, COLS>::new(core::mem::take(&mut self.scratch));
+        let scratch = core::mem::take(&mut self.scratch);
+        // Hardly ever a second time.
+        for trusts in [true, false] {
+            let scratch = Scratch::new(&mut *scratch);
+            if self.attempt::<S, ROWS, NARROW, COLS>(simd, scratch, trusts) {
+                return;
+            }
+        }
+    }
+}
+
+impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
+    /// Computes all, if values of masked keys turn out to be finite: that is to be trusted in, or looked after.
+    #[inline(always)]
+    fn attempt<'s, S: Simd<Scalar = E>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
+        &mut self,
+        simd: S,
+        mut scratch: Scratch<'s, S, COLS>,
+        trusts: bool,
+    ) -> bool
+    where
+        'a: 's,
+    {
         let products = self.products;
-        let Some(scores) = scratch.score_tile(products) else { return };
+        let Some(scores) = scratch.score_tile(products) else { return true };
         let mut words = [Words::all(simd); COLS];
         let Some(raw) = scratch.take(if self.head.projection().is_some() { self.rows.dim() } else { 0 }) else {
-            return;
+            return true;
         };
         let cache = &self.head.call.kv;
         let has_several_blocks = self.queries.len > COLS * S::LANES;
@@ -107,7 +129,8 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             }
             let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q);
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
-            let new = Block::new(simd, &self.head, (queries, has_sinks), (products, rounded), [q, o]);
+            let mut new = Block::new(simd, &self.head, (queries, has_sinks), (products, rounded), [q, o]);
+            new.trust = if trusts { Trust::Ready } else { Trust::None };
             let keys = new.keys();
             (start, end) = (start.min(keys.start), end.max(keys.end));
             *block = Some(new);
@@ -138,6 +161,9 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
             }
         }
 
+        if blocks.iter().flatten().any(|block| block.is_spoilt(simd)) {
+            return false;
+        }
         for (block, first) in blocks.iter_mut().flatten().zip((0..).step_by(COLS * S::LANES)) {
             block.begin(simd);
             let (from, factor, to) = (&*block.output, block.softmax.normaliser(), &mut self.output);
@@ -154,10 +180,9 @@ impl<F: Score, E: Scalar> Kernel for Unit<'_, F, E> {
                 if COLS == 1 { simd.call(Tiled::<_, ROWS>(task)) } else { simd.call(Tiled::<_, SINGLE>(task)) }
             }
         }
+        true
     }
-}
 
-impl<F, E: Scalar> Unit<'_, F, E> {
     /// Asks for a part of what lies at both ends of a unit, that number `asked` of so many: the rows that it will write, and the queries of the
     /// next one. Few at a time, as more than can be under way have to be waited for.
     #[inline(always)]
@@ -223,6 +248,16 @@ pub(super) struct Block<'s, S: Simd, const COLS: usize> {
     pub(super) output: &'s mut [[S::Vector; COLS]],
     /// Whether there is any yet.
     has_output: bool,
+    trust: Trust,
+}
+
+/// Whether values of masked keys are taken to be finite, without a look at them. Where they were not, the output is not either: zero times NaN is NaN.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    None,
+    /// There has been no need to.
+    Ready,
+    Given,
 }
 
 impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
@@ -242,7 +277,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let sinks: [S::Scalar; 16] =
             core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { S::Scalar::NEG_INFINITY });
         let softmax = Softmax::new(simd, simd.load(&sinks));
-        let mut block = Self { of, spans, products, rounded, softmax, queries, output, has_output: false };
+        let mut block =
+            Self { of, spans, products, rounded, softmax, queries, output, has_output: false, trust: Trust::None };
         if products.are_for_few() {
             block.begin(simd);
         }
@@ -255,6 +291,12 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         if !core::mem::replace(&mut self.has_output, true) {
             self.output.fill([simd.splat(0.0); COLS]);
         }
+    }
+
+    /// Whether values that are not finite may have come from masked keys.
+    #[inline(always)]
+    fn is_spoilt(&self, simd: S) -> bool {
+        self.trust == Trust::Given && self.has_output && !simd.call(AreFinite { simd, rows: self.output })
     }
 
     /// What any of its queries sees by its position is among these.
@@ -329,7 +371,10 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             }
             return;
         }
-        let is_marked = may_be_marked && !tile.is_finite(simd);
+        let is_marked = may_be_marked && self.trust == Trust::None && !tile.is_finite(simd);
+        if may_be_marked && self.trust == Trust::Ready {
+            self.trust = Trust::Given;
+        }
         let rescale = self.weigh(simd, (max, factor), (rows, halves), is_marked);
         if is_marked {
             self.mark((simd, head), (range, words), (rows, halves));
@@ -517,6 +562,30 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         words: &'t Words<S>,
     ) -> Column<'t, 'a, S, F> {
         Column { simd, head, queries: self.of, first: c * S::LANES, key, words }
+    }
+}
+
+/// Whether no lane of some rows is infinite or NaN.
+struct AreFinite<'t, S: Simd, const COLS: usize> {
+    simd: S,
+    rows: &'t [[S::Vector; COLS]],
+}
+
+impl<S: Simd, const COLS: usize> Task for AreFinite<'_, S, COLS> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        let (simd, zero) = (self.simd, self.simd.splat(0.0));
+        let mut sums = [zero; COLS];
+        for row in self.rows {
+            for c in 0..COLS {
+                sums[c] = simd.mul_add(row[c], zero, sums[c]);
+            }
+        }
+        let mut lanes = [S::Scalar::ZERO; 16];
+        simd.store(sums.into_iter().fold(zero, |sum, of| simd.add(sum, of)), &mut lanes);
+        lanes == [S::Scalar::ZERO; 16]
     }
 }
 
