@@ -112,12 +112,13 @@ impl Split {
     /// A unit has several blocks where that saves fetching keys and values again for each of them, or where one is over in no time.
     pub(crate) fn new<S: Simd>(simd: S, call: &Call<'_, S::Scalar>) -> Self {
         let (q, kv, value_dim) = (call.queries.shape(), call.kv.shape(), call.kv.value_dim());
-        let bytes = |rows: usize| rows.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(size_of::<f32>());
+        let dims = q.dim.saturating_add(value_dim);
+        let bytes = |rows: usize| rows.saturating_mul(dims).saturating_mul(size_of::<f32>());
         let heads = |of: Shape| of.batch.saturating_mul(of.heads);
         let blocks = heads(q).saturating_mul(q.len.div_ceil(S::LANES * S::MAX_COLS));
         let most_blocks = if call.has_pairs(simd).matrices { MATRIX_BLOCKS } else { S::BLOCKS };
         let cached = if call.kv.has_far_values::<S>() { FAR_CACHED } else { CACHED };
-        let work = kv.len.saturating_mul(q.dim.saturating_add(value_dim)).saturating_mul(S::LANES * S::MAX_COLS);
+        let work = kv.len.saturating_mul(dims).saturating_mul(S::LANES * S::MAX_COLS);
         let wanted = if bytes(kv.len) <= cached { ENOUGH_WORK / work.max(1) } else { blocks / ENOUGH_UNITS };
         let blocks_per_unit = wanted.min(most_blocks);
         let [queries, keys] = [q, kv].map(|of| heads(of).saturating_mul(of.len));

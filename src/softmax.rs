@@ -94,8 +94,11 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             let Some([first, second]) = scores.get(2 * i..).and_then(<[_]>::first_chunk) else { break };
             let [mut first, mut second] = [*first, *second];
             for c in 0..COLS {
-                first[c] = simd.exp2(less(simd, first[c], factor, offset[c]));
-                second[c] = simd.exp2(less(simd, second[c], factor, offset[c]));
+                first[c] = less(simd, first[c], factor, offset[c]);
+                second[c] = less(simd, second[c], factor, offset[c]);
+            }
+            (first, second) = (simd.exp2_each(first), simd.exp2_each(second));
+            for c in 0..COLS {
                 sum[c] = simd.add(simd.add(sum[c], first[c]), second[c]);
             }
             if let Some(to) = scores.get_mut(i) {

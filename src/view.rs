@@ -983,7 +983,7 @@ fn lines<T>(first: *const T, len: usize) -> impl Iterator<Item = *const T> {
 mod tests {
     use std::boxed::Box;
 
-    use super::View;
+    use super::{Shape, Strides, View};
 
     /// Rows of three of four heads, walked over by whatever number at a time, are those that are found one by one; the last one is repeated.
     #[test]
@@ -1001,6 +1001,23 @@ mod tests {
                 }
             }
             assert!(rows.walk(rows.len()).is_none());
+        }
+        Ok(())
+    }
+
+    /// Of a row by itself, the next one may be any distance away.
+    #[test]
+    fn a_walk_over_one_row_goes_nowhere() -> Result<(), Box<dyn core::error::Error>> {
+        let (data, shape) = ([0f32; 3], Shape { batch: 1, heads: 1, len: 1, dim: 3 });
+        for far in [0, 1, usize::MAX / 2, usize::MAX] {
+            let view = View::strided(&data, shape, Strides { batch: far, heads: far, len: far })?;
+            let rows = view.group(0, &(0..1), 0, 1).ok_or("there is a row")?;
+            for count in 1..=16 {
+                let mut walk = rows.walk(0).ok_or("there is a row")?;
+                for row in (0..2).flat_map(|_| walk.next_rows(count).into_iter().take(count)) {
+                    assert_eq!(row, data.as_ptr(), "{count} rows, {far} apart");
+                }
+            }
         }
         Ok(())
     }

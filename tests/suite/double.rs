@@ -341,6 +341,7 @@ fn merged() {
     let (whole, mut first, second) = (attend(0..80), attend(0..31), attend(31..80));
     merge(first.out.view_mut().unwrap(), &mut first.lse, second.out.view().unwrap(), &second.lse).unwrap();
     for (a, b) in first.elements().zip(whole.elements()) {
-        assert!((a - b).abs() <= 1e-15, "{a} is not {b}");
+        // A logarithm of more than one has fewer digits after the point.
+        assert!((a - b).abs() <= 4.0 * f64::EPSILON * b.abs().max(1.0), "{a} is not {b}");
     }
 }
