@@ -28,13 +28,13 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         Self { simd, max: [sink; COLS], sum: [sum; COLS] }
     }
 
-    /// Turns a tile of scores, the largest of which are `tile_max`, into weights. Returns what is to be multiplied with all that
-    /// was summed up before: exactly 1 for a query whose maximum did not move.
+    /// Turns scores with keys of a tile, from number `first` on, the largest of which are `tile_max`, into weights. Returns what is to be multiplied with
+    /// all that was summed up before: exactly 1 for a query whose maximum did not move.
     #[inline(always)]
     pub(crate) fn update(
         &mut self,
         tile_max: [S::Vector; COLS],
-        scores: &mut [[S::Vector; COLS]],
+        (first, scores): (usize, &mut [[S::Vector; COLS]]),
     ) -> [S::Vector; COLS] {
         let simd = self.simd;
         let (mut offset, rescale) = self.raise(tile_max, 0.0);
@@ -42,7 +42,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             *offset = simd.sub(simd.splat(0.0), *offset);
         }
         // A sum, which can take scores from memory.
-        self.update_with((offset, rescale), scores, |score, negative| simd.add(negative, score))
+        self.update_with((offset, rescale), pieces(first, scores), |score, negative| simd.add(negative, score))
     }
 
     /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
@@ -54,25 +54,35 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     ) -> [S::Vector; COLS] {
         let (simd, factor) = (self.simd, self.simd.broadcast(factor));
         let raised = self.raise_scaled((tile_max, factor), scores);
-        self.update_with(raised, scores, |score, offset| less(simd, score, factor, offset))
+        self.update_with(raised, core::iter::once(scores), |score, offset| less(simd, score, factor, offset))
     }
 
+    /// The weights of each piece are summed up by themselves.
     #[inline(always)]
-    fn update_with(
+    fn update_with<'s>(
         &mut self,
         (offset, rescale): ([S::Vector; COLS], [S::Vector; COLS]),
-        scores: &mut [[S::Vector; COLS]],
+        pieces: impl Iterator<Item = &'s mut [[S::Vector; COLS]]>,
         exponent: impl Fn(S::Vector, S::Vector) -> S::Vector,
-    ) -> [S::Vector; COLS] {
-        let simd = self.simd;
-        let mut sum = [simd.splat(0.0); COLS];
-        for row in scores {
-            for c in 0..COLS {
-                row[c] = exponent(row[c], offset[c]);
+    ) -> [S::Vector; COLS]
+    where
+        S: 's,
+    {
+        let (simd, nothing) = (self.simd, [self.simd.splat(0.0); COLS]);
+        let mut sum = nothing;
+        for piece in pieces {
+            let mut of_piece = nothing;
+            for row in piece {
+                for c in 0..COLS {
+                    row[c] = exponent(row[c], offset[c]);
+                }
+                *row = simd.exp2_each(*row);
+                for c in 0..COLS {
+                    of_piece[c] = simd.add(of_piece[c], row[c]);
+                }
             }
-            *row = simd.exp2_each(*row);
             for c in 0..COLS {
-                sum[c] = simd.add(sum[c], row[c]);
+                sum[c] = simd.add(sum[c], of_piece[c]);
             }
         }
         self.add(sum, rescale);
@@ -169,9 +179,9 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         }
     }
 
-    /// [`update`](Self::update) for few queries, with the same bits if weights are to be summed in order, key after key.
+    /// [`update`](Self::update) for few queries, with the same bits if weights are to be summed `in_order`: key after key, from this number on.
     #[inline(always)]
-    pub(crate) fn update_few(&mut self, in_order: bool, scores: &mut FewScores<'_, S>) -> S::Vector {
+    pub(crate) fn update_few(&mut self, in_order: Option<usize>, scores: &mut FewScores<'_, S>) -> S::Vector {
         let (simd, count) = (self.simd, scores.count);
         let groups = scores.tiles * FewScores::<S>::OF_TILE;
         let nothing = simd.splat(f32::NEG_INFINITY);
@@ -202,11 +212,20 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             *fours = simd.sum_each(sum);
         }
         let mut sum = simd.load(&sums);
-        if in_order {
-            sum = simd.splat(0.0);
+        if let Some(mut key) = in_order {
+            let mut of_piece = simd.splat(0.0);
+            sum = of_piece;
             for group in 0..groups {
-                sum = scores.group(group).as_ref().iter().fold(sum, |sum, weight| simd.add(sum, *weight));
+                for weight in scores.group(group).as_ref() {
+                    if key.is_multiple_of(PIECE) {
+                        sum = simd.add(sum, of_piece);
+                        of_piece = simd.splat(0.0);
+                    }
+                    of_piece = simd.add(of_piece, *weight);
+                    key += 1;
+                }
             }
+            sum = simd.add(sum, of_piece);
         }
         *total = simd.mul_add(*total, rescale, sum);
         rescale
@@ -257,6 +276,17 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             }
         }
     }
+}
+
+/// Keys whose weights are summed up by themselves, before they are added to others: errors of a sum grow with its length.
+const PIECE: usize = 16;
+
+/// What belongs to keys from number `first` on, piece by piece. Where a piece begins depends on the keys alone.
+#[inline(always)]
+fn pieces<V>(first: usize, of_keys: &mut [V]) -> impl Iterator<Item = &mut [V]> {
+    let end = of_keys.len().min(PIECE - first % PIECE);
+    let (piece, others) = of_keys.split_at_mut_checked(end).unwrap_or_default();
+    core::iter::once(piece).chain(others.chunks_mut(PIECE))
 }
 
 /// By how much scores of pairs, in base 2, may be larger than what counts as the largest one, so that sums need not be multiplied with anything for most tiles: weights are

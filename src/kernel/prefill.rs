@@ -361,7 +361,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         let [_, factor] = head.factors_of_pairs();
         if self.products == Products::ManyInMatrices {
             let is_unbounded = tile.is_known_unbounded() || may_be_marked && !tile.is_finite(simd);
-            let rescale = self.weigh(simd, (max, factor), (rows, halves), false);
+            let rescale = self.weigh(simd, (max, factor), (range.start, rows, halves), false);
             ask();
             self.matrices_with_values(simd, (tile, range), rows, (is_unbounded, rescale));
             if is_unbounded {
@@ -375,7 +375,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         if may_be_marked && self.trust == Trust::Ready {
             self.trust = Trust::Given;
         }
-        let rescale = self.weigh(simd, (max, factor), (rows, halves), is_marked);
+        let rescale = self.weigh(simd, (max, factor), (range.start, rows, halves), is_marked);
         if is_marked {
             self.mark((simd, head), (range, words), (rows, halves));
             if let Some(pairs) = self.products.pairs(simd) {
@@ -393,12 +393,12 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         &mut self,
         simd: S,
         (max, factor): ([S::Vector; COLS], S::Scalar),
-        (scores, halves): (&mut [[S::Vector; COLS]], [usize; 2]),
+        (first, scores, halves): (usize, &mut [[S::Vector; COLS]], [usize; 2]),
         is_marked: bool,
     ) -> [S::Vector; COLS] {
         let softmax = &mut self.softmax;
         match self.products.pairs(simd) {
-            None => softmax.update(max, scores),
+            None => softmax.update(max, (first, scores)),
             Some(_) if is_marked => softmax.update_scaled((max, factor), without(scores, halves)),
             Some(pairs) => {
                 fill_halves(scores, halves, simd.splat(f32::NEG_INFINITY));

@@ -200,7 +200,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 });
             }
         }
-        let in_order = self.products == Products::FewInOrder;
+        let in_order = if self.products == Products::FewInOrder { Some(parts[0].keys.start) } else { None };
         let mut rescale = self.softmax.update_few(in_order, &mut scores);
         for (i, part) in parts.iter().enumerate().take(scores.tiles) {
             let mut weights = scores.tile(i, part.keys.len());
