@@ -275,7 +275,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
             *span = head.band.span(first, last);
         }
         let sinks: [S::Scalar; 16] =
-            core::array::from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { S::Scalar::NEG_INFINITY });
+            from_fn(|lane| if has_sinks { head.sink(of.at(lane)[0]) } else { S::Scalar::NEG_INFINITY });
         let softmax = Softmax::new(simd, simd.load(&sinks));
         let mut block =
             Self { of, spans, products, rounded, softmax, queries, output, has_output: false, trust: Trust::None };

@@ -72,17 +72,18 @@ impl<S: Simd, F: Score> Task for Apply<'_, '_, S, F> {
         for start in rows.clone().step_by(S::LANES) {
             let keys = start..rows.end.min(start + S::LANES);
             column.softcap(&keys, &mut scores, stage);
-            if stage < Stage::Masked {
-                finish(simd, (keys, None), core::iter::repeat(()), (&mut scores, &mut max), |score, ()| score);
-                continue;
+            let (mut bias, mut bits) = (None, None);
+            if stage >= Stage::Masked {
+                bias = bias_rows.as_ref().map(|rows| column.bias_square(&keys, rows));
+                column.alibi(&keys, &mut scores);
+                if F::MODIFIES {
+                    column.bias(&keys, bias.as_ref(), &mut scores);
+                    column.custom(&keys, &mut scores);
+                }
+                if !column.words.all_see(&keys) {
+                    bits = Some(column.words.bits(keys.start));
+                }
             }
-            let bias = bias_rows.as_ref().map(|rows| column.bias_square(&keys, rows));
-            column.alibi(&keys, &mut scores);
-            if F::MODIFIES {
-                column.bias(&keys, bias.as_ref(), &mut scores);
-                column.custom(&keys, &mut scores);
-            }
-            let bits = if column.words.all_see(&keys) { None } else { Some(column.words.bits(keys.start)) };
             let (keys, scores) = ((keys, bits), (&mut scores, &mut max));
             match bias {
                 // What a bias masks stays masked, whatever a custom modification has made of its score.
