@@ -18,6 +18,7 @@ mod multi_head;
 mod output;
 mod pages;
 mod partition;
+mod pieces;
 mod ranges;
 pub mod reference;
 mod scalar;

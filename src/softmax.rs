@@ -1,9 +1,10 @@
 //! Stage 2: the online softmax of Milakov and Gimelshein (2018), in base 2.
 
-use core::array::from_fn;
+use core::{array::from_fn, ops::Range};
 
 use crate::{
     kernel::Columns,
+    pieces::pieces,
     ranges::RANGE,
     scalar::Scalar,
     score::modify::Strided,
@@ -42,7 +43,8 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             *offset = simd.sub(simd.splat(0.0), *offset);
         }
         // A sum, which can take scores from memory.
-        self.update_with((offset, rescale), pieces(first, scores), |score, negative| simd.add(negative, score))
+        let pieces = pieces(first, scores.len(), PIECE);
+        self.update_with((offset, rescale), (pieces, scores), |score, negative| simd.add(negative, score))
     }
 
     /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
@@ -54,25 +56,23 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     ) -> [S::Vector; COLS] {
         let (simd, factor) = (self.simd, self.simd.broadcast(factor));
         let raised = self.raise_scaled((tile_max, factor), scores);
-        self.update_with(raised, core::iter::once(scores), |score, offset| less(simd, score, factor, offset))
+        let pieces = core::iter::once(0..scores.len());
+        self.update_with(raised, (pieces, scores), |score, offset| less(simd, score, factor, offset))
     }
 
     /// The weights of each piece are summed up by themselves.
     #[inline(always)]
-    fn update_with<'s>(
+    fn update_with(
         &mut self,
         (offset, rescale): ([S::Vector; COLS], [S::Vector; COLS]),
-        pieces: impl Iterator<Item = &'s mut [[S::Vector; COLS]]>,
+        (pieces, scores): (impl Iterator<Item = Range<usize>>, &mut [[S::Vector; COLS]]),
         exponent: impl Fn(S::Vector, S::Vector) -> S::Vector,
-    ) -> [S::Vector; COLS]
-    where
-        S: 's,
-    {
+    ) -> [S::Vector; COLS] {
         let (simd, nothing) = (self.simd, [self.simd.splat(0.0); COLS]);
         let mut sum = nothing;
         for piece in pieces {
             let mut of_piece = nothing;
-            for row in piece {
+            for row in scores.get_mut(piece).unwrap_or_default() {
                 for c in 0..COLS {
                     row[c] = exponent(row[c], offset[c]);
                 }
@@ -280,14 +280,6 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
 
 /// Keys whose weights are summed up by themselves, before they are added to others: errors of a sum grow with its length.
 const PIECE: usize = 16;
-
-/// What belongs to keys from number `first` on, piece by piece. Where a piece begins depends on the keys alone.
-#[inline(always)]
-fn pieces<V>(first: usize, of_keys: &mut [V]) -> impl Iterator<Item = &mut [V]> {
-    let end = of_keys.len().min(PIECE - first % PIECE);
-    let (piece, others) = of_keys.split_at_mut_checked(end).unwrap_or_default();
-    core::iter::once(piece).chain(others.chunks_mut(PIECE))
-}
 
 /// By how much scores of pairs, in base 2, may be larger than what counts as the largest one, so that sums need not be multiplied with anything for most tiles: weights are
 /// at most 2^8 then, and as exact. (Sums of single numbers are multiplied on their way to memory, which costs nothing.)

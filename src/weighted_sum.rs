@@ -13,7 +13,7 @@ use crate::{
 /// How long before it is read a row of values is asked for.
 const ROWS_AHEAD: usize = 24;
 
-/// `output[c][query] = output[c][query] * rescale[query] + sum_j values[j][c] * weights[j][query]` over a tile of keys.
+/// `output[c][query] = output[c][query] * rescale[query] + sum_j values[j][c] * weights[j][query]` over some keys.
 ///
 /// Plain form:
 ///
@@ -23,8 +23,8 @@ const ROWS_AHEAD: usize = 24;
 ///
 /// 1. `ROWS` columns at a time, so that a vector of weights that was loaded is used `ROWS` times, from registers; the
 ///    last ones in smaller groups.
-/// 2. A tile's products are summed up by themselves before they are added: rounding errors grow with the length of a
-///    tile and with the number of tiles, not with their product.
+/// 2. These products are summed up by themselves before they are added: rounding errors grow with the number of keys at a time and with how many
+///    times there are, not with their product.
 /// 3. Where not all vectors of queries see the same keys, as at the edges of a window, it is another loop (`WITHIN` their reach).
 pub(crate) struct Accumulate<
     'a,
@@ -40,7 +40,8 @@ pub(crate) struct Accumulate<
     pub(crate) output: &'a mut [[S::Vector; COLS]],
 }
 
-/// The values of a tile of keys, and what each query weighs them with.
+/// The values of some keys, and what each query weighs them with.
+#[derive(Clone, Copy)]
 pub(crate) struct Sums<'a, S: Simd, P: Product<S>, const COLS: usize> {
     pub(crate) product: P,
     /// `[key][query]`, or of as many keys at a time as the product takes
@@ -51,7 +52,7 @@ pub(crate) struct Sums<'a, S: Simd, P: Product<S>, const COLS: usize> {
     pub(crate) values: Rows<'a, P::Element>,
     /// Whether keys that are masked are marked by negative weights; else all values are finite, or all keys seen by all.
     pub(crate) is_marked: bool,
-    /// What the sums over earlier tiles are to be multiplied with, if there are any.
+    /// What the sums over earlier keys are to be multiplied with, if there are any.
     pub(crate) rescale: Option<[S::Vector; COLS]>,
 }
 

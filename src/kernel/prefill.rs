@@ -468,13 +468,13 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
                 let (product, reach) = (Function::dot(simd), sight.reach([0, 1]));
                 let values = tile.values(simd, range)?;
                 let sums = Sums { product, weights, reach, values, is_marked, rescale };
-                sums_within::<S, _, ROWS, NARROW, COLS>(sums, output);
+                sums_within::<S, _, ROWS, NARROW, COLS>((range.start, sums), output);
             }
             Some(pairs) => {
                 let (product, reach) = (PairDot { simd, pairs, factor: None }, sight.reach([range.start % 2, 2]));
                 let (values, weights) = (tile.values_in_pairs(simd, range)?, weights.get(..weights.len() / 2)?);
                 let sums = Sums { product, weights, reach, values, is_marked, rescale };
-                sums_within::<S, _, ROWS, NARROW, COLS>(sums, output);
+                sums_within::<S, _, ROWS, NARROW, COLS>((range.start / 2, sums), output);
             }
         }
         self.has_output = true;

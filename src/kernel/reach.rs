@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use super::{Columns, add_rows};
 use crate::{
+    pieces::pieces,
     score::{band::Span, product::Product, tile::Scores},
     simd::Simd,
     view::Rows,
@@ -98,17 +99,24 @@ pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NAR
     max
 }
 
-/// [`Accumulate`] of what vectors of queries reach.
+/// [`Accumulate`] of what vectors of queries reach, the first row of which has this number; one [piece](Simd::PIECE) after the other.
 #[inline(always)]
 pub(super) fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    sums: Sums<'_, S, P, COLS>,
+    (first, all): (usize, Sums<'_, S, P, COLS>),
     output: &mut [[S::Vector; COLS]],
 ) {
-    let product = sums.product;
-    if COLS == 1 || sums.reach.is_even() {
-        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output });
-    } else {
-        product.call(Accumulate::<_, _, ROWS, NARROW, COLS, true> { sums, output });
+    let (product, mut rescale) = (all.product, all.rescale);
+    for piece in pieces(first, all.weights.len(), S::PIECE) {
+        let Some(values) = all.values.range(piece.start, piece.len()) else { return };
+        let Some(weights) = all.weights.get(piece.clone()) else { return };
+        let sums = Sums { weights, values, rescale, ..all };
+        if COLS == 1 || all.reach.is_even() {
+            product.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output: &mut *output });
+        } else {
+            let sums = Sums { reach: all.reach.part(&piece), ..sums };
+            product.call(Accumulate::<_, _, ROWS, NARROW, COLS, true> { sums, output: &mut *output });
+        }
+        rescale = Some([product.simd().splat(1.0); COLS]);
     }
 }
 
@@ -139,6 +147,13 @@ impl<const N: usize> Reach<N> {
             all[1] = all[0];
         }
         Self { each, all, is_even: false }
+    }
+
+    /// What of some rows they see, counted from the first of those.
+    #[inline(always)]
+    pub(crate) fn part(&self, rows: &Range<usize>) -> Self {
+        let cut = |range: [usize; 2]| range.map(|row| row.clamp(rows.start, rows.end) - rows.start);
+        Self { each: self.each.map(cut), all: cut(self.all), is_even: self.is_even }
     }
 
     #[inline(always)]
@@ -225,10 +240,15 @@ mod tests {
             for least in 0..4 {
                 let each = [a, b, [a[0].max(b[0]), 6]];
                 let reach = Reach::new(each, least);
-                for (c, [start, end]) in each.into_iter().enumerate() {
+                let rows = |reach: &Reach<3>, c| {
                     let [before, behind] = reach.beside(c);
-                    let rows = before.chain(reach.of_all()).chain(behind);
-                    assert!(rows.eq(start..end), "{each:?} {least} {c}");
+                    before.chain(reach.of_all()).chain(behind)
+                };
+                for (c, [start, end]) in each.into_iter().enumerate() {
+                    assert!(rows(&reach, c).eq(start..end), "{each:?} {least} {c}");
+                    let parts = [0..2, 2..3, 3..6];
+                    let parts = parts.iter().flat_map(|part| rows(&reach.part(part), c).map(|row| part.start + row));
+                    assert!(parts.eq(start..end), "{each:?} {least} {c}, in parts");
                 }
             }
         }

@@ -228,6 +228,7 @@ impl Simd for Avx2 {
     const FEW: usize = 4;
     const BLOCKS: usize = 6;
     const KEY_TILE: usize = 192;
+    const PIECE: usize = 64;
     const FAR: Option<usize> = Some(1 << 12);
 
     #[inline(always)]

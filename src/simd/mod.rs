@@ -188,9 +188,10 @@ pub trait Simd: Copy {
     const FEW: usize;
     /// The most blocks that go over the keys together, at most [`MAX_BLOCKS`].
     const BLOCKS: usize;
-    /// Keys of a tile: scores are held, and products summed up in one go, for so many at a time. Longer tiles are a little
-    /// faster, shorter ones a little more accurate.
+    /// Keys of a tile, for which scores are held at a time.
     const KEY_TILE: usize;
+    /// Keys, or pairs of them, whose values are summed up in one go. Longer pieces are a little faster, shorter ones a little more accurate.
+    const PIECE: usize = Self::KEY_TILE;
     /// Rows of values that lie a multiple of so many bytes apart share so few sets of the first cache that a tile of them is copied, if several
     /// blocks go over it. A power of two; `None` where that makes no difference.
     const FAR: Option<usize>;

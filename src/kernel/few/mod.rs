@@ -200,7 +200,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 });
             }
         }
-        let in_order = if self.products == Products::FewInOrder { Some(parts[0].keys.start) } else { None };
+        let in_order = self.in_order(&parts[0]);
         let mut rescale = self.softmax.update_few(in_order, &mut scores);
         for (i, part) in parts.iter().enumerate().take(scores.tiles) {
             let mut weights = scores.tile(i, part.keys.len());
@@ -221,7 +221,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
             }
             let are_marked = is_marked && !values.have_scales();
-            self.few_with_values((&weights, rescale, are_marked), (values, first), room);
+            self.few_with_values((&weights, rescale, are_marked), (values, first), (self.in_order(part), room));
             rescale = simd.splat(1.0);
         }
     }
@@ -248,13 +248,19 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
     }
 
+    /// The number of a part's first key, if sums are to have the order that they have for many queries.
+    #[inline(always)]
+    fn in_order(&self, part: &Part) -> Option<usize> {
+        (self.products == Products::FewInOrder).then_some(part.keys.start)
+    }
+
     /// Adds the products of weights, marked or not, with as many values from some row on. `room` is for pairs of weights.
     #[inline(always)]
     fn few_with_values(
         &mut self,
         (weights, rescale, are_marked): (&FewScores<'_, S>, S::Vector, bool),
         (values, first): (Strips<'_, S::Scalar>, usize),
-        room: &mut [S::Vector],
+        (in_order, room): (Option<usize>, &mut [S::Vector]),
     ) {
         let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
         let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
@@ -268,7 +274,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         let FewScores { count, len, .. } = *weights;
         let factors = &rounded.factors;
-        let weights = Weights { simd, elements, count, len, are_marked, factors, rescale };
+        let weights = Weights { simd, elements, count, len, in_order, are_marked, factors, rescale };
         with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), self.output));
         if let Strips::I8(strip, _) = values {
             for i in rounded.exact_rows() {

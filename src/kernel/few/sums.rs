@@ -2,6 +2,7 @@
 
 use super::{may_ask_twice, product::RowProduct, room, touch};
 use crate::{
+    pieces::pieces,
     scalar::Scalar,
     simd::{CACHE_LINE, Simd, Task},
     softmax::FewScores,
@@ -18,6 +19,8 @@ pub(super) struct Weights<'t, S: Simd> {
     pub(super) count: usize,
     /// Keys.
     pub(super) len: usize,
+    /// The number of the first key, if sums are to have the order that they have for many queries.
+    pub(super) in_order: Option<usize>,
     /// Whether keys that are masked are marked by negative weights.
     pub(super) are_marked: bool,
     /// What sums of integers are to be multiplied with, of each query.
@@ -177,19 +180,22 @@ impl<
     /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
     #[inline(always)]
     fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, values: &mut R, first: usize, len: usize) {
-        let keys = self.weights.len;
+        let Weights { simd, len: keys, in_order, mut rescale, .. } = self.weights;
         values.restart();
-        let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
-        for j in 0..keys / N {
-            self.add_rows::<GROUPS, MARKED>(values, (j, first), [len; N], &mut sums);
+        for piece in pieces(in_order.unwrap_or(0), keys, if in_order.is_some() { S::PIECE } else { usize::MAX }) {
+            let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
+            for j in piece.start / N..piece.end / N {
+                self.add_rows::<GROUPS, MARKED>(values, (j, first), [len; N], &mut sums);
+            }
+            if !piece.end.is_multiple_of(N) {
+                // The last row has zeros for a counterpart.
+                let mut lens = [0; N];
+                lens[0] = len;
+                self.add_rows::<GROUPS, MARKED>(values, (keys / N, first), lens, &mut sums);
+            }
+            self.store(first * N, sums, rescale);
+            rescale = simd.splat(1.0);
         }
-        if !keys.is_multiple_of(N) {
-            // The last row has zeros for a counterpart.
-            let mut lens = [0; N];
-            lens[0] = len;
-            self.add_rows::<GROUPS, MARKED>(values, (keys / N, first), lens, &mut sums);
-        }
-        self.store(first * N, sums);
     }
 
     /// Adds the next `N` rows, times weights number `j`, to the sums: of each row so many elements of the columns from number `first` on.
@@ -253,13 +259,18 @@ impl<
         vectors
     }
 
-    /// Adds sums of so many columns from vector `first` on to the output.
+    /// Adds sums of so many columns from vector `first` on to the output, multiplied with a number for each query.
     #[inline(always)]
-    fn store<const GROUPS: usize>(&mut self, first: usize, sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
+    fn store<const GROUPS: usize>(
+        &mut self,
+        first: usize,
+        sums: [[[S::Vector; N]; GROUPS]; QUERIES],
+        factors: S::Vector,
+    ) {
         let Self { product, weights, ref values, .. } = *self;
         let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
         let mut rescale = [S::Scalar::ZERO; 16];
-        simd.store(weights.rescale, &mut rescale);
+        simd.store(factors, &mut rescale);
         for (i, ((sums, rescale), factor)) in sums.iter().zip(rescale).zip(weights.factors).enumerate() {
             let rescale = simd.broadcast(rescale);
             for (g, sums) in sums.iter().enumerate() {
