@@ -152,7 +152,7 @@ impl<const N: usize> Reach<N> {
     /// What of some rows they see, counted from the first of those.
     #[inline(always)]
     pub(crate) fn part(&self, rows: &Range<usize>) -> Self {
-        let cut = |range: [usize; 2]| range.map(|row| row.clamp(rows.start, rows.end) - rows.start);
+        let cut = |range: [usize; 2]| range.map(|row| row.max(rows.start).min(rows.end) - rows.start);
         Self { each: self.each.map(cut), all: cut(self.all), is_even: self.is_even }
     }
 
