@@ -3,7 +3,7 @@
 use core::{num::NonZeroUsize, ops::Range};
 
 use super::{
-    MatricesOf, Products,
+    MatricesOf, Products, is_zero,
     matrices::TransposeValues,
     pairs::{Gather, PairValues},
 };
@@ -435,9 +435,7 @@ unsafe fn are_finite<S: Simd, T: Load>(simd: S, factor: f32, mut walk: Walk<'_, 
             d = simd.mul_add(load(z), zero, d);
         }
     }
-    let mut lanes = [S::Scalar::ZERO; 16];
-    simd.store(simd.add(simd.add(a, b), simd.add(c, d)), &mut lanes);
-    lanes == [S::Scalar::ZERO; 16]
+    is_zero(simd, simd.add(simd.add(a, b), simd.add(c, d)))
 }
 
 #[inline(always)]

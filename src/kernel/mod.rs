@@ -13,6 +13,7 @@ pub(crate) mod transpose;
 use core::num::NonZeroUsize;
 
 use crate::{
+    scalar::Scalar,
     score::{function::Score, product::Product},
     simd::{Bf16Pairs, CACHE_LINE, Matrices, Pairs, Simd, prefetch},
 };
@@ -117,6 +118,14 @@ impl Products {
         let keys = if self.are_many_in_pairs() { S::Bf16Pairs::KEY_TILE } else { S::KEY_TILE };
         NonZeroUsize::MIN.saturating_add(keys - 1)
     }
+}
+
+/// Whether all lanes are: those of a sum of numbers times zero are not where one of the numbers was infinite or NaN.
+#[inline(always)]
+fn is_zero<S: Simd>(simd: S, sum: S::Vector) -> bool {
+    let mut lanes = [S::Scalar::ZERO; 16];
+    simd.store(sum, &mut lanes);
+    lanes == [S::Scalar::ZERO; 16]
 }
 
 /// Whether a backend multiplies pairs of integers.

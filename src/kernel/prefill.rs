@@ -10,6 +10,7 @@ use super::{
     Columns, Products,
     edges::{LoadQueries, StoreOutput},
     few::{self, Rounded},
+    is_zero,
     key_tile::{KeyTile, Tiles},
     matrices::{AddUnbounded, MatrixScores, MatrixSums, UnpairRows},
     pairs::{PairRows, UpdateInPairs},
@@ -296,7 +297,7 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
     /// Whether values that are not finite may have come from masked keys.
     #[inline(always)]
     fn is_spoilt(&self, simd: S) -> bool {
-        self.trust == Trust::Given && self.has_output && !simd.call(AreFinite { simd, rows: self.output })
+        self.trust == Trust::Given && self.has_output && !simd.call(LanesAreFinite { simd, rows: self.output })
     }
 
     /// What any of its queries sees by its position is among these.
@@ -566,12 +567,12 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
 }
 
 /// Whether no lane of some rows is infinite or NaN.
-struct AreFinite<'t, S: Simd, const COLS: usize> {
+struct LanesAreFinite<'t, S: Simd, const COLS: usize> {
     simd: S,
     rows: &'t [[S::Vector; COLS]],
 }
 
-impl<S: Simd, const COLS: usize> Task for AreFinite<'_, S, COLS> {
+impl<S: Simd, const COLS: usize> Task for LanesAreFinite<'_, S, COLS> {
     type Output = bool;
 
     #[inline(always)]
@@ -583,9 +584,7 @@ impl<S: Simd, const COLS: usize> Task for AreFinite<'_, S, COLS> {
                 sums[c] = simd.mul_add(row[c], zero, sums[c]);
             }
         }
-        let mut lanes = [S::Scalar::ZERO; 16];
-        simd.store(sums.into_iter().fold(zero, |sum, of| simd.add(sum, of)), &mut lanes);
-        lanes == [S::Scalar::ZERO; 16]
+        is_zero(simd, sums.into_iter().fold(zero, |sum, of| simd.add(sum, of)))
     }
 }
 
