@@ -498,6 +498,7 @@ impl<'a, F: Score> Attention<'a, F> {
     /// - [`Error::ShapeMismatch`]: `batch`, heads, `len` or `dim` of two operands disagree; a mask or a bias does not broadcast.
     /// - [`Error::HeadsNotDivisible`]: `q_heads` is not a multiple of `kv_heads`.
     /// - [`Error::ScaleNotFinite`]: the scale is infinite or NaN, or overflows when multiplied by `log2(e)` or divided by the softcap.
+    /// - [`Error::ScaleVanishes`]: the scale is not zero, but so small that it becomes zero by one of these.
     /// - [`Error::SoftcapNotPositive`]: the softcap is zero, negative, infinite or NaN, or overflows when multiplied by `log2(e)`.
     /// - [`Error::SlopeNotFinite`]: a slope is infinite or NaN, or overflows when multiplied by `log2(e)`.
     /// - [`Error::SinkNotFinite`]: a sink is positive infinity or NaN, or overflows to it when multiplied by `log2(e)`.

@@ -137,6 +137,11 @@ pub enum Error {
         /// The scale given.
         scale: f64,
     },
+    /// The scale is not zero, but so small that its product with `log2(e)`, or with a softcap its quotient by that, is.
+    ScaleVanishes {
+        /// The scale given.
+        scale: f64,
+    },
     /// The softcap, or its product with `log2(e)`, is not a positive, finite number.
     SoftcapNotPositive {
         /// The softcap given.
@@ -240,6 +245,9 @@ impl fmt::Display for Error {
                 write!(f, "page {index} of sequence {sequence} is said to be {page}, there are {pages} pages")
             }
             Self::ScaleNotFinite { scale } => write!(f, "scale {scale} (or scale * log2(e)) is not finite"),
+            Self::ScaleVanishes { scale } => {
+                write!(f, "scale {scale} becomes zero when multiplied by log2(e), or divided by the softcap")
+            }
             Self::SoftcapNotPositive { softcap } => {
                 write!(f, "softcap {softcap} (or softcap * log2(e)) is not a positive, finite number")
             }

@@ -261,7 +261,11 @@ fn shapes(q: Shape, key_dim: usize, kv: &Cache<'_, impl Scalar>, out: Shape) -> 
 fn factor<E: Scalar>(scale: f64, softcap: Option<f64>) -> Result<E, Error> {
     let in_base_2 = E::from_f64(scale * LOG2_E);
     let factor = softcap.map_or(in_base_2, |cap| E::from_f64(scale / cap));
-    if in_base_2.is_finite() && factor.is_finite() { Ok(factor) } else { Err(Error::ScaleNotFinite { scale }) }
+    if !(in_base_2.is_finite() && factor.is_finite()) {
+        return Err(Error::ScaleNotFinite { scale });
+    }
+    // An infinite query would become NaN by it.
+    if factor == E::ZERO && scale != 0.0 { Err(Error::ScaleVanishes { scale }) } else { Ok(factor) }
 }
 
 pub(crate) fn expect_len<T>(operand: Operand, expected: usize, slice: Option<&[T]>) -> Result<(), Error> {

@@ -359,6 +359,17 @@ fn scale_overflows_over_the_softcap() {
 }
 
 #[test]
+fn scale_vanishes() {
+    for (scale, softcap) in [(1e-60, None), (-1e-60, None), (1e-30, Some(1e30)), (-1e-30, Some(1e30))] {
+        let error = modifier_error(|modifiers| {
+            modifiers.scale = Some(scale);
+            modifiers.softcap = softcap;
+        });
+        assert_eq!(error, Error::ScaleVanishes { scale });
+    }
+}
+
+#[test]
 fn key_lens() {
     for actual in [0, 1, 3] {
         let error = pattern_error(|pattern| pattern.lens = Some(vec![0; actual]));
@@ -506,6 +517,7 @@ fn messages_name_what_is_wrong() {
         (Error::HeadsNotDivisible { q_heads: 7, kv_heads: 3 }, &["7", "3"]),
         (Error::DimNotDivisible { operand: Operand::Value, dim: 31, heads: 4 }, &["Value", "31", "4"]),
         (Error::ScaleNotFinite { scale: f64::INFINITY }, &["scale", "inf"]),
+        (Error::ScaleVanishes { scale: 0.5 }, &["scale", "0.5", "zero"]),
         (Error::LengthMismatch { operand: Operand::LogSumExp, expected: 48, actual: 47 }, &["LogSumExp", "48", "47"]),
         (mismatch(Operand::BlockMask, Axis::Len, 31, 32), &["BlockMask", "Len", "31", "32"]),
         (mismatch(Operand::Scores, Axis::Batch, 31, 32), &["Scores", "Batch", "31", "32"]),
