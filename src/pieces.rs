@@ -14,20 +14,24 @@ pub(crate) fn pieces(first: usize, len: usize, piece: usize) -> impl Iterator<It
     })
 }
 
-/// How many summands from number `i` on belong to the same piece: all of it where that is the first.
+/// How many summands from number `i` on belong to the same piece.
 #[inline(always)]
-pub(crate) fn until_cut(i: usize, piece: usize) -> usize {
-    match (piece / 2).checked_sub(i) {
-        Some(left @ 1..) => left,
-        _ => piece - i.checked_rem(piece).unwrap_or(0),
-    }
+fn until_cut(i: usize, piece: usize) -> usize {
+    let first = piece / 2;
+    if i < first { first - i } else { piece - i.checked_rem(piece).unwrap_or(0) }
+}
+
+/// Whether a piece begins with summand number `i`.
+#[inline(always)]
+pub(crate) fn begins_piece(i: usize, piece: usize) -> bool {
+    i == piece / 2 || i.is_multiple_of(piece)
 }
 
 #[cfg(test)]
 mod tests {
     use std::vec::Vec;
 
-    use super::pieces;
+    use super::{begins_piece, pieces};
 
     #[test]
     fn pieces_are_cut_at_multiples() {
@@ -42,5 +46,11 @@ mod tests {
         assert_eq!(ends(1, 20, 8), [[0, 3], [3, 7], [7, 15], [15, 20]]);
         assert_eq!(ends(0, 4, 8), [[0, 4]]);
         assert_eq!(ends(3, 5, usize::MAX), [[0, 5]]);
+    }
+
+    #[test]
+    fn pieces_begin_at_cuts() {
+        let begins = pieces(0, 30, 8).map(|piece| piece.start).collect::<Vec<_>>();
+        assert_eq!((0..30).filter(|i| begins_piece(*i, 8)).collect::<Vec<_>>(), begins);
     }
 }

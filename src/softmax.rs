@@ -4,7 +4,7 @@ use core::{array::from_fn, ops::Range};
 
 use crate::{
     kernel::Columns,
-    pieces::{pieces, until_cut},
+    pieces::{begins_piece, pieces},
     ranges::RANGE,
     scalar::Scalar,
     score::modify::Strided,
@@ -213,16 +213,16 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         }
         let mut sum = simd.load(&sums);
         if let Some(mut key) = in_order {
-            let (mut of_piece, mut left) = (simd.splat(0.0), until_cut(key, PIECE));
+            let mut of_piece = simd.splat(0.0);
             sum = of_piece;
             for group in 0..groups {
                 for weight in scores.group(group).as_ref() {
-                    of_piece = simd.add(of_piece, *weight);
-                    (key, left) = (key + 1, left - 1);
-                    if left == 0 {
+                    if begins_piece(key, PIECE) {
                         sum = simd.add(sum, of_piece);
-                        (of_piece, left) = (simd.splat(0.0), until_cut(key, PIECE));
+                        of_piece = simd.splat(0.0);
                     }
+                    of_piece = simd.add(of_piece, *weight);
+                    key += 1;
                 }
             }
             sum = simd.add(sum, of_piece);

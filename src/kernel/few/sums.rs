@@ -182,7 +182,8 @@ impl<
     fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, values: &mut R, first: usize, len: usize) {
         let Weights { simd, len: keys, in_order, mut rescale, .. } = self.weights;
         values.restart();
-        for piece in pieces(in_order.unwrap_or(0), keys, if in_order.is_some() { S::PIECE } else { usize::MAX }) {
+        let (first_key, piece) = in_order.map_or((0, usize::MAX), |key| (key, S::PIECE));
+        for piece in pieces(first_key, keys, piece) {
             let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
             for j in piece.start / N..piece.end / N {
                 self.add_rows::<GROUPS, MARKED>(values, (j, first), [len; N], &mut sums);
@@ -191,7 +192,7 @@ impl<
                 // The last row has zeros for a counterpart.
                 let mut lens = [0; N];
                 lens[0] = len;
-                self.add_rows::<GROUPS, MARKED>(values, (keys / N, first), lens, &mut sums);
+                self.add_rows::<GROUPS, MARKED>(values, (piece.end / N, first), lens, &mut sums);
             }
             self.store(first * N, sums, rescale);
             rescale = simd.splat(1.0);
