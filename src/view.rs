@@ -502,6 +502,9 @@ impl<'a, T: Copy> Strip<'a, T> {
 
 /// Goes from row to row.
 pub(crate) trait Walker<T>: Copy {
+    /// Whether rows lie evenly.
+    const IS_EVEN: bool;
+
     fn dim(&self) -> usize;
 
     /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
@@ -553,6 +556,8 @@ impl<'a, T: Copy> Walk<'a, T> {
 }
 
 impl<T: Copy> Walker<T> for Walk<'_, T> {
+    const IS_EVEN: bool = false;
+
     #[inline(always)]
     fn dim(&self) -> usize {
         self.strip.page.dim
@@ -601,6 +606,8 @@ pub(crate) struct Even<'a, T> {
 }
 
 impl<T: Copy> Walker<T> for Even<'_, T> {
+    const IS_EVEN: bool = true;
+
     #[inline(always)]
     fn dim(&self) -> usize {
         self.page.dim
@@ -641,6 +648,8 @@ impl<W: Copy> Foreseen<W> {
 }
 
 impl<T, W: Walker<T>> Walker<T> for Foreseen<W> {
+    const IS_EVEN: bool = W::IS_EVEN;
+
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -695,6 +704,8 @@ impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Ah
 impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Walker<T>
     for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
 {
+    const IS_EVEN: bool = W::IS_EVEN;
+
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()

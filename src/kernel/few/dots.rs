@@ -230,11 +230,15 @@ unsafe fn add_rest<
     }
 }
 
-/// Asks for parts of rows in the order of addresses. Whole rows, where several are read at once, in pairs that overlap: half of them, each twice in short
-/// order, which is faster than to ask for all.
+/// Asks for parts of rows in the order of addresses. Whole rows, where several that lie evenly are read at once, in pairs that overlap: half of them,
+/// each twice in short order, which is faster than to ask for all; but not in pages, where it is slower by a third.
 #[inline(always)]
-fn ask<T>(reader: &mut impl Reader<T>, keys: usize, elements: usize) {
-    (0..keys).step_by(2).for_each(|_| reader.ask(keys.min(2) * elements));
+fn ask<T, R: Reader<T>>(reader: &mut R, keys: usize, elements: usize) {
+    if R::IS_EVEN || 2 * elements <= reader.dim() {
+        (0..keys).step_by(2).for_each(|_| reader.ask(keys.min(2) * elements));
+    } else {
+        (0..keys).for_each(|_| reader.ask(elements));
+    }
 }
 
 /// Adds the products of queries with the first elements of some rows, and passes over those.
