@@ -231,7 +231,7 @@ unsafe fn add_rest<
 }
 
 /// Asks for parts of rows in the order of addresses. Whole rows, where several that lie evenly are read at once, in pairs that overlap: half of them,
-/// each twice in short order, which is faster than to ask for all; but not in pages, where it is slower by a third.
+/// each twice in short order, which is faster than to ask for all; but not in pages, where it is slower by a tenth to a third.
 #[inline(always)]
 fn ask<T, R: Reader<T>>(reader: &mut R, keys: usize, elements: usize) {
     if R::IS_EVEN || 2 * elements <= reader.dim() {
