@@ -502,9 +502,6 @@ impl<'a, T: Copy> Strip<'a, T> {
 
 /// Goes from row to row.
 pub(crate) trait Walker<T>: Copy {
-    /// Whether rows lie evenly.
-    const IS_EVEN: bool;
-
     fn dim(&self) -> usize;
 
     /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
@@ -556,8 +553,6 @@ impl<'a, T: Copy> Walk<'a, T> {
 }
 
 impl<T: Copy> Walker<T> for Walk<'_, T> {
-    const IS_EVEN: bool = false;
-
     #[inline(always)]
     fn dim(&self) -> usize {
         self.strip.page.dim
@@ -606,8 +601,6 @@ pub(crate) struct Even<'a, T> {
 }
 
 impl<T: Copy> Walker<T> for Even<'_, T> {
-    const IS_EVEN: bool = true;
-
     #[inline(always)]
     fn dim(&self) -> usize {
         self.page.dim
@@ -621,35 +614,43 @@ impl<T: Copy> Walker<T> for Even<'_, T> {
     }
 }
 
-/// Goes from row to row, several times if need be, and may ask for later ones before they are read.
+/// Goes from row to row, several times if need be, and asks for later ones before they are read.
 pub(crate) trait Reader<T>: Walker<T> {
+    /// Whether rows are read soon after they have been asked for, which is done once and for whole rows then.
+    const SOON: bool;
+
     /// Whether it is of use to fetch a row whole, where only a part of it is wanted at first.
     const WHOLE_ROWS: bool;
 
     /// Goes back to the first row, but does not ask again.
     fn restart(&mut self);
 
-    /// Asks for so many elements more.
-    fn ask(&mut self, elements: usize);
+    /// Asks for so many elements more of each of so many rows.
+    fn ask(&mut self, rows: usize, elements: usize);
 }
 
-/// Leaves it to the CPU to foresee what will be read, as some do better than they do what they are asked for, if rows lie evenly.
+/// Asks for what is read soon, into the first cache.
 #[derive(Clone, Copy)]
-pub(crate) struct Foreseen<W> {
+pub(crate) struct Soon<W, T> {
     first: W,
     walk: W,
+    later: W,
+    /// That of `later` which is asked for.
+    row: *const T,
+    /// Elements of it that have been asked for.
+    asked: usize,
 }
 
-impl<W: Copy> Foreseen<W> {
+impl<T: Copy, W: Walker<T>> Soon<W, T> {
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
     #[inline(always)]
-    pub(crate) const fn new(first: W) -> Self {
-        Self { first, walk: first }
+    pub(crate) fn new(walk: impl Fn(usize) -> W, [first, later]: [usize; 2]) -> Self {
+        let (first, mut later) = (walk(first), walk(later));
+        Self { first, walk: first, row: later.next(), later, asked: 0 }
     }
 }
 
-impl<T, W: Walker<T>> Walker<T> for Foreseen<W> {
-    const IS_EVEN: bool = W::IS_EVEN;
-
+impl<T: Copy, W: Walker<T>> Walker<T> for Soon<W, T> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -661,8 +662,9 @@ impl<T, W: Walker<T>> Walker<T> for Foreseen<W> {
     }
 }
 
-impl<T, W: Walker<T>> Reader<T> for Foreseen<W> {
-    const WHOLE_ROWS: bool = true;
+impl<T: Copy, W: Walker<T>> Reader<T> for Soon<W, T> {
+    const SOON: bool = true;
+    const WHOLE_ROWS: bool = false;
 
     #[inline(always)]
     fn restart(&mut self) {
@@ -670,10 +672,25 @@ impl<T, W: Walker<T>> Reader<T> for Foreseen<W> {
     }
 
     #[inline(always)]
-    fn ask(&mut self, _: usize) {}
+    fn ask(&mut self, rows: usize, elements: usize) {
+        // What is not even a cache line of each is asked for at once.
+        let is_part = elements < const { CACHE_LINE / size_of::<T>() };
+        let (times, elements) = if is_part { (1, rows * elements) } else { (rows, elements) };
+        for _ in 0..times {
+            for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+                prefetch(self.row.wrapping_add(self.asked + t));
+            }
+            self.asked += elements;
+            if self.asked >= self.later.dim() {
+                // What goes beyond the row is of the next one.
+                self.asked -= self.later.dim();
+                self.row = self.later.next();
+            }
+        }
+    }
 }
 
-/// Asks piece by piece and in the order of addresses: a CPU drops what it is asked for all at once.
+/// Asks for what is read long after, piece by piece and in the order of addresses: some CPUs drop what they are asked for all at once.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<W, T, const SMALL_TWICE: bool, const LARGE_TWICE: bool> {
     first: W,
@@ -699,13 +716,29 @@ impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Ah
         let mut far = if Self::TWICE { walk(rows[2]) } else { near };
         Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0 }
     }
+
+    #[inline(always)]
+    fn ask_for(&mut self, elements: usize) {
+        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            prefetch_early(self.rows[0].wrapping_add(self.asked + t));
+            if Self::TWICE {
+                prefetch_far(self.rows[1].wrapping_add(self.asked + t));
+            }
+        }
+        self.asked += elements;
+        if self.asked >= self.near.dim() {
+            self.asked = 0;
+            self.rows[0] = self.near.next();
+            if Self::TWICE {
+                self.rows[1] = self.far.next();
+            }
+        }
+    }
 }
 
 impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Walker<T>
     for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
 {
-    const IS_EVEN: bool = W::IS_EVEN;
-
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -720,6 +753,7 @@ impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Wa
 impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Reader<T>
     for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
 {
+    const SOON: bool = false;
     const WHOLE_ROWS: bool = !Self::TWICE;
 
     #[inline(always)]
@@ -727,21 +761,11 @@ impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Re
         self.walk = self.first;
     }
 
+    /// Of several rows at once, in pairs that overlap: whole ones, every other one twice in short order, which is faster than to ask for all.
     #[inline(always)]
-    fn ask(&mut self, elements: usize) {
-        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            prefetch_early(self.rows[0].wrapping_add(self.asked + t));
-            if Self::TWICE {
-                prefetch_far(self.rows[1].wrapping_add(self.asked + t));
-            }
-        }
-        self.asked += elements;
-        if self.asked >= self.near.dim() {
-            self.asked = 0;
-            self.rows[0] = self.near.next();
-            if Self::TWICE {
-                self.rows[1] = self.far.next();
-            }
+    fn ask(&mut self, rows: usize, elements: usize) {
+        for _ in (0..rows).step_by(2) {
+            self.ask_for(rows.min(2) * elements);
         }
     }
 }

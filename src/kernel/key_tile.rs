@@ -14,7 +14,7 @@ use crate::{
     scratch::{Scratch, spacing},
     simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
     store::{Strips, with_elements},
-    view::{Ahead, Pair, Reader, Rows, Strip, Walk, Walker},
+    view::{Pair, Reader, Rows, Soon, Strip, Walk, Walker},
 };
 
 /// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: scalars, evenly spaced.
@@ -332,9 +332,9 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
         let Self { simd, from, rows, spacing, to } = self;
         with_elements!(*from, strip => {
             let (dim, later) = (strip.dim(), rows.start + ROWS_AHEAD);
-            let mut walk = Ahead::<_, _, false, false>::new(|row| strip.walk(row), [rows.start, later, later]);
+            let mut walk = Soon::new(|row| strip.walk(row), [rows.start, later]);
             each(to, spacing, rows.len(), |to| {
-                walk.ask(dim);
+                walk.ask(1, dim);
                 // SAFETY: there are as many rows.
                 convert(simd, unsafe { core::slice::from_raw_parts(walk.next(), dim) }, to);
             });

@@ -6,11 +6,15 @@ use core::{
     sync::atomic::{Ordering, compiler_fence},
 };
 
-use super::{may_ask_twice, product::RowProduct, room};
+use super::{
+    product::RowProduct,
+    readers::{Asked, ReadRows, read},
+    room,
+};
 use crate::{
     simd::{Simd, Task},
     softmax::FewScores,
-    view::{Ahead, Foreseen, Reader, Strip},
+    view::{Reader, Strip},
 };
 
 /// [`Dots`] of so many queries.
@@ -24,61 +28,59 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usi
     if const { !P::EXISTS } {
         return;
     }
-    let near = first + keys.rows_ahead();
-    let rows = [first, near, near + keys.rows_ahead()];
-    match (room::<S>(scores.count), keys.even()) {
-        (1, Some(walk)) if product.simd().asks_ahead() => {
-            one(product, queries, Ahead::<_, _, true, false>::new(walk, rows), scores);
-        }
-        (1, Some(walk)) => one(product, queries, Foreseen::new(walk(first)), scores),
-        (1, None) => one(product, queries, Ahead::<_, _, false, true>::new(|row| keys.walk(row), rows), scores),
-        (_, Some(walk)) if const { may_ask_twice::<S, P::Element>() } && product.simd().asks_ahead() => {
-            several(product, queries, Ahead::<_, _, true, true>::new(walk, rows), scores);
-        }
-        (_, Some(walk)) => several(product, queries, Ahead::<_, _, false, true>::new(walk, rows), scores),
-        (_, None) => several(product, queries, Ahead::<_, _, false, true>::new(|row| keys.walk(row), rows), scores),
+    let (later, to) = (first + keys.rows_ahead(), DotsOf::<_, _, N, COLS> { product, queries, scores });
+    read::<S, _, N>((product.simd(), to.scores.count), keys, Asked { first, soon: later, ahead: later }, to);
+}
+
+/// All of [`Dots`] but the keys.
+struct DotsOf<'t, 's, S: Simd, P, const N: usize, const COLS: usize> {
+    product: P,
+    queries: &'t [[S::Vector; COLS]],
+    scores: &'t mut FewScores<'s, S>,
+}
+
+impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> DotsOf<'_, '_, S, P, N, COLS> {
+    #[inline(always)]
+    fn run<const QUERIES: usize, const KEYS: usize, const RUN: usize>(self, keys: impl Reader<P::Element>) {
+        let Self { product, queries, scores } = self;
+        product.call(Dots::<_, _, _, N, QUERIES, KEYS, RUN, COLS> { product, queries, keys, scores });
     }
 }
 
-#[inline(always)]
-fn one<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
-    product: P,
-    queries: &[[S::Vector; COLS]],
-    keys: impl Reader<P::Element>,
-    scores: &mut FewScores<'_, S>,
-) {
-    // Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
-    if const { N == 2 && S::FEW == 8 && size_of::<P::Element>() == 1 } {
-        product.call(Dots::<_, _, _, N, 1, 4, 4, COLS> { product, queries, keys, scores });
-    } else if const { N == 2 && S::FEW == 8 } {
-        product.call(Dots::<_, _, _, N, 1, 2, 4, COLS> { product, queries, keys, scores });
-    } else if const { S::FEW == 8 && size_of::<P::Element>() < size_of::<f32>() } {
-        product.call(Dots::<_, _, _, N, 1, 2, 8, COLS> { product, queries, keys, scores });
-    } else {
-        product.call(Dots::<_, _, _, N, 1, 1, 8, COLS> { product, queries, keys, scores });
+impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> ReadRows<P::Element>
+    for DotsOf<'_, '_, S, P, N, COLS>
+{
+    /// Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
+    #[inline(always)]
+    fn one<R: Reader<P::Element>>(self, keys: R) {
+        if const { N == 2 && S::FEW == 8 && size_of::<P::Element>() == 1 } {
+            self.run::<1, 4, 4>(keys);
+        } else if const { N == 2 && S::FEW == 8 } {
+            self.run::<1, 2, 4>(keys);
+        } else if const { S::FEW == 8 && size_of::<P::Element>() < size_of::<f32>() } {
+            self.run::<1, 2, 8>(keys);
+        } else {
+            self.run::<1, 1, 8>(keys);
+        }
     }
-}
 
-#[inline(always)]
-fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
-    product: P,
-    queries: &[[S::Vector; COLS]],
-    keys: impl Reader<P::Element>,
-    scores: &mut FewScores<'_, S>,
-) {
-    match (room::<S>(scores.count), S::FEW) {
-        (4, 8) => product.call(Dots::<_, _, _, N, 4, 4, 1, COLS> { product, queries, keys, scores }),
-        (4, _) if N == 2 => product.call(Dots::<_, _, _, N, 4, 2, 2, COLS> { product, queries, keys, scores }),
-        (4, _) => product.call(Dots::<_, _, _, N, 4, 2, 1, COLS> { product, queries, keys, scores }),
-        _ => product.call(Dots::<_, _, _, N, 8, 2, 1, COLS> { product, queries, keys, scores }),
+    #[inline(always)]
+    fn several<R: Reader<P::Element>>(self, keys: R) {
+        match (room::<S>(self.scores.count), S::FEW) {
+            // The fewer rows at once, the fewer streams for a CPU to follow.
+            (4, 8) if R::SOON => self.run::<4, 2, 1>(keys),
+            (4, 8) => self.run::<4, 4, 1>(keys),
+            (4, _) if N == 2 => self.run::<4, 2, 2>(keys),
+            (4, _) => self.run::<4, 2, 1>(keys),
+            _ => self.run::<8, 2, 1>(keys),
+        }
     }
 }
 
 /// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes; `RUN` vectors of `KEYS` keys in one go.
 ///
-/// One query has each key read from its first element to its last, one after the other: the CPU itself foresees then what will be read, if
-/// only rows lie evenly, and does worse when it is asked. Several queries are loaded for several keys at a time instead,
-/// vector by vector.
+/// One query has each key read from its first element to its last, one after the other. Several queries are loaded for several keys at a time instead, vector by
+/// vector.
 struct Dots<
     't,
     's,
@@ -134,7 +136,7 @@ impl<
             for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
                 // SAFETY: the rows exist, and have as many elements.
                 unsafe { add_runs(product, runs, rows, sums, &mut keys) };
-                if QUERIES == 4 && KEYS == 2 {
+                if QUERIES == 4 && KEYS == 2 && S::FEW < 8 {
                     // With sixteen registers, those are for the next keys.
                     *sums = black_box(*sums);
                 }
@@ -224,20 +226,9 @@ unsafe fn add_rest<
         }
         if let Some((queries, len)) = last {
             let keys = rows.map(|row| product.load(core::slice::from_raw_parts(row, len)));
-            ask(reader, KEYS, len);
+            reader.ask(KEYS, len);
             add_products(product, queries, keys, sums);
         }
-    }
-}
-
-/// Asks for parts of rows in the order of addresses. Whole rows, where several that lie evenly are read at once, in pairs that overlap: half of them,
-/// each twice in short order, which is faster than to ask for all; but not in pages, where it is slower by a tenth to a third.
-#[inline(always)]
-fn ask<T, R: Reader<T>>(reader: &mut R, keys: usize, elements: usize) {
-    if R::IS_EVEN || 2 * elements <= reader.dim() {
-        (0..keys).step_by(2).for_each(|_| reader.ask(keys.min(2) * elements));
-    } else {
-        (0..keys).for_each(|_| reader.ask(elements));
     }
 }
 
@@ -271,7 +262,7 @@ unsafe fn add_runs<
             let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
             keys[c][k] = product.load(load(rows[k], c));
         }
-        ask(reader, KEYS, RUN * width);
+        reader.ask(KEYS, RUN * width);
         if QUERIES == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
             compiler_fence(Ordering::SeqCst);

@@ -8,6 +8,7 @@ use core::{array::from_fn, num::NonZeroUsize, ops::Range};
 mod dots;
 mod in_order;
 mod product;
+mod readers;
 mod rounded;
 mod sums;
 
@@ -312,11 +313,6 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 struct Part {
     keys: Range<usize>,
     is_full: bool,
-}
-
-/// Whether several queries may ask twice for rows of such elements: only for small ones, and with many lanes; else it is more code than it is worth.
-const fn may_ask_twice<S: Simd, T>() -> bool {
-    size_of::<T>() < size_of::<f32>() && S::FEW == 8
 }
 
 /// Fetches some elements of a row.

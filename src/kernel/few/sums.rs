@@ -1,12 +1,16 @@
 //! Sums of weighted values, columns in the lanes.
 
-use super::{may_ask_twice, product::RowProduct, room, touch};
+use super::{
+    product::RowProduct,
+    readers::{Asked, ReadRows, read},
+    room, touch,
+};
 use crate::{
     pieces::pieces,
     scalar::Scalar,
     simd::{CACHE_LINE, Simd, Task},
     softmax::FewScores,
-    view::{Ahead, Foreseen, Reader, Strip},
+    view::{Reader, Strip},
 };
 
 /// Weights of some queries, and what else the sums want.
@@ -47,51 +51,52 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COL
     if const { !P::EXISTS } {
         return;
     }
-    // Columns are summed up in several passes: what is asked for meanwhile is the next tile.
-    let near = first + weights.len;
-    let rows = [first, near, near + values.rows_ahead()];
-    match (room::<S>(weights.count), values.even()) {
-        (1, Some(walk)) if product.simd().asks_ahead() => {
-            one(product, weights, Ahead::<_, _, true, false>::new(walk, rows), output);
-        }
-        (1, Some(walk)) => one(product, weights, Foreseen::new(walk(first)), output),
-        (1, None) => one(product, weights, Ahead::<_, _, false, true>::new(|row| values.walk(row), rows), output),
-        (_, Some(walk)) if const { may_ask_twice::<S, P::Element>() } && product.simd().asks_ahead() => {
-            several(product, weights, Ahead::<_, _, true, true>::new(walk, rows), output);
-        }
-        (_, Some(walk)) => several(product, weights, Ahead::<_, _, false, true>::new(walk, rows), output),
-        (_, None) => several(product, weights, Ahead::<_, _, false, true>::new(|row| values.walk(row), rows), output),
+    // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
+    let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len };
+    let to = SumsOf::<_, _, N, COLS> { product, weights, output };
+    read::<S, _, N>((product.simd(), weights.count), values, asked, to);
+}
+
+/// All of [`Sums`] but the values.
+struct SumsOf<'t, S: Simd, P, const N: usize, const COLS: usize> {
+    product: P,
+    weights: Weights<'t, S>,
+    output: &'t mut [[S::Vector; COLS]],
+}
+
+impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> SumsOf<'_, S, P, N, COLS> {
+    #[inline(always)]
+    fn run<const QUERIES: usize, const WIDTH: usize>(self, values: impl Reader<P::Element>) {
+        let Self { product, weights, output } = self;
+        product.call(Sums::<_, _, _, N, QUERIES, WIDTH, COLS> { product, weights, values, output });
     }
 }
 
-#[inline(always)]
-fn one<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
-    product: P,
-    weights: Weights<'_, S>,
-    values: impl Reader<P::Element>,
-    output: &mut [[S::Vector; COLS]],
-) {
-    if N == 2 {
-        product.call(Sums::<_, _, _, N, 1, 4, COLS> { product, weights, values, output });
-    } else {
-        product.call(Sums::<_, _, _, N, 1, 8, COLS> { product, weights, values, output });
+impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> ReadRows<P::Element>
+    for SumsOf<'_, S, P, N, COLS>
+{
+    #[inline(always)]
+    fn one<R: Reader<P::Element>>(self, values: R) {
+        if N == 2 {
+            self.run::<1, 4>(values);
+        } else {
+            self.run::<1, 8>(values);
+        }
     }
-}
 
-#[inline(always)]
-fn several<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
-    product: P,
-    weights: Weights<'_, S>,
-    values: impl Reader<P::Element>,
-    output: &mut [[S::Vector; COLS]],
-) {
-    match (room::<S>(weights.count), S::FEW) {
-        (4, 8) if N == 2 => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
-        (4, 8) => product.call(Sums::<_, _, _, N, 4, 4, COLS> { product, weights, values, output }),
-        (4, _) if N == 2 => product.call(Sums::<_, _, _, N, 4, 1, COLS> { product, weights, values, output }),
-        (4, _) => product.call(Sums::<_, _, _, N, 4, 2, COLS> { product, weights, values, output }),
-        _ if N == 2 => product.call(Sums::<_, _, _, N, 8, 1, COLS> { product, weights, values, output }),
-        _ => product.call(Sums::<_, _, _, N, 8, 2, COLS> { product, weights, values, output }),
+    #[inline(always)]
+    fn several<R: Reader<P::Element>>(self, values: R) {
+        match (room::<S>(self.weights.count), S::FEW, N) {
+            // As many columns as there are registers: weights are read again for each product, but rows once.
+            (4, 8, 2) if R::SOON => self.run::<4, 4>(values),
+            (4, 8, _) if R::SOON => self.run::<4, 8>(values),
+            (4, 8, 2) => self.run::<4, 2>(values),
+            (4, 8, _) => self.run::<4, 4>(values),
+            (4, _, 2) => self.run::<4, 1>(values),
+            (4, ..) => self.run::<4, 2>(values),
+            (_, _, 2) => self.run::<8, 1>(values),
+            _ => self.run::<8, 2>(values),
+        }
     }
 }
 
@@ -214,10 +219,7 @@ impl<
             self.load_row(values, first, lens[0]),
             if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
         ];
-        let part = GROUPS * N * S::LANES;
-        // What is not even a cache line of each is asked for at once.
-        let at_once = if N * part * size_of::<P::Element>() <= CACHE_LINE { N } else { 1 };
-        (0..N).step_by(at_once).for_each(|_| values.ask(at_once * part));
+        Self::ask(values, first, GROUPS * N * S::LANES);
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
             for n in 0..N {
@@ -235,6 +237,23 @@ impl<
                 }
                 for n in 0..N {
                     sums[g][n] = product.add(columns[g][n], simd.broadcast(weight), sums[g][n]);
+                }
+            }
+        }
+    }
+
+    /// Asks for a part of `N` rows while as much is summed up.
+    #[inline(always)]
+    fn ask(values: &mut R, first: usize, part: usize) {
+        // What is not even a cache line of each is asked for at once.
+        let at_once = if N * part * size_of::<P::Element>() <= CACHE_LINE { N } else { 1 };
+        if !R::SOON {
+            (0..N).step_by(at_once).for_each(|_| values.ask(1, at_once * part));
+        } else if first == 0 {
+            for _ in 0..N {
+                values.ask(1, part);
+                if let Some(rest @ 1..) = values.dim().checked_sub(part) {
+                    values.ask(1, rest);
                 }
             }
         }

@@ -1,0 +1,55 @@
+//! How rows are asked for before they are read.
+
+use super::room;
+use crate::{
+    simd::{CACHE_LINE, Simd},
+    view::{Ahead, Reader, Soon, Strip},
+};
+
+/// What reads rows for one query, or for several.
+pub(super) trait ReadRows<T> {
+    fn one<R: Reader<T>>(self, rows: R);
+
+    fn several<R: Reader<T>>(self, rows: R);
+}
+
+/// Which rows to ask for.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// The first one that is read.
+    pub(super) first: usize,
+    /// From which on, if for what is read soon.
+    pub(super) soon: usize,
+    /// From which on, if long before.
+    pub(super) ahead: usize,
+}
+
+/// Has rows read for `count` queries, `N` elements to a lane.
+///
+/// Asked for soon before they are read, and into the first cache, rows come as fast as memory is, evenly or in pages. CPUs of Intel were faster long before, and
+/// so is every CPU where conversions take the time of several queries.
+#[inline(always)]
+pub(super) fn read<S: Simd, T: Copy, const N: usize>(
+    (simd, count): (S, usize),
+    strip: Strip<'_, T>,
+    Asked { first, soon, ahead }: Asked,
+    to: impl ReadRows<T>,
+) {
+    let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead, ahead + strip.rows_ahead()]);
+    match (room::<S>(count), strip.even()) {
+        (1, Some(even)) if simd.asks_ahead() => to.one(Ahead::<_, _, true, false>::new(even, ahead)),
+        (1, Some(even)) => to.one(Soon::new(even, soon)),
+        (1, None) => to.one(Soon::new(walk, soon)),
+        // Only with many lanes: else it is more code than it is worth.
+        (_, Some(even)) if S::FEW == 8 && simd.asks_ahead() => to.several(Ahead::<_, _, true, true>::new(even, ahead)),
+        (_, Some(even)) if const { waits_for_memory::<S, T, N>() } => to.several(Soon::new(even, soon)),
+        (_, None) if const { waits_for_memory::<S, T, N>() } => to.several(Soon::new(walk, soon)),
+        (_, Some(even)) => to.several(Ahead::<_, _, false, true>::new(even, ahead)),
+        (_, None) => to.several(Ahead::<_, _, false, true>::new(walk, ahead)),
+    }
+}
+
+/// Whether memory is what products with several queries wait for: where elements are not converted, and vectors are half a cache line at least.
+const fn waits_for_memory<S: Simd, T, const N: usize>() -> bool {
+    N * size_of::<T>() == size_of::<S::Scalar>() && size_of::<S::Vector>() >= CACHE_LINE / 2
+}
