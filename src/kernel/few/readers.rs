@@ -26,8 +26,8 @@ pub(super) struct Asked {
 
 /// Has rows read for `count` queries, `N` elements to a lane.
 ///
-/// Asked for soon before they are read, and into the first cache, rows come as fast as memory is, evenly or in pages. CPUs of Intel were faster long before, and
-/// so is every CPU where conversions take the time of several queries.
+/// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than otherwise. On
+/// CPUs of Intel, it was faster to ask long before, and where elements are converted for several queries, it is so on others too.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     (simd, count): (S, usize),
