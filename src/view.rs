@@ -461,9 +461,9 @@ impl<'a, T: Copy> Strip<'a, T> {
     #[inline(always)]
     pub(crate) fn walk(&self, row: usize) -> Walk<'a, T> {
         let [page, row] = split_index(row, self.page_size);
-        let first = self.page_ptr(page).unwrap_or(self.page.first);
-        let next = first.wrapping_add(row * self.page.stride);
-        Walk { strip: *self, page, left: self.page_size.get() - row, next }
+        let (next, two_pages) = self.page_start(page).unwrap_or((self.page.first, 0));
+        let next = next.wrapping_add(row * self.page.stride);
+        Walk { strip: *self, page, left: self.page_size.get() - row, next, two_pages }
     }
 
     /// One row after the other, from any one on, if all lie in one page.
@@ -498,6 +498,15 @@ impl<'a, T: Copy> Strip<'a, T> {
         let number = *self.table.get(page)? as usize;
         Some(self.page.first.wrapping_add(number * self.page_stride))
     }
+
+    /// Where a page begins, and how many elements from there the one after the next does, if there is one.
+    #[inline(always)]
+    fn page_start(&self, page: usize) -> Option<(*const T, usize)> {
+        let number_of = |page: usize| self.table.get(page).map(|number| *number as usize);
+        let number = number_of(page)?;
+        let pages = number_of(page + 2).map_or(0, |later| later.wrapping_sub(number));
+        Some((self.page_ptr(page)?, pages.wrapping_mul(self.page_stride)))
+    }
 }
 
 /// Goes from row to row.
@@ -506,6 +515,12 @@ pub(crate) trait Walker<T>: Copy {
 
     /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
     fn next(&mut self) -> *const T;
+
+    /// The same, for a row that is only asked for.
+    #[inline(always)]
+    fn next_early(&mut self) -> *const T {
+        self.next()
+    }
 }
 
 /// Goes from row to row of a [`Strip`].
@@ -516,6 +531,8 @@ pub(crate) struct Walk<'a, T> {
     /// Rows of the page that are still to come.
     left: usize,
     next: *const T,
+    /// Elements from a row to the same one two pages later, if there is one.
+    two_pages: usize,
 }
 
 impl<'a, T: Copy> Walk<'a, T> {
@@ -544,6 +561,16 @@ impl<'a, T: Copy> Walk<'a, T> {
         }
     }
 
+    /// To the next page, if none of this one's rows is left.
+    #[inline(always)]
+    fn turn(&mut self) {
+        if self.left == 0 {
+            self.page += 1;
+            self.left = self.strip.page_size.get();
+            (self.next, self.two_pages) = self.strip.page_start(self.page).unwrap_or((self.next, 0));
+        }
+    }
+
     /// Passes over some rows of the page, of which there are as many left.
     #[inline(always)]
     const fn skip(&mut self, rows: usize) {
@@ -560,13 +587,17 @@ impl<T: Copy> Walker<T> for Walk<'_, T> {
 
     #[inline(always)]
     fn next(&mut self) -> *const T {
-        if self.left == 0 {
-            self.page += 1;
-            self.left = self.strip.page_size.get();
-            self.next = self.strip.page_ptr(self.page).unwrap_or(self.next);
-        }
+        self.turn();
         let row = self.next;
         self.skip(1);
+        row
+    }
+
+    /// Asks for the first line of the same row two pages later, too: not so much to fetch it as to have its address translated in time.
+    #[inline(always)]
+    fn next_early(&mut self) -> *const T {
+        let row = self.next();
+        prefetch_far(row.wrapping_add(self.two_pages));
         row
     }
 }
@@ -579,6 +610,7 @@ impl Walk<'_, f32> {
     /// There are as many, each of at least one.
     #[inline(always)]
     pub(crate) unsafe fn next_numbers(&mut self, to: &mut [f32]) {
+        self.turn();
         if to.len() <= self.left && self.strip.page.stride == 1 {
             // SAFETY: the caller's promise; they lie one after the other.
             let numbers = unsafe { core::slice::from_raw_parts(self.next, to.len()) };
@@ -616,11 +648,11 @@ impl<T: Copy> Walker<T> for Even<'_, T> {
 
 /// Goes from row to row, several times if need be, and asks for later ones before they are read.
 pub(crate) trait Reader<T>: Walker<T> {
-    /// Whether rows are read soon after they have been asked for, which is done once and for whole rows then.
+    /// Whether rows are read soon after they have been asked for, or long after.
     const SOON: bool;
 
-    /// Whether it is of use to fetch a row whole, where only a part of it is wanted at first.
-    const WHOLE_ROWS: bool;
+    /// Whether they are asked for once more, further ahead.
+    const TWICE: bool;
 
     /// Goes back to the first row, but does not ask again.
     fn restart(&mut self);
@@ -629,70 +661,12 @@ pub(crate) trait Reader<T>: Walker<T> {
     fn ask(&mut self, rows: usize, elements: usize);
 }
 
-/// Asks for what is read soon, into the first cache.
+/// Asks for rows in the order of addresses, piece by piece: some CPUs drop what they are asked for all at once.
+///
+/// Those that are read soon are to be in the first cache, others in one that has room for them. Whether to ask twice depends on how large elements are: it takes
+/// instructions, and where these are what a CPU is busy with, more time than it saves.
 #[derive(Clone, Copy)]
-pub(crate) struct Soon<W, T> {
-    first: W,
-    walk: W,
-    later: W,
-    /// That of `later` which is asked for.
-    row: *const T,
-    /// Elements of it that have been asked for.
-    asked: usize,
-}
-
-impl<T: Copy, W: Walker<T>> Soon<W, T> {
-    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
-    #[inline(always)]
-    pub(crate) fn new(walk: impl Fn(usize) -> W, [first, later]: [usize; 2]) -> Self {
-        let (first, mut later) = (walk(first), walk(later));
-        Self { first, walk: first, row: later.next(), later, asked: 0 }
-    }
-}
-
-impl<T: Copy, W: Walker<T>> Walker<T> for Soon<W, T> {
-    #[inline(always)]
-    fn dim(&self) -> usize {
-        self.walk.dim()
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> *const T {
-        self.walk.next()
-    }
-}
-
-impl<T: Copy, W: Walker<T>> Reader<T> for Soon<W, T> {
-    const SOON: bool = true;
-    const WHOLE_ROWS: bool = false;
-
-    #[inline(always)]
-    fn restart(&mut self) {
-        self.walk = self.first;
-    }
-
-    #[inline(always)]
-    fn ask(&mut self, rows: usize, elements: usize) {
-        // What is not even a cache line of each is asked for at once.
-        let is_part = elements < const { CACHE_LINE / size_of::<T>() };
-        let (times, elements) = if is_part { (1, rows * elements) } else { (rows, elements) };
-        for _ in 0..times {
-            for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-                prefetch(self.row.wrapping_add(self.asked + t));
-            }
-            self.asked += elements;
-            if self.asked >= self.later.dim() {
-                // What goes beyond the row is of the next one.
-                self.asked -= self.later.dim();
-                self.row = self.later.next();
-            }
-        }
-    }
-}
-
-/// Asks for what is read long after, piece by piece and in the order of addresses: some CPUs drop what they are asked for all at once.
-#[derive(Clone, Copy)]
-pub(crate) struct Ahead<W, T, const SMALL_TWICE: bool, const LARGE_TWICE: bool> {
+pub(crate) struct Asking<W, T, const SOON: bool, const SMALL_TWICE: bool, const LARGE_TWICE: bool> {
     first: W,
     walk: W,
     near: W,
@@ -703,41 +677,51 @@ pub(crate) struct Ahead<W, T, const SMALL_TWICE: bool, const LARGE_TWICE: bool> 
     asked: usize,
 }
 
-impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Ahead<W, T, SMALL_TWICE, LARGE_TWICE> {
-    /// Whether to ask once more, further ahead, as a CPU drops some of what it is asked for even so; which may take more time than it saves where elements are
-    /// small, or large.
-    const TWICE: bool = if size_of::<T>() < size_of::<f32>() { SMALL_TWICE } else { LARGE_TWICE };
+/// Asks for what is read soon.
+pub(crate) type Soon<W, T> = Asking<W, T, true, false, false>;
 
-    /// The rows from the first one on, asking for those from the second on, of which there need not be any; or for those from the third on, and for those from the
-    /// second on once more.
+/// Asks for what is read long after, twice where elements are small, or large.
+pub(crate) type Ahead<W, T, const SMALL_TWICE: bool, const LARGE_TWICE: bool> =
+    Asking<W, T, false, SMALL_TWICE, LARGE_TWICE>;
+
+impl<T: Copy, W: Walker<T>, const SOON: bool, const SMALL_TWICE: bool, const LARGE_TWICE: bool>
+    Asking<W, T, SOON, SMALL_TWICE, LARGE_TWICE>
+{
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any; if twice, first for those from the third on.
     #[inline(always)]
-    pub(crate) fn new(walk: impl Fn(usize) -> W, rows: [usize; 3]) -> Self {
-        let (first, mut near) = (walk(rows[0]), walk(rows[1]));
-        let mut far = if Self::TWICE { walk(rows[2]) } else { near };
+    pub(crate) fn new(walk: impl Fn(usize) -> W, [first, near, far]: [usize; 3]) -> Self {
+        let (first, mut near) = (walk(first), walk(near));
+        let mut far = if Self::TWICE { walk(far) } else { near };
         Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0 }
     }
 
     #[inline(always)]
     fn ask_for(&mut self, elements: usize) {
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            prefetch_early(self.rows[0].wrapping_add(self.asked + t));
+            let [near, far] = self.rows.map(|row| row.wrapping_add(self.asked + t));
+            if SOON {
+                prefetch(near);
+            } else {
+                prefetch_early(near);
+            }
             if Self::TWICE {
-                prefetch_far(self.rows[1].wrapping_add(self.asked + t));
+                prefetch_far(far);
             }
         }
         self.asked += elements;
         if self.asked >= self.near.dim() {
-            self.asked = 0;
-            self.rows[0] = self.near.next();
+            // What goes beyond the row is of the next one. Where there is time, it is left out, which is faster.
+            self.asked = if SOON { (self.asked - self.near.dim()).min(self.near.dim()) } else { 0 };
+            self.rows[0] = self.near.next_early();
             if Self::TWICE {
-                self.rows[1] = self.far.next();
+                self.rows[1] = self.far.next_early();
             }
         }
     }
 }
 
-impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Walker<T>
-    for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
+impl<T: Copy, W: Walker<T>, const SOON: bool, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Walker<T>
+    for Asking<W, T, SOON, SMALL_TWICE, LARGE_TWICE>
 {
     #[inline(always)]
     fn dim(&self) -> usize {
@@ -750,22 +734,28 @@ impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Wa
     }
 }
 
-impl<T: Copy, W: Walker<T>, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Reader<T>
-    for Ahead<W, T, SMALL_TWICE, LARGE_TWICE>
+impl<T: Copy, W: Walker<T>, const SOON: bool, const SMALL_TWICE: bool, const LARGE_TWICE: bool> Reader<T>
+    for Asking<W, T, SOON, SMALL_TWICE, LARGE_TWICE>
 {
-    const SOON: bool = false;
-    const WHOLE_ROWS: bool = !Self::TWICE;
+    const SOON: bool = SOON;
+    const TWICE: bool = if size_of::<T>() < size_of::<f32>() { SMALL_TWICE } else { LARGE_TWICE };
 
     #[inline(always)]
     fn restart(&mut self) {
         self.walk = self.first;
     }
 
-    /// Of several rows at once, in pairs that overlap: whole ones, every other one twice in short order, which is faster than to ask for all.
+    /// Two rows at once, where that is not yet a cache line of each, or there is time.
     #[inline(always)]
     fn ask(&mut self, rows: usize, elements: usize) {
-        for _ in (0..rows).step_by(2) {
-            self.ask_for(rows.min(2) * elements);
+        if SOON && elements >= const { CACHE_LINE / size_of::<T>() } {
+            for _ in 0..rows {
+                self.ask_for(elements);
+            }
+        } else {
+            for _ in (0..rows).step_by(2) {
+                self.ask_for(rows.min(2) * elements);
+            }
         }
     }
 }

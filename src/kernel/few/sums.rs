@@ -8,7 +8,7 @@ use super::{
 use crate::{
     pieces::pieces,
     scalar::Scalar,
-    simd::{CACHE_LINE, Simd, Task},
+    simd::{Simd, Task},
     softmax::FewScores,
     view::{Reader, Strip},
 };
@@ -242,19 +242,17 @@ impl<
         }
     }
 
-    /// Asks for a part of `N` rows while as much is summed up.
+    /// Asks for a part of `N` rows while as much is summed up; for whole ones at first, if they are read soon.
     #[inline(always)]
     fn ask(values: &mut R, first: usize, part: usize) {
-        // What is not even a cache line of each is asked for at once.
-        let at_once = if N * part * size_of::<P::Element>() <= CACHE_LINE { N } else { 1 };
-        if !R::SOON {
-            (0..N).step_by(at_once).for_each(|_| values.ask(1, at_once * part));
-        } else if first == 0 {
-            for _ in 0..N {
-                values.ask(1, part);
-                if let Some(rest @ 1..) = values.dim().checked_sub(part) {
-                    values.ask(1, rest);
-                }
+        if R::SOON && first > 0 {
+            return;
+        }
+        for _ in 0..N {
+            values.ask(1, part);
+            if R::SOON {
+                // Mostly, the part is the row; of known length, it takes no loop.
+                values.ask(1, values.dim().saturating_sub(part));
             }
         }
     }
@@ -272,8 +270,8 @@ impl<
             let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
             *vector = self.product.load_columns(part);
         }
-        if R::WHOLE_ROWS && first == 0 {
-            // The rest of the row too, in the order of addresses; it comes back to it from the cache.
+        if !R::SOON && !R::TWICE && first == 0 {
+            // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
             touch(row, GROUPS * width..values.dim());
         }
         vectors
