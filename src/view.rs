@@ -487,26 +487,36 @@ impl<'a, T: Copy> Strip<'a, T> {
         }
     }
 
-    /// How many rows it takes memory to answer: some 8 KB.
+    /// How many rows it takes memory to answer.
     #[inline(always)]
     pub(crate) fn rows_ahead(&self) -> usize {
-        1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(self.dim())
+        rows_ahead::<T>(self.dim())
+    }
+
+    /// Where a page begins, as elements from where that of number 0 does.
+    #[inline(always)]
+    fn page_offset(&self, page: usize) -> Option<usize> {
+        Some(*self.table.get(page)? as usize * self.page_stride)
     }
 
     #[inline(always)]
     fn page_ptr(&self, page: usize) -> Option<*const T> {
-        let number = *self.table.get(page)? as usize;
-        Some(self.page.first.wrapping_add(number * self.page_stride))
+        Some(self.page.first.wrapping_add(self.page_offset(page)?))
     }
 
     /// Where a page begins, and how many elements from there the one after the next does, if there is one.
     #[inline(always)]
     fn page_start(&self, page: usize) -> Option<(*const T, usize)> {
-        let number_of = |page: usize| self.table.get(page).map(|number| *number as usize);
-        let number = number_of(page)?;
-        let pages = number_of(page + 2).map_or(0, |later| later.wrapping_sub(number));
-        Some((self.page_ptr(page)?, pages.wrapping_mul(self.page_stride)))
+        let offset = self.page_offset(page)?;
+        let two_pages = self.page_offset(page + 2).map_or(0, |later| later.wrapping_sub(offset));
+        Some((self.page.first.wrapping_add(offset), two_pages))
     }
+}
+
+/// How many rows of so many elements it takes memory to answer: some 8 KB.
+#[inline(always)]
+fn rows_ahead<T>(dim: usize) -> usize {
+    1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
 }
 
 /// Goes from row to row.
@@ -687,11 +697,11 @@ pub(crate) type Ahead<W, T, const SMALL_TWICE: bool, const LARGE_TWICE: bool> =
 impl<T: Copy, W: Walker<T>, const SOON: bool, const SMALL_TWICE: bool, const LARGE_TWICE: bool>
     Asking<W, T, SOON, SMALL_TWICE, LARGE_TWICE>
 {
-    /// The rows from the first one on, asking for those from the second on, of which there need not be any; if twice, first for those from the third on.
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
     #[inline(always)]
-    pub(crate) fn new(walk: impl Fn(usize) -> W, [first, near, far]: [usize; 3]) -> Self {
-        let (first, mut near) = (walk(first), walk(near));
-        let mut far = if Self::TWICE { walk(far) } else { near };
+    pub(crate) fn new(walk: impl Fn(usize) -> W, [first, later]: [usize; 2]) -> Self {
+        let (first, mut near) = (walk(first), walk(later));
+        let mut far = if Self::TWICE { walk(later + rows_ahead::<T>(first.dim())) } else { near };
         Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0 }
     }
 
@@ -710,7 +720,7 @@ impl<T: Copy, W: Walker<T>, const SOON: bool, const SMALL_TWICE: bool, const LAR
         }
         self.asked += elements;
         if self.asked >= self.near.dim() {
-            // What goes beyond the row is of the next one. Where there is time, it is left out, which is faster.
+            // What goes beyond the row is of the next one. Long before rows are read, it is faster to leave it out.
             self.asked = if SOON { (self.asked - self.near.dim()).min(self.near.dim()) } else { 0 };
             self.rows[0] = self.near.next_early();
             if Self::TWICE {
@@ -745,7 +755,7 @@ impl<T: Copy, W: Walker<T>, const SOON: bool, const SMALL_TWICE: bool, const LAR
         self.walk = self.first;
     }
 
-    /// Two rows at once, where that is not yet a cache line of each, or there is time.
+    /// Two rows at once, where it is less than a cache line of each, or long before they are read.
     #[inline(always)]
     fn ask(&mut self, rows: usize, elements: usize) {
         if SOON && elements >= const { CACHE_LINE / size_of::<T>() } {

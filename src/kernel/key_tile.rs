@@ -332,7 +332,7 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
         let Self { simd, from, rows, spacing, to } = self;
         with_elements!(*from, strip => {
             let (dim, later) = (strip.dim(), rows.start + ROWS_AHEAD);
-            let mut walk = Soon::new(|row| strip.walk(row), [rows.start, later, later]);
+            let mut walk = Soon::new(|row| strip.walk(row), [rows.start, later]);
             each(to, spacing, rows.len(), |to| {
                 walk.ask(1, dim);
                 // SAFETY: there are as many rows.

@@ -26,8 +26,9 @@ pub(super) struct Asked {
 
 /// Has rows read for `count` queries, `N` elements to a lane.
 ///
-/// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than otherwise. On
-/// CPUs of Intel, it was faster to ask for even rows long before, and where elements are converted for several queries, it is so on others too.
+/// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
+/// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and where elements are converted for several queries, it is so on
+/// others too; in pages, only for bytes.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     (simd, count): (S, usize),
@@ -35,21 +36,23 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     Asked { first, soon, ahead }: Asked,
     to: impl ReadRows<T>,
 ) {
-    let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon, soon], [first, ahead, ahead + strip.rows_ahead()]);
+    let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
     match (room::<S>(count), strip.even()) {
         (1, Some(even)) if simd.asks_ahead() => to.one(Ahead::<_, _, true, false>::new(even, ahead)),
         (1, Some(even)) => to.one(Soon::new(even, soon)),
         (1, None) => to.one(Soon::new(walk, soon)),
         // Only with many lanes: else it is more code than it is worth.
         (_, Some(even)) if S::FEW == 8 && simd.asks_ahead() => to.several(Ahead::<_, _, true, true>::new(even, ahead)),
-        (_, Some(even)) if const { waits_for_memory::<S>(N * size_of::<T>()) } => to.several(Soon::new(even, soon)),
-        (_, None) if const { waits_for_memory::<S>(2 * size_of::<T>()) } => to.several(Soon::new(walk, soon)),
+        (_, Some(even)) if const { is_wide::<S>() && N * size_of::<T>() == size_of::<S::Scalar>() } => {
+            to.several(Soon::new(even, soon))
+        }
+        (_, None) if const { is_wide::<S>() && size_of::<T>() > 1 } => to.several(Soon::new(walk, soon)),
         (_, Some(even)) => to.several(Ahead::<_, _, false, true>::new(even, ahead)),
         (_, None) => to.several(Ahead::<_, _, false, true>::new(walk, ahead)),
     }
 }
 
-/// Whether memory is what products with several queries wait for: where a lane takes so many bytes of it, and vectors are half a cache line at least.
-const fn waits_for_memory<S: Simd>(bytes: usize) -> bool {
-    bytes >= size_of::<f32>() && size_of::<S::Vector>() >= CACHE_LINE / 2
+/// Whether vectors are half a cache line at least: products of narrower ones with several queries take longer than memory does.
+const fn is_wide<S: Simd>() -> bool {
+    size_of::<S::Vector>() >= CACHE_LINE / 2
 }

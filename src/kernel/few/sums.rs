@@ -250,9 +250,11 @@ impl<
         }
         for _ in 0..N {
             values.ask(1, part);
-            if R::SOON {
-                // Mostly, the part is the row; of known length, it takes no loop.
-                values.ask(1, values.dim().saturating_sub(part));
+            // Mostly, the part is the row; of known length, it takes no loop.
+            if R::SOON
+                && let Some(rest @ 1..) = values.dim().checked_sub(part)
+            {
+                values.ask(1, rest);
             }
         }
     }
