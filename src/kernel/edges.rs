@@ -29,9 +29,10 @@ impl<S: Simd, const COLS: usize> Task for LoadQueries<'_, '_, S, COLS> {
             let size = [rows.len() - first, rows.dim()];
             // SAFETY: these rows exist, and have as many elements.
             unsafe {
-                match products {
-                    Products::Few | Products::FewInPairs => few::load(simd, |i| rows.row_ptr(first + i), size, factor, to),
-                    _ => transpose::load(simd, queries, factor, cut(to, rows.dim())),
+                if const { COLS == 1 } && products.are_of_rows() {
+                    few::load(simd, |i| rows.row_ptr(first + i), size, factor, to.as_flattened_mut());
+                } else {
+                    transpose::load(simd, queries, factor, cut(to, rows.dim()));
                 }
             }
         });
@@ -56,8 +57,8 @@ impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
     fn run(self) {
         let Self { simd, from, products, factor, to, first } = self;
         with_floats!(FloatRowsMut::to, rows => {
-            if products.are_for_few() {
-                few::store(simd, from, factor[0], rows);
+            if const { COLS == 1 } && products.are_for_few() {
+                few::store(simd, from.as_flattened(), factor[0], rows);
             } else {
                 let from = from.get(..rows.dim()).unwrap_or(from);
                 transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0));

@@ -128,7 +128,7 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
             if let Some(pairs) = products.pairs(simd) {
                 pair_queries(simd, pairs, self.rows.dim(), q);
             }
-            let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q);
+            let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q.as_flattened_mut());
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
             let mut new = Block::new(simd, &self.head, (queries, has_sinks), (products, rounded), [q, o]);
             new.trust = if trusts { Trust::Ready } else { Trust::None };
@@ -178,7 +178,11 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
             if let Some((stage, to)) = &mut self.scores {
                 let (head, stage, tiles) = (&self.head, *stage, tiles.as_mut());
                 let task = StoreScores { simd, block, head, tiles, stage, scores, to, first_row: first };
-                if COLS == 1 { simd.call(Tiled::<_, ROWS>(task)) } else { simd.call(Tiled::<_, SINGLE>(task)) }
+                if const { COLS == 1 } {
+                    simd.call(Tiled::<_, ROWS>(task))
+                } else {
+                    simd.call(Tiled::<_, SINGLE>(task))
+                }
             }
         }
         true
@@ -325,7 +329,8 @@ impl<'s, S: Simd, const COLS: usize> Block<'s, S, COLS> {
         (scores, words): (&mut [[S::Vector; COLS]], &mut [Words<S>; COLS]),
         mut ask: impl FnMut(),
     ) {
-        if COLS == 1 && self.products.are_for_few() {
+        // A constant, so that products of few queries are not compiled for every number of columns.
+        if const { COLS == 1 } && self.products.are_for_few() {
             (0..ASKS).for_each(|_| ask());
             return self.attend_few(simd, head, tile, (scores, words));
         }

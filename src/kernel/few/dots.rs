@@ -19,37 +19,35 @@ use crate::{
 
 /// [`Dots`] of so many queries.
 #[inline(always)]
-pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize>(
     product: P,
-    queries: &[[S::Vector; COLS]],
+    queries: &[S::Vector],
     (keys, first): (Strip<'_, P::Element>, usize),
     scores: &mut FewScores<'_, S>,
 ) {
     if const { !P::EXISTS } {
         return;
     }
-    let (later, to) = (first + keys.rows_ahead(), DotsOf::<_, _, N, COLS> { product, queries, scores });
+    let (later, to) = (first + keys.rows_ahead(), DotsOf::<_, _, N> { product, queries, scores });
     read::<S, _, N>((product.simd(), to.scores.count), keys, Asked { first, soon: later, ahead: later }, to);
 }
 
 /// All of [`Dots`] but the keys.
-struct DotsOf<'t, 's, S: Simd, P, const N: usize, const COLS: usize> {
+struct DotsOf<'t, 's, S: Simd, P, const N: usize> {
     product: P,
-    queries: &'t [[S::Vector; COLS]],
+    queries: &'t [S::Vector],
     scores: &'t mut FewScores<'s, S>,
 }
 
-impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> DotsOf<'_, '_, S, P, N, COLS> {
+impl<S: Simd, P: RowProduct<S, N>, const N: usize> DotsOf<'_, '_, S, P, N> {
     #[inline(always)]
     fn run<const QUERIES: usize, const KEYS: usize, const RUN: usize>(self, keys: impl Reader<P::Element>) {
         let Self { product, queries, scores } = self;
-        product.call(Dots::<_, _, _, N, QUERIES, KEYS, RUN, COLS> { product, queries, keys, scores });
+        product.call(Dots::<_, _, _, N, QUERIES, KEYS, RUN> { product, queries, keys, scores });
     }
 }
 
-impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> ReadRows<P::Element>
-    for DotsOf<'_, '_, S, P, N, COLS>
-{
+impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for DotsOf<'_, '_, S, P, N> {
     /// Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
     #[inline(always)]
     fn one<R: Reader<P::Element>>(self, keys: R) {
@@ -66,13 +64,12 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> ReadRows<P
 
     #[inline(always)]
     fn several<R: Reader<P::Element>>(self, keys: R) {
-        match (room::<S>(self.scores.count), S::FEW) {
+        match room::<S>(self.scores.count) {
+            8 if const { S::FEW == 8 } => self.run::<8, 2, 1>(keys),
             // The fewer rows at once, the fewer streams for a CPU to follow.
-            (4, 8) if R::SOON => self.run::<4, 2, 1>(keys),
-            (4, 8) => self.run::<4, 4, 1>(keys),
-            (4, _) if N == 2 => self.run::<4, 2, 2>(keys),
-            (4, _) => self.run::<4, 2, 1>(keys),
-            _ => self.run::<8, 2, 1>(keys),
+            _ if const { S::FEW == 8 && !R::SOON } => self.run::<4, 4, 1>(keys),
+            _ if const { S::FEW == 4 && N == 2 } => self.run::<4, 2, 2>(keys),
+            _ => self.run::<4, 2, 1>(keys),
         }
     }
 }
@@ -91,11 +88,10 @@ struct Dots<
     const QUERIES: usize,
     const KEYS: usize,
     const RUN: usize,
-    const COLS: usize,
 > {
     product: P,
     /// `[vector of elements][query]`
-    queries: &'t [[S::Vector; COLS]],
+    queries: &'t [S::Vector],
     /// As many as scores, or more.
     keys: R,
     scores: &'t mut FewScores<'s, S>,
@@ -109,8 +105,7 @@ impl<
     const QUERIES: usize,
     const KEYS: usize,
     const RUN: usize,
-    const COLS: usize,
-> Task for Dots<'_, '_, S, P, R, N, QUERIES, KEYS, RUN, COLS>
+> Task for Dots<'_, '_, S, P, R, N, QUERIES, KEYS, RUN>
 {
     type Output = ();
 
@@ -144,7 +139,7 @@ impl<
             if !rest.is_empty() {
                 for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
                     // SAFETY: the rows have as many elements more.
-                    unsafe { add_rest::<_, _, _, _, _, RUN, _>(product, rest, rows, sums, &mut keys) };
+                    unsafe { add_rest::<_, _, _, _, _, RUN>(product, rest, rows, sums, &mut keys) };
                 }
             }
             if QUERIES == 1 {
@@ -175,13 +170,13 @@ fn add_lanes<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usize>
 
 /// Vectors of the elements of each query that are fewer than are multiplied in one go.
 #[derive(Clone, Copy)]
-struct Rest<'t, V, const QUERIES: usize, const COLS: usize> {
-    whole: &'t [[[V; COLS]; QUERIES]],
+struct Rest<'t, V, const QUERIES: usize> {
+    whole: &'t [[V; QUERIES]],
     /// One of so many elements.
-    last: Option<(&'t [[V; COLS]; QUERIES], usize)>,
+    last: Option<(&'t [V; QUERIES], usize)>,
 }
 
-impl<V, const QUERIES: usize, const COLS: usize> Rest<'_, V, QUERIES, COLS> {
+impl<V, const QUERIES: usize> Rest<'_, V, QUERIES> {
     #[inline(always)]
     const fn is_empty(&self) -> bool {
         self.whole.is_empty() && self.last.is_none()
@@ -201,10 +196,9 @@ unsafe fn add_rest<
     const QUERIES: usize,
     const KEYS: usize,
     const RUN: usize,
-    const COLS: usize,
 >(
     product: P,
-    Rest { mut whole, last }: Rest<'_, S::Vector, QUERIES, COLS>,
+    Rest { mut whole, last }: Rest<'_, S::Vector, QUERIES>,
     rows: &mut [*const P::Element; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
     reader: &mut impl Reader<P::Element>,
@@ -245,10 +239,9 @@ unsafe fn add_runs<
     const QUERIES: usize,
     const KEYS: usize,
     const RUN: usize,
-    const COLS: usize,
 >(
     product: P,
-    runs: &[[[[S::Vector; COLS]; QUERIES]; RUN]],
+    runs: &[[[S::Vector; QUERIES]; RUN]],
     rows: &mut [*const P::Element; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
     reader: &mut impl Reader<P::Element>,
@@ -278,22 +271,15 @@ unsafe fn add_runs<
 }
 
 #[inline(always)]
-fn add_products<
-    S: Simd,
-    P: RowProduct<S, N>,
-    const N: usize,
-    const QUERIES: usize,
-    const KEYS: usize,
-    const COLS: usize,
->(
+fn add_products<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usize, const KEYS: usize>(
     product: P,
-    queries: &[[S::Vector; COLS]; QUERIES],
+    queries: &[S::Vector; QUERIES],
     keys: [S::Vector; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
 ) {
     for (i, query) in queries.iter().enumerate() {
         for k in 0..KEYS {
-            sums[k][i] = product.add(keys[k], query[0], sums[k][i]);
+            sums[k][i] = product.add(keys[k], *query, sums[k][i]);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Products of queries with keys, keys in the lanes: each sum is that of queries in lanes.
 
-use core::array::from_fn;
+use core::{array::from_fn, slice::from_ref};
 
 use super::{room, touch};
 use crate::{
@@ -14,31 +14,31 @@ use crate::{
 
 /// [`InOrder`] of so many queries.
 #[inline(always)]
-pub(super) fn in_order_products<S: Simd, F: Score, const COLS: usize>(
+pub(super) fn in_order_products<S: Simd, F: Score>(
     function: Function<'_, S, F>,
-    queries: &[[S::Vector; COLS]],
+    queries: &[S::Vector],
     keys: Rows<'_, S::Scalar>,
     scores: &mut FewScores<'_, S>,
 ) {
     let simd = scores.simd;
     match room::<S>(scores.count) {
-        1 => simd.call(InOrder::<_, _, 1, COLS> { function, queries, keys, scores }),
-        4 => simd.call(InOrder::<_, _, 4, COLS> { function, queries, keys, scores }),
-        _ => simd.call(InOrder::<_, _, 8, COLS> { function, queries, keys, scores }),
+        8 if const { S::FEW == 8 } => simd.call(InOrder::<_, _, 8> { function, queries, keys, scores }),
+        4 if const { S::FEW > 1 } => simd.call(InOrder::<_, _, 4> { function, queries, keys, scores }),
+        _ => simd.call(InOrder::<_, _, 1> { function, queries, keys, scores }),
     }
 }
 
 /// `scores[query][j] = factor * F(queries[..][query], keys[j])` for at most `QUERIES` queries, with keys in the lanes.
-struct InOrder<'t, 's, S: Simd, F, const QUERIES: usize, const COLS: usize> {
+struct InOrder<'t, 's, S: Simd, F, const QUERIES: usize> {
     function: Function<'t, S, F>,
     /// `[key_dim][query]`
-    queries: &'t [[S::Vector; COLS]],
+    queries: &'t [S::Vector],
     /// As many as scores, or more.
     keys: Rows<'t, S::Scalar>,
     scores: &'t mut FewScores<'s, S>,
 }
 
-impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrder<'_, '_, S, F, QUERIES, COLS> {
+impl<S: Simd, F: Score, const QUERIES: usize> Task for InOrder<'_, '_, S, F, QUERIES> {
     type Output = ();
 
     #[inline(always)]
@@ -64,7 +64,7 @@ impl<S: Simd, F: Score, const QUERIES: usize, const COLS: usize> Task for InOrde
                     }
                 };
                 for ((key, query), t) in square.as_ref().iter().zip(queries).zip(t..) {
-                    for (sum, query) in sums.iter_mut().zip(elements::<S>(query)) {
+                    for (sum, query) in sums.iter_mut().zip(elements::<S>(from_ref(query))) {
                         let query = InLanes(simd, simd.broadcast(*query));
                         *sum = score.add(InLanes(simd, *sum), query, InLanes(simd, *key), t).1;
                     }

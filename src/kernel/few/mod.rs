@@ -88,12 +88,12 @@ const fn room<S: Simd>(count: usize) -> usize {
 ///
 /// `row(i)` is where row `i` of `len` begins, and has `dim` elements.
 #[inline(always)]
-pub(super) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
+pub(super) unsafe fn load<S: Simd, T: Load>(
     simd: S,
     row: impl Fn(usize) -> *const T,
     [len, dim]: [usize; 2],
     scale: S::Scalar,
-    to: &mut [[S::Vector; COLS]],
+    to: &mut [S::Vector],
 ) {
     let (scale, mut to) = (simd.broadcast(scale), to.iter_mut());
     for t in (0..dim).step_by(S::LANES) {
@@ -101,7 +101,7 @@ pub(super) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
             // SAFETY: the caller's promise.
             let elements = unsafe { core::slice::from_raw_parts(row(i.min(len - 1)).add(t), S::LANES.min(dim - t)) };
             if let Some(to) = to.next() {
-                to[0] = simd.mul(T::load(simd, elements), scale);
+                *to = simd.mul(T::load(simd, elements), scale);
             }
         }
     }
@@ -109,12 +109,7 @@ pub(super) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
 
 /// `to[query] = output[query] * factor[query]`
 #[inline(always)]
-pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
-    simd: S,
-    output: &[[S::Vector; COLS]],
-    factor: S::Vector,
-    to: &mut RowsMut<'_, T>,
-) {
+pub(super) fn store<S: Simd, T: Store>(simd: S, output: &[S::Vector], factor: S::Vector, to: &mut RowsMut<'_, T>) {
     let mut factors = [S::Scalar::ZERO; 16];
     simd.store(factor, &mut factors);
     let per_query = to.dim().div_ceil(S::LANES);
@@ -122,7 +117,7 @@ pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
         let (to, row) = (to.row_mut(i), output.get(i * per_query..).unwrap_or_default());
         for (from, first) in row.iter().take(per_query).zip((0..).step_by(S::LANES)) {
             // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-            let x = simd.mul_add(from[0], simd.broadcast(factor), simd.splat(0.0));
+            let x = simd.mul_add(*from, simd.broadcast(factor), simd.splat(0.0));
             T::store(simd, x, to.get_mut(first..).unwrap_or_default());
         }
     }
@@ -130,16 +125,16 @@ pub(super) fn store<S: Simd, T: Store, const COLS: usize>(
 
 /// Makes pairs of queries, if that is what they are multiplied as, behind them. Sums want to be multiplied with what is returned.
 #[inline(always)]
-pub(super) fn pair_queries<S: Simd, F: Score, const COLS: usize>(
+pub(super) fn pair_queries<S: Simd, F: Score>(
     simd: S,
     (head, products): (&Head<'_, F, S::Scalar>, Products),
     len: usize,
-    queries: &mut [[S::Vector; COLS]],
+    queries: &mut [S::Vector],
 ) -> Rounded<S::Scalar> {
     let dim = head.call.kv.shape().dim;
     let (rows, vectors) = (room::<S>(len), dim.div_ceil(S::LANES));
     let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::NOT };
-    let Some((from, to)) = queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else {
+    let Some((from, to)) = queries.split_at_mut_checked(rows * vectors) else {
         return Rounded::NOT;
     };
     let strides = [1, rows];
@@ -185,12 +180,12 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         for (i, part) in parts.iter().enumerate().take(scores.tiles) {
             let mut scores = scores.tile(i, part.keys.len());
-            if self.products.are_of_rows() {
+            if const { F::IS_DOT && F::LINEAR } && self.products.are_of_rows() {
                 if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
                     self.few_with_keys(keys, &mut scores);
                 }
             } else if let Some(keys) = tiles.keys(simd, &part.keys) {
-                in_order_products(head.function(simd), self.queries, keys, &mut scores);
+                in_order_products(head.function(simd), self.queries.as_flattened(), keys, &mut scores);
             }
             scores.mask_rest();
             if !part.is_full || head.modifies() {
@@ -230,7 +225,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
     /// The products with keys, as many as scores, from some row on.
     #[inline(always)]
     fn few_with_keys(&self, (keys, first): (Strips<'_, S::Scalar>, usize), scores: &mut FewScores<'_, S>) {
-        let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, &*self.queries);
+        let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, self.queries.as_flattened());
         let (rows, vectors) = (room::<S>(scores.count), keys.dim().div_ceil(S::LANES));
         let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
         with_product!((simd, in_pairs), keys, (product, strip) => dots(product, queries, (strip, first), scores));
@@ -264,6 +259,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         (in_order, room): (Option<usize>, &mut [S::Vector]),
     ) {
         let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
+        let output = self.output.as_flattened_mut();
         let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
         let (mut elements, mut rounded) = (single, Rounded::NOT);
         if in_pairs {
@@ -276,13 +272,13 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let FewScores { count, len, .. } = *weights;
         let factors = &rounded.factors;
         let weights = Weights { simd, elements, count, len, in_order, are_marked, factors, rescale };
-        with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), self.output));
+        with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), output));
         if let Strips::I8(strip, _) = values {
             for i in rounded.exact_rows() {
                 let of_query = single.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..len));
                 let (weights, values) = (of_query.unwrap_or_default(), strip.walk(first));
-                let output = self.output.get_mut(i * strip.dim().div_ceil(S::LANES)..).unwrap_or_default();
-                simd.call(ExactSums::<S, COLS> { weights, values, output });
+                let output = output.get_mut(i * strip.dim().div_ceil(S::LANES)..).unwrap_or_default();
+                simd.call(ExactSums::<S> { weights, values, output });
             }
         }
     }

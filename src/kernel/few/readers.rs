@@ -1,6 +1,5 @@
 //! How rows are asked for before they are read.
 
-use super::room;
 use crate::{
     simd::{CACHE_LINE, Simd},
     view::{Ahead, Reader, Soon, Strip},
@@ -24,7 +23,7 @@ pub(super) struct Asked {
     pub(super) ahead: usize,
 }
 
-/// Has rows read for `count` queries, `N` elements to a lane.
+/// Has rows read for `count` queries, `N` elements to a lane. Choices by constants are such to the compiler, too: what is not chosen is not compiled.
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and where elements are converted for several queries, it is so on
@@ -37,18 +36,25 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     to: impl ReadRows<T>,
 ) {
     let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
-    match (room::<S>(count), strip.even()) {
-        (1, Some(even)) if simd.asks_ahead() => to.one(Ahead::<_, _, true, false>::new(even, ahead)),
-        (1, Some(even)) => to.one(Soon::new(even, soon)),
-        (1, None) => to.one(Soon::new(walk, soon)),
-        // Only with many lanes: else it is more code than it is worth.
-        (_, Some(even)) if S::FEW == 8 && simd.asks_ahead() => to.several(Ahead::<_, _, true, true>::new(even, ahead)),
-        (_, Some(even)) if const { is_wide::<S>() && N * size_of::<T>() == size_of::<S::Scalar>() } => {
-            to.several(Soon::new(even, soon))
+    if const { S::FEW == 1 } || count == 1 {
+        match strip.even() {
+            Some(even) if simd.asks_ahead() => to.one(Ahead::<_, _, true, false>::new(even, ahead)),
+            Some(even) => to.one(Soon::new(even, soon)),
+            None => to.one(Soon::new(walk, soon)),
         }
-        (_, None) if const { is_wide::<S>() && size_of::<T>() > 1 } => to.several(Soon::new(walk, soon)),
-        (_, Some(even)) => to.several(Ahead::<_, _, false, true>::new(even, ahead)),
-        (_, None) => to.several(Ahead::<_, _, false, true>::new(walk, ahead)),
+    } else {
+        match strip.even() {
+            // Only with many lanes: else it is more code than it is worth.
+            Some(even) if const { S::FEW == 8 } && simd.asks_ahead() => {
+                to.several(Ahead::<_, _, true, true>::new(even, ahead))
+            }
+            Some(even) if const { is_wide::<S>() && N * size_of::<T>() == size_of::<S::Scalar>() } => {
+                to.several(Soon::new(even, soon))
+            }
+            Some(even) => to.several(Ahead::<_, _, false, true>::new(even, ahead)),
+            None if const { is_wide::<S>() && size_of::<T>() > 1 } => to.several(Soon::new(walk, soon)),
+            None => to.several(Ahead::<_, _, false, true>::new(walk, ahead)),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Numbers that become pairs of 16 bits: queries, and weights.
 
+use core::slice::from_ref;
+
 use crate::{
     scalar::Scalar,
     scratch::{elements, elements_mut},
@@ -123,16 +125,16 @@ fn fixed_point<E: Scalar>(largest: E, most: E) -> Option<[E; 2]> {
 }
 
 /// The scores of a query with some keys, as scalars.
-pub(super) struct ExactScores<'t, 's, S: Simd, const COLS: usize> {
+pub(super) struct ExactScores<'t, 's, S: Simd> {
     /// `[vector of elements]`, from one to the next so many.
-    pub(super) query: Grid<&'t [[S::Vector; COLS]]>,
+    pub(super) query: Grid<&'t [S::Vector]>,
     pub(super) i: usize,
     /// As many as scores, or more.
     pub(super) keys: Walk<'t, i8>,
     pub(super) scores: &'t mut FewScores<'s, S>,
 }
 
-impl<S: Simd, const COLS: usize> Task for ExactScores<'_, '_, S, COLS> {
+impl<S: Simd> Task for ExactScores<'_, '_, S> {
     type Output = ();
 
     #[inline(always)]
@@ -143,7 +145,7 @@ impl<S: Simd, const COLS: usize> Task for ExactScores<'_, '_, S, COLS> {
             let key = unsafe { keys.next_row() };
             let mut sum = S::Scalar::ZERO;
             for (v, key) in key.chunks(S::LANES).enumerate() {
-                let vector = query.vectors.get(query.index(i, v)).map_or(&[][..], |of| elements::<S>(of));
+                let vector = query.vectors.get(query.index(i, v)).map_or(&[][..], |of| elements::<S>(from_ref(of)));
                 sum = vector.iter().zip(key).fold(sum, |sum, (x, y)| sum + *x * S::Scalar::from(f32::from(*y)));
             }
             scores.set_one(i, j, sum);
@@ -152,21 +154,21 @@ impl<S: Simd, const COLS: usize> Task for ExactScores<'_, '_, S, COLS> {
 }
 
 /// Adds weighted values to the sums of a query, as scalars.
-pub(super) struct ExactSums<'t, S: Simd, const COLS: usize> {
+pub(super) struct ExactSums<'t, S: Simd> {
     pub(super) weights: &'t [S::Scalar],
     /// As many rows as weights, or more.
     pub(super) values: Walk<'t, i8>,
     /// The query's.
-    pub(super) output: &'t mut [[S::Vector; COLS]],
+    pub(super) output: &'t mut [S::Vector],
 }
 
-impl<S: Simd, const COLS: usize> Task for ExactSums<'_, S, COLS> {
+impl<S: Simd> Task for ExactSums<'_, S> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
         let Self { weights, mut values, output } = self;
-        let output = elements_mut::<S>(output.as_flattened_mut());
+        let output = elements_mut::<S>(output);
         for weight in weights {
             // SAFETY: there are as many rows.
             let row = unsafe { values.next_row() };

@@ -42,42 +42,40 @@ impl<S: Simd> Weights<'_, S> {
 
 /// [`Sums`] of so many queries.
 #[inline(always)]
-pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize>(
+pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
     product: P,
     weights: Weights<'_, S>,
     (values, first): (Strip<'_, P::Element>, usize),
-    output: &mut [[S::Vector; COLS]],
+    output: &mut [S::Vector],
 ) {
     if const { !P::EXISTS } {
         return;
     }
     // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
     let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len };
-    let to = SumsOf::<_, _, N, COLS> { product, weights, output };
+    let to = SumsOf::<_, _, N> { product, weights, output };
     read::<S, _, N>((product.simd(), weights.count), values, asked, to);
 }
 
 /// All of [`Sums`] but the values.
-struct SumsOf<'t, S: Simd, P, const N: usize, const COLS: usize> {
+struct SumsOf<'t, S: Simd, P, const N: usize> {
     product: P,
     weights: Weights<'t, S>,
-    output: &'t mut [[S::Vector; COLS]],
+    output: &'t mut [S::Vector],
 }
 
-impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> SumsOf<'_, S, P, N, COLS> {
+impl<S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'_, S, P, N> {
     #[inline(always)]
     fn run<const QUERIES: usize, const WIDTH: usize>(self, values: impl Reader<P::Element>) {
         let Self { product, weights, output } = self;
-        product.call(Sums::<_, _, _, N, QUERIES, WIDTH, COLS> { product, weights, values, output });
+        product.call(Sums::<_, _, _, N, QUERIES, WIDTH> { product, weights, values, output });
     }
 }
 
-impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> ReadRows<P::Element>
-    for SumsOf<'_, S, P, N, COLS>
-{
+impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for SumsOf<'_, S, P, N> {
     #[inline(always)]
     fn one<R: Reader<P::Element>>(self, values: R) {
-        if N == 2 {
+        if const { N == 2 } {
             self.run::<1, 4>(values);
         } else {
             self.run::<1, 8>(values);
@@ -86,49 +84,33 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize, const COLS: usize> ReadRows<P
 
     #[inline(always)]
     fn several<R: Reader<P::Element>>(self, values: R) {
-        match (room::<S>(self.weights.count), S::FEW, N) {
+        match room::<S>(self.weights.count) {
+            8 if const { S::FEW == 8 && N == 2 } => self.run::<8, 1>(values),
+            8 if const { S::FEW == 8 } => self.run::<8, 2>(values),
             // As many columns as there are registers: weights are read again for each product, but rows once.
-            (4, 8, 2) if R::SOON => self.run::<4, 4>(values),
-            (4, 8, _) if R::SOON => self.run::<4, 8>(values),
-            (4, 8, 2) => self.run::<4, 2>(values),
-            (4, 8, _) => self.run::<4, 4>(values),
-            (4, _, 2) => self.run::<4, 1>(values),
-            (4, ..) => self.run::<4, 2>(values),
-            (_, _, 2) => self.run::<8, 1>(values),
-            _ => self.run::<8, 2>(values),
+            _ if const { S::FEW == 8 && R::SOON && N == 2 } => self.run::<4, 4>(values),
+            _ if const { S::FEW == 8 && R::SOON } => self.run::<4, 8>(values),
+            _ if const { S::FEW == 8 && N == 2 } => self.run::<4, 2>(values),
+            _ if const { S::FEW == 8 } => self.run::<4, 4>(values),
+            _ if const { N == 2 } => self.run::<4, 1>(values),
+            _ => self.run::<4, 2>(values),
         }
     }
 }
 
 /// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over a tile of keys, for at most
 /// `QUERIES` queries; `WIDTH` times `N` vectors of columns at a time.
-struct Sums<
-    't,
-    S: Simd,
-    P: RowProduct<S, N>,
-    R,
-    const N: usize,
-    const QUERIES: usize,
-    const WIDTH: usize,
-    const COLS: usize,
-> {
+struct Sums<'t, S: Simd, P: RowProduct<S, N>, R, const N: usize, const QUERIES: usize, const WIDTH: usize> {
     product: P,
     weights: Weights<'t, S>,
     /// As many rows as weights, or more.
     values: R,
     /// `[query][column]`, as many vectors for each query as its columns take.
-    output: &'t mut [[S::Vector; COLS]],
+    output: &'t mut [S::Vector],
 }
 
-impl<
-    S: Simd,
-    P: RowProduct<S, N>,
-    R: Reader<P::Element>,
-    const N: usize,
-    const QUERIES: usize,
-    const WIDTH: usize,
-    const COLS: usize,
-> Task for Sums<'_, S, P, R, N, QUERIES, WIDTH, COLS>
+impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize> Task
+    for Sums<'_, S, P, R, N, QUERIES, WIDTH>
 {
     type Output = ();
 
@@ -163,15 +145,8 @@ impl<
     }
 }
 
-impl<
-    S: Simd,
-    P: RowProduct<S, N>,
-    R: Reader<P::Element>,
-    const N: usize,
-    const QUERIES: usize,
-    const WIDTH: usize,
-    const COLS: usize,
-> Sums<'_, S, P, R, N, QUERIES, WIDTH, COLS>
+impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
+    Sums<'_, S, P, R, N, QUERIES, WIDTH>
 {
     #[inline(always)]
     fn one_group(&mut self, values: &mut R, first: usize, len: usize) {
@@ -297,7 +272,7 @@ impl<
                 // Each by itself: along with a slice of the output, the sums would be kept in memory.
                 for (column, sum) in (first + g * N..per_query).zip(product.in_order(*sums, *factor)) {
                     if let Some(output) = self.output.get_mut(i * per_query + column) {
-                        output[0] = simd.mul_add(output[0], rescale, sum);
+                        *output = simd.mul_add(*output, rescale, sum);
                     }
                 }
             }
