@@ -206,6 +206,8 @@ impl<'a, E: Scalar> Plan<'a, E> {
         Partial::new(room, at.queries.len, self.problem.output.shape().dim)
     }
 
+    /// Has a backend compute a unit.
+    #[inline(never)]
     fn launch<F: Score>(&self, cols: usize, unit: Unit<'_, F, E>) {
         with_simd!(self.problem.backend, simd => E::simd(simd).run(cols, unit));
     }

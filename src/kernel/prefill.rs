@@ -179,9 +179,9 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
                 let (head, stage, tiles) = (&self.head, *stage, tiles.as_mut());
                 let task = StoreScores { simd, block, head, tiles, stage, scores, to, first_row: first };
                 if const { COLS == 1 } {
-                    simd.call(Tiled::<_, ROWS>(task))
+                    simd.call(Tiled::<_, ROWS>(task));
                 } else {
-                    simd.call(Tiled::<_, SINGLE>(task))
+                    simd.call(Tiled::<_, SINGLE>(task));
                 }
             }
         }

@@ -36,7 +36,10 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     to: impl ReadRows<T>,
 ) {
     let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
-    if const { S::FEW == 1 } || count == 1 {
+    if const { S::FEW == 1 } {
+        // Such CPUs have no use for being asked, and often little room for code.
+        to.one(Soon::new(walk, soon));
+    } else if count == 1 {
         match strip.even() {
             Some(even) if simd.asks_ahead() => to.one(Ahead::<_, _, true, false>::new(even, ahead)),
             Some(even) => to.one(Soon::new(even, soon)),
@@ -46,10 +49,10 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
         match strip.even() {
             // Only with many lanes: else it is more code than it is worth.
             Some(even) if const { S::FEW == 8 } && simd.asks_ahead() => {
-                to.several(Ahead::<_, _, true, true>::new(even, ahead))
+                to.several(Ahead::<_, _, true, true>::new(even, ahead));
             }
             Some(even) if const { is_wide::<S>() && N * size_of::<T>() == size_of::<S::Scalar>() } => {
-                to.several(Soon::new(even, soon))
+                to.several(Soon::new(even, soon));
             }
             Some(even) => to.several(Ahead::<_, _, false, true>::new(even, ahead)),
             None if const { is_wide::<S>() && size_of::<T>() > 1 } => to.several(Soon::new(walk, soon)),
