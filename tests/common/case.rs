@@ -5,7 +5,7 @@ use super::{
     functions::{Distance, Function, Sizes},
     modifiers::Modifiers,
     pattern::{Pattern, Sequence},
-    rules::at,
+    rules::{mask_mod, score_mod},
     tensor::{Layout, Row, Tensor},
 };
 use core::ops::Range;
@@ -111,8 +111,8 @@ macro_rules! with_attention {
             (Function::Additive(v, weights), mask, rule) => {
                 let $attention = case
                     .configure(Attention::with_score(additive(v, weights.as_ref())?))?
-                    .score_mod(move |score, position| rule.map_or(score, |rule| rule.score(score, at(position))))
-                    .mask_mod(move |position| mask.is_none_or(|mask| mask.sees(at(position))));
+                    .score_mod(score_mod(rule))
+                    .mask_mod(mask_mod(mask));
                 $result
             }
             (Function::Dot, None, None) => {
@@ -120,21 +120,18 @@ macro_rules! with_attention {
                 $result
             }
             #[cfg(not(elsewhere))]
-            (Function::Dot, Some(mask), None) => {
-                let $attention = case.attention()?.mask_mod(move |position| mask.sees(at(position)));
+            (Function::Dot, mask @ Some(_), None) => {
+                let $attention = case.attention()?.mask_mod(mask_mod(mask));
                 $result
             }
             #[cfg(not(elsewhere))]
-            (Function::Dot, None, Some(rule)) => {
-                let $attention = case.attention()?.score_mod(move |score, position| rule.score(score, at(position)));
+            (Function::Dot, None, rule @ Some(_)) => {
+                let $attention = case.attention()?.score_mod(score_mod(rule));
                 $result
             }
             #[cfg(not(elsewhere))]
-            (Function::Dot, Some(mask), Some(rule)) => {
-                let $attention = case
-                    .attention()?
-                    .score_mod(move |score, position| rule.score(score, at(position)))
-                    .mask_mod(move |position| mask.sees(at(position)));
+            (Function::Dot, mask, rule) => {
+                let $attention = case.attention()?.score_mod(score_mod(rule)).mask_mod(mask_mod(mask));
                 $result
             }
             #[cfg(elsewhere)]

@@ -5,7 +5,7 @@ use simd_attention::Position;
 /// `[sequence, head, query, key]`
 pub type At = [usize; 4];
 
-pub const fn at(position: Position) -> At {
+const fn at(position: Position) -> At {
     [position.sequence, position.head, position.query, position.key]
 }
 
@@ -83,4 +83,14 @@ impl ScoreRule {
             ScoreKind::Clamped => score.clamp(-1.0, 1.0),
         }
     }
+}
+
+/// A closure, of one type wherever it comes from: kernels are compiled for each.
+pub fn mask_mod(rule: Option<MaskRule>) -> impl Fn(Position) -> bool + Copy {
+    move |position| rule.is_none_or(|rule| rule.sees(at(position)))
+}
+
+/// As [`mask_mod`].
+pub fn score_mod(rule: Option<ScoreRule>) -> impl Fn(f32, Position) -> f32 + Copy {
+    move |score, position| rule.map_or(score, |rule| rule.score(score, at(position)))
 }
