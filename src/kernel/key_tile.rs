@@ -14,7 +14,7 @@ use crate::{
     scratch::{Scratch, spacing},
     simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
     store::{Strips, with_elements},
-    view::{Pair, Reader, Rows, Soon, Strip, Walk, Walker},
+    view::{InOrder, Pair, Reader, Rows, Soon, Strip, Walk},
 };
 
 /// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: scalars, evenly spaced.
@@ -332,11 +332,12 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
         let Self { simd, from, rows, spacing, to } = self;
         with_elements!(*from, strip => {
             let (dim, later) = (strip.dim(), rows.start + ROWS_AHEAD);
-            let mut walk = Soon::new(|row| strip.walk(row), [rows.start, later]);
+            let mut walk = InOrder::<_, _, Soon>::new(|row| strip.walk(row), [rows.start, later]);
             each(to, spacing, rows.len(), |to| {
-                walk.ask(1, dim);
+                let row = walk.next();
+                walk.ask([row], dim);
                 // SAFETY: there are as many rows.
-                convert(simd, unsafe { core::slice::from_raw_parts(walk.next(), dim) }, to);
+                convert(simd, unsafe { core::slice::from_raw_parts(row, dim) }, to);
             });
         });
         if let Strips::I8(_, scales) = from {

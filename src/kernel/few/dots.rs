@@ -220,7 +220,7 @@ unsafe fn add_rest<
         }
         if let Some((queries, len)) = last {
             let keys = rows.map(|row| product.load(core::slice::from_raw_parts(row, len)));
-            reader.ask(KEYS, len);
+            reader.ask(*rows, len);
             add_products(product, queries, keys, sums);
         }
     }
@@ -255,7 +255,7 @@ unsafe fn add_runs<
             let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
             keys[c][k] = product.load(load(rows[k], c));
         }
-        reader.ask(KEYS, RUN * width);
+        reader.ask(*rows, RUN * width);
         if QUERIES == 1 {
             // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
             compiler_fence(Ordering::SeqCst);

@@ -190,15 +190,18 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     ) {
         let Self { product, weights, .. } = *self;
         let simd = weights.simd;
-        let rows = [
-            self.load_row(values, first, lens[0]),
-            if N == 1 { [simd.splat(0.0); GROUPS] } else { self.load_row(values, first, lens[N - 1]) },
-        ];
-        Self::ask(values, first, GROUPS * N * S::LANES);
+        let (mut read, mut rows) = ([core::ptr::null(); N], [[simd.splat(0.0); GROUPS]; N]);
+        for n in 0..N {
+            if lens[n] > 0 {
+                read[n] = values.next();
+                rows[n] = self.load_row(values, (read[n], first), lens[n]);
+            }
+        }
+        Self::ask(values, (read, first), GROUPS * N * S::LANES);
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
             for n in 0..N {
-                columns[g][n] = rows[n % 2][g];
+                columns[g][n] = rows[n][g];
             }
             columns[g] = product.columns(columns[g]);
         }
@@ -217,31 +220,32 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
     }
 
-    /// Asks for a part of `N` rows while as much is summed up; for whole ones at first, if they are read soon.
+    /// While a part of `N` rows is summed up, asks for as much of later ones; for all of those at first, if they are read soon.
     #[inline(always)]
-    fn ask(values: &mut R, first: usize, part: usize) {
+    fn ask(values: &mut R, (rows, first): ([*const P::Element; N], usize), part: usize) {
         if R::SOON && first > 0 {
             return;
         }
-        for _ in 0..N {
-            values.ask(1, part);
+        for row in rows {
+            values.ask([row.wrapping_add(first * N * S::LANES)], part);
             // Mostly, the part is the row; of known length, it takes no loop.
             if R::SOON
                 && let Some(rest @ 1..) = values.dim().checked_sub(part)
             {
-                values.ask(1, rest);
+                values.ask([row.wrapping_add(part)], rest);
             }
         }
     }
 
-    /// So many elements of the next row's columns from number `first` on; zeros instead of none.
+    /// So many elements of a row's columns from number `first` on.
     #[inline(always)]
-    fn load_row<const GROUPS: usize>(&self, values: &mut R, first: usize, len: usize) -> [S::Vector; GROUPS] {
+    fn load_row<const GROUPS: usize>(
+        &self,
+        values: &R,
+        (row, first): (*const P::Element, usize),
+        len: usize,
+    ) -> [S::Vector; GROUPS] {
         let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
-        if len == 0 {
-            return vectors;
-        }
-        let row = values.next();
         for (g, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: there are as many rows as weights, and each has these columns.
             let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };

@@ -1,0 +1,431 @@
+//! Rows of a head as they are read, in one piece or in pages, and how they are asked for before.
+
+use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
+
+use super::{Rows, split_index};
+use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far};
+
+/// Rows of one head of one sequence, in pages of as many each.
+///
+/// Invariant, from [`View`]: for each number in the table, row `i` of that page is readable for `'a`, as that of `page` is.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a, T> {
+    /// That of number 0.
+    page: Rows<'a, T>,
+    page_size: NonZeroUsize,
+    page_stride: usize,
+    /// Which pages, in order.
+    table: &'a [u32],
+}
+
+impl<'a, T: Copy> Strip<'a, T> {
+    pub(crate) const fn dim(&self) -> usize {
+        self.page.dim
+    }
+
+    /// Rows that lie evenly.
+    pub(crate) fn one_page(rows: Rows<'a, T>) -> Option<Self> {
+        let page_size = NonZeroUsize::new(rows.len)?;
+        Some(Self { page: rows, page_size, page_stride: 0, table: &[0] })
+    }
+
+    /// Those in pages, each so many elements behind the one numbered before, of which these rows are number 0.
+    pub(super) fn pages(rows: Rows<'a, T>, page_stride: usize, table: &'a [u32]) -> Option<Self> {
+        Some(Self { page_stride, table, ..Self::one_page(rows)? })
+    }
+
+    /// Rows of this range, of which there are some, if they lie in one page.
+    #[inline(always)]
+    pub(crate) fn rows(&self, range: &Range<usize>) -> Option<Rows<'a, T>> {
+        let [page, row] = split_index(range.start, self.page_size);
+        let rows = Rows { first: self.page_ptr(page)?, ..self.page }.range(row, range.len())?;
+        (rows.len == range.len()).then_some(rows)
+    }
+
+    /// Row `i`, or an empty slice where there is none.
+    pub(crate) fn row(&self, i: usize) -> &'a [T] {
+        self.rows(&(i..i.saturating_add(1))).map_or(&[], |rows| rows.row(0))
+    }
+
+    /// One row after the other, from this one on.
+    #[inline(always)]
+    pub(crate) fn walk(&self, row: usize) -> Walk<'a, T> {
+        let [page, row] = split_index(row, self.page_size);
+        let (next, two_pages) = self.page_start(page).unwrap_or((self.page.first, 0));
+        let next = next.wrapping_add(row * self.page.stride);
+        Walk { strip: *self, page, left: self.page_size.get() - row, next, two_pages }
+    }
+
+    /// One row after the other, from any one on, if all lie in one page.
+    #[inline(always)]
+    pub(crate) fn even(&self) -> Option<impl Fn(usize) -> Even<'a, T> + use<'a, T>> {
+        let page = Rows { first: self.walk(0).next, ..self.page };
+        self.is_even().then_some(move |row| Even { page, next: page.row_ptr(row) })
+    }
+
+    /// Whether all rows lie in one page.
+    #[inline(always)]
+    const fn is_even(&self) -> bool {
+        self.table.len() <= 1
+    }
+
+    /// Asks for some rows of single numbers, if they lie in pages: else a CPU foresees them.
+    #[inline(always)]
+    pub(crate) fn ask_in_pages(&self, first: usize, len: usize) {
+        if !self.is_even() {
+            self.walk(first).ask(len);
+        }
+    }
+
+    /// How many rows it takes memory to answer.
+    #[inline(always)]
+    pub(crate) fn rows_ahead(&self) -> usize {
+        rows_ahead::<T>(self.dim())
+    }
+
+    /// Where a page begins, as elements from where that of number 0 does.
+    #[inline(always)]
+    fn page_offset(&self, page: usize) -> Option<usize> {
+        Some(*self.table.get(page)? as usize * self.page_stride)
+    }
+
+    #[inline(always)]
+    fn page_ptr(&self, page: usize) -> Option<*const T> {
+        Some(self.page.first.wrapping_add(self.page_offset(page)?))
+    }
+
+    /// Where a page begins, and how many elements from there the one after the next does, if there is one.
+    #[inline(always)]
+    fn page_start(&self, page: usize) -> Option<(*const T, usize)> {
+        let offset = self.page_offset(page)?;
+        let two_pages = self.page_offset(page + 2).map_or(0, |later| later.wrapping_sub(offset));
+        Some((self.page.first.wrapping_add(offset), two_pages))
+    }
+}
+
+/// How many rows of so many elements it takes memory to answer: some 8 KB.
+#[inline(always)]
+fn rows_ahead<T>(dim: usize) -> usize {
+    1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
+}
+
+/// Goes from row to row.
+pub(crate) trait Walker<T>: Copy {
+    fn dim(&self) -> usize;
+
+    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+    fn next(&mut self) -> *const T;
+
+    /// The same, for a row that is only asked for.
+    #[inline(always)]
+    fn next_early(&mut self) -> *const T {
+        self.next()
+    }
+}
+
+/// Goes from row to row of a [`Strip`].
+#[derive(Clone, Copy)]
+pub(crate) struct Walk<'a, T> {
+    strip: Strip<'a, T>,
+    page: usize,
+    /// Rows of the page that are still to come.
+    left: usize,
+    next: *const T,
+    /// Elements from a row to the same one two pages later, if there is one.
+    two_pages: usize,
+}
+
+impl<'a, T: Copy> Walk<'a, T> {
+    /// The next row.
+    ///
+    /// # Safety
+    ///
+    /// There is one.
+    #[inline(always)]
+    pub(crate) unsafe fn next_row(&mut self) -> &'a [T] {
+        let dim = self.strip.page.dim;
+        // SAFETY: the caller's promise, and the invariant of `Strip`.
+        unsafe { core::slice::from_raw_parts(self.next(), dim) }
+    }
+
+    /// Asks for the next rows, of a single number each, a cache line of them at a time.
+    #[inline(always)]
+    fn ask(mut self, mut rows: usize) {
+        while rows > 0 {
+            let first = self.next();
+            let more = self.left.min(rows - 1).min(const { CACHE_LINE / size_of::<T>() - 1 });
+            prefetch_early(first);
+            prefetch_early(first.wrapping_add(more * self.strip.page.stride));
+            self.skip(more);
+            rows -= 1 + more;
+        }
+    }
+
+    /// To the next page, if none of this one's rows is left.
+    #[inline(always)]
+    fn turn(&mut self) {
+        if self.left == 0 {
+            self.page += 1;
+            self.left = self.strip.page_size.get();
+            (self.next, self.two_pages) = self.strip.page_start(self.page).unwrap_or((self.next, 0));
+        }
+    }
+
+    /// Passes over some rows of the page, of which there are as many left.
+    #[inline(always)]
+    const fn skip(&mut self, rows: usize) {
+        self.next = self.next.wrapping_add(rows * self.strip.page.stride);
+        self.left -= rows;
+    }
+}
+
+impl Walk<'_, f32> {
+    /// The first number of each of the next rows.
+    ///
+    /// # Safety
+    ///
+    /// There are as many, each of at least one.
+    #[inline(always)]
+    pub(crate) unsafe fn next_numbers(&mut self, to: &mut [f32]) {
+        self.turn();
+        if to.len() <= self.left && self.strip.page.stride == 1 {
+            // SAFETY: the caller's promise; they lie one after the other.
+            let numbers = unsafe { core::slice::from_raw_parts(self.next, to.len()) };
+            self.skip(to.len());
+            to.iter_mut().zip(numbers).for_each(|(to, number)| *to = *number);
+        } else {
+            for to in to {
+                // SAFETY: as above.
+                *to = unsafe { *self.next() };
+            }
+        }
+    }
+}
+
+impl<T: Copy> Walker<T> for Walk<'_, T> {
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.strip.page.dim
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.turn();
+        let row = self.next;
+        self.skip(1);
+        row
+    }
+
+    /// Asks for the first line of the same row two pages later, too: not so much to fetch it as to have its address translated in time.
+    #[inline(always)]
+    fn next_early(&mut self) -> *const T {
+        let row = self.next();
+        prefetch_far(row.wrapping_add(self.two_pages));
+        row
+    }
+}
+
+/// Goes from row to row of those that lie evenly.
+#[derive(Clone, Copy)]
+pub(crate) struct Even<'a, T> {
+    page: Rows<'a, T>,
+    next: *const T,
+}
+
+impl<T: Copy> Walker<T> for Even<'_, T> {
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.page.dim
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        let row = self.next;
+        self.next = row.wrapping_add(self.page.stride);
+        row
+    }
+}
+
+/// How rows are asked for before they are read.
+///
+/// Those that are read soon are to be in the first cache, others in one that has room for them. Whether to ask twice, then for later rows as well, depends on how large
+/// elements are: it takes instructions, and where these are what a CPU is busy with, more time than it saves.
+pub(crate) trait When: Copy {
+    /// Whether rows are read soon after they have been asked for, or long after.
+    const SOON: bool;
+    const SMALL_TWICE: bool;
+    const LARGE_TWICE: bool;
+}
+
+/// Soon before, and once.
+#[derive(Clone, Copy)]
+pub(crate) struct Soon;
+
+/// Long before, and twice where elements are small, or large.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<const SMALL_TWICE: bool, const LARGE_TWICE: bool>;
+
+impl When for Soon {
+    const SOON: bool = true;
+    const SMALL_TWICE: bool = false;
+    const LARGE_TWICE: bool = false;
+}
+
+impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWICE, LARGE_TWICE> {
+    const SOON: bool = false;
+    const SMALL_TWICE: bool = SMALL_TWICE;
+    const LARGE_TWICE: bool = LARGE_TWICE;
+}
+
+/// Goes from row to row, several times if need be, and asks for later ones before they are read.
+pub(crate) trait Reader<T>: Copy {
+    type When: When;
+
+    const SOON: bool = Self::When::SOON;
+
+    const TWICE: bool = {
+        let [small, large] = [Self::When::SMALL_TWICE, Self::When::LARGE_TWICE];
+        if size_of::<T>() < size_of::<f32>() { small } else { large }
+    };
+
+    fn dim(&self) -> usize;
+
+    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+    fn next(&mut self) -> *const T;
+
+    /// Goes back to the first row.
+    fn restart(&mut self);
+
+    /// While so many elements of some rows are read, from here on, asks for as many of later ones.
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
+}
+
+/// Reads rows that lie evenly, and asks, soon before, for what is always as far from what is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Evenly<'a, T> {
+    first: Even<'a, T>,
+    walk: Even<'a, T>,
+    /// In elements.
+    distance: usize,
+}
+
+impl<'a, T: Copy> Evenly<'a, T> {
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn new(rows: impl Fn(usize) -> Even<'a, T>, [first, later]: [usize; 2]) -> Self {
+        let walk = rows(first);
+        Self { first: walk, walk, distance: (later - first).wrapping_mul(walk.page.stride) }
+    }
+}
+
+impl<T: Copy> Reader<T> for Evenly<'_, T> {
+    type When = Soon;
+
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.walk.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.walk.next()
+    }
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.walk = self.first;
+    }
+
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        for row in rows {
+            for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+                prefetch(row.wrapping_add(self.distance).wrapping_add(t));
+            }
+        }
+    }
+}
+
+/// Reads rows wherever they lie, and asks in the order of addresses even where several are read side by side; piece by piece, as some CPUs drop what they are asked for
+/// all at once.
+#[derive(Clone, Copy)]
+pub(crate) struct InOrder<R, T, W> {
+    first: R,
+    walk: R,
+    near: R,
+    far: R,
+    /// Those of `near` and `far` that are asked for.
+    rows: [*const T; 2],
+    /// Elements of them that have been asked for.
+    asked: usize,
+    when: PhantomData<W>,
+}
+
+impl<R: Walker<T>, T: Copy, W: When> InOrder<R, T, W> {
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn new(rows: impl Fn(usize) -> R, [first, later]: [usize; 2]) -> Self {
+        let (first, mut near) = (rows(first), rows(later));
+        let mut far = if Self::TWICE { rows(later + rows_ahead::<T>(first.dim())) } else { near };
+        Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0, when: PhantomData }
+    }
+
+    #[inline(always)]
+    fn ask_for(&mut self, elements: usize) {
+        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            let [near, far] = self.rows.map(|row| row.wrapping_add(self.asked + t));
+            if Self::SOON {
+                prefetch(near);
+            } else {
+                prefetch_early(near);
+            }
+            if Self::TWICE {
+                prefetch_far(far);
+            }
+        }
+        self.asked += elements;
+        let dim = self.dim();
+        if self.asked >= dim {
+            // What goes beyond the row is of the next one. Long before rows are read, it is faster to leave it out.
+            self.asked = if Self::SOON { (self.asked - dim).min(dim) } else { 0 };
+            self.rows[0] = self.near.next_early();
+            if Self::TWICE {
+                self.rows[1] = self.far.next_early();
+            }
+        }
+    }
+}
+
+impl<R: Walker<T>, T: Copy, W: When> Reader<T> for InOrder<R, T, W> {
+    type When = W;
+
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.walk.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.walk.next()
+    }
+
+    /// Does not ask again.
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.walk = self.first;
+    }
+
+    /// Two rows at once, where it is less than a cache line of each, or long before they are read.
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, _: [*const T; N], elements: usize) {
+        if Self::SOON && elements >= const { CACHE_LINE / size_of::<T>() } {
+            for _ in 0..N {
+                self.ask_for(elements);
+            }
+        } else {
+            for _ in (0..N).step_by(2) {
+                self.ask_for(N.min(2) * elements);
+            }
+        }
+    }
+}
