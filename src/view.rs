@@ -1,7 +1,7 @@
 //! Rank-4 strided views `[batch, heads, len, dim]` of slices that the caller owns.
 //!
 //! A view's constructor proves, once, that every element its shape and strides reach lies within the slice. What the
-//! kernels take from it, [`Rows`] and [`RowsMut`], carries that proof on.
+//! kernels take from it, [`Rows`] and [`RowsMut`], carries that proof on, and so does [`Strip`].
 
 mod strip;
 
@@ -15,7 +15,7 @@ use crate::{
     simd::{CACHE_LINE, prefetch},
 };
 
-pub(crate) use strip::{Ahead, Evenly, InOrder, Reader, Soon, Strip, Walk, Walker};
+pub(crate) use strip::{Ahead, ByAddress, Evenly, Reader, Soon, Strip, Walk, Walker};
 
 /// Extents of a rank-4 tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -258,14 +258,13 @@ impl<'a, T> View<'a, T> {
         Some(GroupRows { rows, heads, per_head, head_stride: strides.heads })
     }
 
-    /// The rows of one head of one sequence, which are one page, or those in the pages of a table, whose numbers are within the batch;
+    /// The rows of one head of one sequence, which are one page, or those in the pages of a table, of which those that are read have numbers within the batch;
     /// `None` where there are none.
     pub(crate) fn strip(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strip<'a, T>>
     where
         T: Copy,
     {
         let Some(table) = pages else { return Strip::one_page(self.rows(batch, head)?) };
-        debug_assert!(table.iter().all(|page| (*page as usize) < self.shape.batch));
         Strip::pages(self.rows(0, head)?, self.strides.batch, table)
     }
 

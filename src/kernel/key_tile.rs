@@ -14,7 +14,7 @@ use crate::{
     scratch::{Scratch, spacing},
     simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
     store::{Strips, with_elements},
-    view::{InOrder, Pair, Reader, Rows, Soon, Strip, Walk},
+    view::{ByAddress, Pair, Reader, Rows, Soon, Strip, Walk},
 };
 
 /// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: scalars, evenly spaced.
@@ -332,7 +332,7 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
         let Self { simd, from, rows, spacing, to } = self;
         with_elements!(*from, strip => {
             let (dim, later) = (strip.dim(), rows.start + ROWS_AHEAD);
-            let mut walk = InOrder::<_, _, Soon>::new(|row| strip.walk(row), [rows.start, later]);
+            let mut walk = ByAddress::<_, _, Soon>::new(|row| strip.walk(row), [rows.start, later]);
             each(to, spacing, rows.len(), |to| {
                 let row = walk.next();
                 walk.ask([row], dim);

@@ -50,7 +50,7 @@ impl Products {
     /// For queries in a block of `cols` vectors: those for few where they do not fill a vector's lanes by far. In order, sums are to be what they
     /// are for whatever number of queries.
     pub(crate) const fn new<F: Score>(cols: usize, are_few: bool, in_order: bool, has_pairs: HasPairs) -> Self {
-        match (cols > 1 || !are_few, in_order || !(F::IS_DOT && F::LINEAR)) {
+        match (cols > 1 || !are_few, in_order || !Self::may_be_of_rows::<F>()) {
             (true, false) if has_pairs.matrices => Self::ManyInMatrices,
             (true, false) if has_pairs.many => Self::ManyInPairs,
             (true, _) => Self::Many,
@@ -58,6 +58,11 @@ impl Products {
             (false, false) if has_pairs.few => Self::FewInPairs,
             (false, false) => Self::Few,
         }
+    }
+
+    /// Whether rows can be multiplied as memory has them.
+    pub(crate) const fn may_be_of_rows<F: Score>() -> bool {
+        F::IS_DOT && F::LINEAR
     }
 
     pub(crate) const fn are_for_few(self) -> bool {

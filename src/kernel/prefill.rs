@@ -128,7 +128,11 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
             if let Some(pairs) = products.pairs(simd) {
                 pair_queries(simd, pairs, self.rows.dim(), q);
             }
-            let rounded = few::pair_queries(simd, (&self.head, products), queries.len, q.as_flattened_mut());
+            let rounded = if const { COLS == 1 && Products::may_be_of_rows::<F>() } {
+                few::pair_queries(simd, (&self.head, products), queries.len, q.as_flattened_mut())
+            } else {
+                Rounded::NOT
+            };
             let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
             let mut new = Block::new(simd, &self.head, (queries, has_sinks), (products, rounded), [q, o]);
             new.trust = if trusts { Trust::Ready } else { Trust::None };

@@ -7,7 +7,7 @@ use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far};
 
 /// Rows of one head of one sequence, in pages of as many each.
 ///
-/// Invariant, from [`View`]: for each number in the table, row `i` of that page is readable for `'a`, as that of `page` is.
+/// Invariant, from [`View`]: for each number in the table that is a page's, row `i` of that page is readable for `'a`, as that of `page` is.
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a, T> {
     /// That of number 0.
@@ -86,7 +86,7 @@ impl<'a, T: Copy> Strip<'a, T> {
     /// Where a page begins, as elements from where that of number 0 does.
     #[inline(always)]
     fn page_offset(&self, page: usize) -> Option<usize> {
-        Some(*self.table.get(page)? as usize * self.page_stride)
+        Some((*self.table.get(page)? as usize).wrapping_mul(self.page_stride))
     }
 
     #[inline(always)]
@@ -349,7 +349,7 @@ impl<T: Copy> Reader<T> for Evenly<'_, T> {
 /// Reads rows wherever they lie, and asks in the order of addresses even where several are read side by side; piece by piece, as some CPUs drop what they are asked for
 /// all at once.
 #[derive(Clone, Copy)]
-pub(crate) struct InOrder<R, T, W> {
+pub(crate) struct ByAddress<R, T, W> {
     first: R,
     walk: R,
     near: R,
@@ -361,7 +361,7 @@ pub(crate) struct InOrder<R, T, W> {
     when: PhantomData<W>,
 }
 
-impl<R: Walker<T>, T: Copy, W: When> InOrder<R, T, W> {
+impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
     /// The rows from the first one on, asking for those from the second on, of which there need not be any.
     #[inline(always)]
     pub(crate) fn new(rows: impl Fn(usize) -> R, [first, later]: [usize; 2]) -> Self {
@@ -396,7 +396,7 @@ impl<R: Walker<T>, T: Copy, W: When> InOrder<R, T, W> {
     }
 }
 
-impl<R: Walker<T>, T: Copy, W: When> Reader<T> for InOrder<R, T, W> {
+impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
     type When = W;
 
     #[inline(always)]

@@ -2,7 +2,6 @@
 
 use super::{Located, Place, Plan};
 use crate::{
-    kernel::Products,
     ranges::{Partial, RANGE},
     scalar::Scalar,
     score::function::Score,
@@ -35,7 +34,7 @@ impl<E: Scalar> Plan<'_, E> {
         let ranges = call.kv.shape().len.div_ceil(RANGE);
         let is_worthwhile = threads > 1 && ranges > 1 && self.units < threads.saturating_mul(UNITS_PER_THREAD);
         let slots = self.units.saturating_mul(ranges);
-        (is_worthwhile && self.products::<F>(1, queries) == Products::Few).then(|| Shares {
+        (is_worthwhile && self.products::<F>(1, queries).are_of_rows()).then(|| Shares {
             ranges,
             slots,
             slots_per_thread: slots.div_ceil(threads),

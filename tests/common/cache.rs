@@ -5,6 +5,7 @@ use super::{
     random::Random,
     tensor::{Layout, Tensor},
 };
+use core::ops::Range;
 use half::{bf16, f16};
 use simd_attention::{Element, Error, Float, Kv, Quantized, Shape};
 
@@ -156,15 +157,7 @@ impl<T: Kept> Stored<T> {
                 side.numbers = paged(&side.numbers, &table, page_size, T::FILLER);
                 side.scales = side.scales.as_ref().map(|scales| paged(scales, &table, page_size, f32::NAN));
             }
-            // Pages past the length need not exist.
-            let mut table = table;
-            if case.pattern.packed.is_none() {
-                let rows: Vec<_> = table.rows().collect();
-                for (row, len) in rows.into_iter().zip(case.pattern.lens.iter().flatten()) {
-                    table.row_mut(row).iter_mut().skip(len.div_ceil(page_size)).for_each(|page| *page = u32::MAX);
-                }
-            }
-            table
+            without_unused(case, table, page_size)
         });
         Self { keys, values, table }
     }
@@ -191,6 +184,30 @@ fn table(case: &Case, page_size: usize) -> Tensor<u32> {
     let mut table = Tensor::filled(shape, Layout::HeadsFirst, 0);
     for (to, page) in table.data.iter_mut().zip(pages) {
         *to = page;
+    }
+    table
+}
+
+/// Pages in which no sequence has any of its keys need not exist.
+fn without_unused(case: &Case, mut table: Tensor<u32>, page_size: usize) -> Tensor<u32> {
+    let Some(lens) = &case.pattern.lens else { return table };
+    let used: Vec<(usize, Range<usize>)> = (0..)
+        .zip(lens)
+        .map(|(index, len)| match &case.pattern.packed {
+            None => (index, 0..len.div_ceil(page_size)),
+            Some([_, keys]) => {
+                let start = keys.get(index).map_or(0, |start| *start);
+                (0, start / page_size..(start + len).div_ceil(page_size))
+            }
+        })
+        .collect();
+    let rows: Vec<_> = table.rows().collect();
+    for (sequence, row) in rows.into_iter().enumerate() {
+        for (i, page) in table.row_mut(row).iter_mut().enumerate() {
+            if !used.iter().any(|(of, pages)| *of == sequence && pages.contains(&i)) {
+                *page = u32::MAX;
+            }
+        }
     }
     table
 }

@@ -180,7 +180,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         for (i, part) in parts.iter().enumerate().take(scores.tiles) {
             let mut scores = scores.tile(i, part.keys.len());
-            if const { F::IS_DOT && F::LINEAR } && self.products.are_of_rows() {
+            if const { Products::may_be_of_rows::<F>() } && self.products.are_of_rows() {
                 if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
                     self.few_with_keys(keys, &mut scores);
                 }

@@ -1,8 +1,8 @@
-//! How rows are asked for before they are read.
+//! Which reader reads rows.
 
 use crate::{
     simd::{CACHE_LINE, Simd},
-    view::{Ahead, Evenly, InOrder, Reader, Soon, Strip},
+    view::{Ahead, ByAddress, Evenly, Reader, Soon, Strip},
 };
 
 /// What reads rows for one query, or for several.
@@ -27,8 +27,8 @@ pub(super) struct Asked {
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and where elements are converted for several queries, it is so on
-/// others too; in pages, only for bytes. For one query, [`Evenly`] takes the fewest instructions; for several, and for numbers of 32 bits with sixteen
-/// registers, [`InOrder`] was faster.
+/// others too; in pages, only for bytes. For one query, [`Evenly`] takes the fewest instructions; for several, for numbers of 32 bits or more with
+/// sixteen registers, and for narrow vectors, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     (simd, count): (S, usize),
@@ -38,36 +38,36 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
 ) {
     let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
     if const { S::FEW == 1 } {
-        // Such CPUs have no use for being asked, and often little room for code.
-        to.one(InOrder::<_, _, Soon>::new(walk, soon));
+        // Microcontrollers, which have little room for code, and `f64` in two lanes, where one way will do.
+        to.one(ByAddress::<_, _, Soon>::new(walk, soon));
     } else if count == 1 {
         match strip.even() {
-            Some(rows) if simd.asks_ahead() => to.one(InOrder::<_, _, Ahead<true, false>>::new(rows, ahead)),
+            Some(rows) if simd.asks_ahead() => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
             Some(rows) if const { is_wide::<S>() && (S::FEW == 8 || size_of::<T>() < size_of::<f32>()) } => {
                 to.one(Evenly::new(rows, soon));
             }
-            Some(rows) => to.one(InOrder::<_, _, Soon>::new(rows, soon)),
-            None => to.one(InOrder::<_, _, Soon>::new(walk, soon)),
+            Some(rows) => to.one(ByAddress::<_, _, Soon>::new(rows, soon)),
+            None => to.one(ByAddress::<_, _, Soon>::new(walk, soon)),
         }
     } else {
         match strip.even() {
             // Only with many lanes: else it is more code than it is worth.
             Some(rows) if const { S::FEW == 8 } && simd.asks_ahead() => {
-                to.several(InOrder::<_, _, Ahead<true, true>>::new(rows, ahead));
+                to.several(ByAddress::<_, _, Ahead<true, true>>::new(rows, ahead));
             }
             Some(rows) if const { is_wide::<S>() && N * size_of::<T>() == size_of::<S::Scalar>() } => {
-                to.several(InOrder::<_, _, Soon>::new(rows, soon));
+                to.several(ByAddress::<_, _, Soon>::new(rows, soon));
             }
-            Some(rows) => to.several(InOrder::<_, _, Ahead<false, true>>::new(rows, ahead)),
+            Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
             None if const { is_wide::<S>() && size_of::<T>() > 1 } => {
-                to.several(InOrder::<_, _, Soon>::new(walk, soon));
+                to.several(ByAddress::<_, _, Soon>::new(walk, soon));
             }
-            None => to.several(InOrder::<_, _, Ahead<false, true>>::new(walk, ahead)),
+            None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }
     }
 }
 
-/// Whether vectors are half a cache line at least: products of narrower ones with several queries take longer than memory does.
+/// Whether vectors are half a cache line at least: products of narrower ones take longer than memory does.
 const fn is_wide<S: Simd>() -> bool {
     size_of::<S::Vector>() >= CACHE_LINE / 2
 }

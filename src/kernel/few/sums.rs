@@ -190,14 +190,14 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     ) {
         let Self { product, weights, .. } = *self;
         let simd = weights.simd;
-        let (mut read, mut rows) = ([core::ptr::null(); N], [[simd.splat(0.0); GROUPS]; N]);
+        let (mut starts, mut rows) = ([core::ptr::null(); N], [[simd.splat(0.0); GROUPS]; N]);
         for n in 0..N {
             if lens[n] > 0 {
-                read[n] = values.next();
-                rows[n] = self.load_row(values, (read[n], first), lens[n]);
+                starts[n] = values.next();
+                rows[n] = self.load_row(values, (starts[n], first), lens[n]);
             }
         }
-        Self::ask(values, (read, first), GROUPS * N * S::LANES);
+        Self::ask(values, (starts, first), GROUPS * N * S::LANES);
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
             for n in 0..N {
@@ -227,7 +227,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             return;
         }
         for row in rows {
-            values.ask([row.wrapping_add(first * N * S::LANES)], part);
+            values.ask([row], part);
             // Mostly, the part is the row; of known length, it takes no loop.
             if R::SOON
                 && let Some(rest @ 1..) = values.dim().checked_sub(part)
