@@ -258,16 +258,6 @@ impl<'a, T> View<'a, T> {
         Some(GroupRows { rows, heads, per_head, head_stride: strides.heads })
     }
 
-    /// The rows of one head of one sequence, which are one page, or those in the pages of a table, of which those that are read have numbers within the batch;
-    /// `None` where there are none.
-    pub(crate) fn strip(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strip<'a, T>>
-    where
-        T: Copy,
-    {
-        let Some(table) = pages else { return Strip::one_page(self.rows(batch, head)?) };
-        Strip::pages(self.rows(0, head)?, self.strides.batch, table)
-    }
-
     /// The rows of one head of one sequence, or `None` past the end.
     pub(crate) fn rows(&self, batch: usize, head: usize) -> Option<Rows<'a, T>> {
         let Self { data, shape, strides } = *self;

@@ -2,7 +2,7 @@
 
 use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
 
-use super::{Rows, split_index};
+use super::{Rows, View, split_index};
 use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far};
 
 /// Rows of one head of one sequence, in pages of as many each.
@@ -18,6 +18,15 @@ pub(crate) struct Strip<'a, T> {
     table: &'a [u32],
 }
 
+impl<'a, T: Copy> View<'a, T> {
+    /// The rows of one head of one sequence, which are one page, or those in the pages of a table, of which those that are read have numbers within
+    /// the batch; `None` where there are none.
+    pub(crate) fn strip(&self, batch: usize, head: usize, pages: Option<&'a [u32]>) -> Option<Strip<'a, T>> {
+        let Some(table) = pages else { return Strip::one_page(self.rows(batch, head)?) };
+        Some(Strip { page_stride: self.strides.batch, table, ..Strip::one_page(self.rows(0, head)?)? })
+    }
+}
+
 impl<'a, T: Copy> Strip<'a, T> {
     pub(crate) const fn dim(&self) -> usize {
         self.page.dim
@@ -27,11 +36,6 @@ impl<'a, T: Copy> Strip<'a, T> {
     pub(crate) fn one_page(rows: Rows<'a, T>) -> Option<Self> {
         let page_size = NonZeroUsize::new(rows.len)?;
         Some(Self { page: rows, page_size, page_stride: 0, table: &[0] })
-    }
-
-    /// Those in pages, each so many elements behind the one numbered before, of which these rows are number 0.
-    pub(super) fn pages(rows: Rows<'a, T>, page_stride: usize, table: &'a [u32]) -> Option<Self> {
-        Some(Self { page_stride, table, ..Self::one_page(rows)? })
     }
 
     /// Rows of this range, of which there are some, if they lie in one page.
@@ -251,7 +255,6 @@ impl<T: Copy> Walker<T> for Even<'_, T> {
 /// Those that are read soon are to be in the first cache, others in one that has room for them. Whether to ask twice, then for later rows as well, depends on how large
 /// elements are: it takes instructions, and where these are what a CPU is busy with, more time than it saves.
 pub(crate) trait When: Copy {
-    /// Whether rows are read soon after they have been asked for, or long after.
     const SOON: bool;
     const SMALL_TWICE: bool;
     const LARGE_TWICE: bool;
@@ -279,14 +282,11 @@ impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWIC
 
 /// Goes from row to row, several times if need be, and asks for later ones before they are read.
 pub(crate) trait Reader<T>: Copy {
-    type When: When;
+    /// Whether rows are read soon after they have been asked for, or long after.
+    const SOON: bool;
 
-    const SOON: bool = Self::When::SOON;
-
-    const TWICE: bool = {
-        let [small, large] = [Self::When::SMALL_TWICE, Self::When::LARGE_TWICE];
-        if size_of::<T>() < size_of::<f32>() { small } else { large }
-    };
+    /// Whether they are asked for once more, further ahead.
+    const TWICE: bool;
 
     fn dim(&self) -> usize;
 
@@ -319,7 +319,8 @@ impl<'a, T: Copy> Evenly<'a, T> {
 }
 
 impl<T: Copy> Reader<T> for Evenly<'_, T> {
-    type When = Soon;
+    const SOON: bool = true;
+    const TWICE: bool = false;
 
     #[inline(always)]
     fn dim(&self) -> usize {
@@ -397,7 +398,8 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
 }
 
 impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
-    type When = W;
+    const SOON: bool = W::SOON;
+    const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
 
     #[inline(always)]
     fn dim(&self) -> usize {
