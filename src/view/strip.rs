@@ -347,6 +347,98 @@ impl<T: Copy> Reader<T> for Evenly<'_, T> {
     }
 }
 
+/// Rows that are read side by side.
+const GROUP: usize = 4;
+
+/// Reads rows in pages of whole groups, and asks, soon before, for what is as far from what is read until either turns a page.
+#[derive(Clone, Copy)]
+pub(crate) struct ByStretch<'a, T> {
+    strip: Strip<'a, T>,
+    first: usize,
+    /// How many rows later those are that are asked for.
+    ahead: usize,
+    now: Stretch<T>,
+    /// The row behind it.
+    end: usize,
+}
+
+/// Rows that lie evenly, as far from later ones.
+#[derive(Clone, Copy)]
+struct Stretch<T> {
+    /// Rows that are still to come.
+    left: usize,
+    next: *const T,
+    /// In bytes, to those that are asked for, and to the same two pages later.
+    near: usize,
+    far: usize,
+}
+
+impl<'a, T: Copy> Strip<'a, T> {
+    /// Whether no group of rows from this one on is in two pages.
+    #[inline(always)]
+    pub(crate) const fn has_whole_groups(&self, first: usize) -> bool {
+        self.page_size.get().is_multiple_of(GROUP) && first.is_multiple_of(GROUP)
+    }
+
+    #[inline(always)]
+    fn stretch(&self, row: usize, ahead: usize) -> Stretch<T> {
+        let (read, later) = (self.walk(row), self.walk(row + ahead));
+        let near = later.next.addr().wrapping_sub(read.next.addr());
+        let far = near.wrapping_add(later.two_pages.wrapping_mul(size_of::<T>()));
+        Stretch { left: read.left.min(later.left), next: read.next, near, far }
+    }
+}
+
+impl<'a, T: Copy> ByStretch<'a, T> {
+    /// The rows from the first one on, asking for those from about the second on, of which there need not be any: so that both turn pages together, or seldom.
+    #[inline(always)]
+    pub(crate) fn new(strip: Strip<'a, T>, [first, later]: [usize; 2]) -> Self {
+        let (ahead, page_size) = ((later - first).saturating_sub(1).max(1), strip.page_size.get());
+        let ahead = ahead.next_multiple_of(if page_size <= ahead { page_size } else { GROUP });
+        let now = Stretch { left: 0, next: strip.page.first, near: 0, far: 0 };
+        Self { strip, first, ahead, now, end: first }
+    }
+}
+
+impl<T: Copy> Reader<T> for ByStretch<'_, T> {
+    const SOON: bool = true;
+    const TWICE: bool = false;
+
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.strip.dim()
+    }
+
+    /// Asks for the first line of the same row two pages later than those that are asked for, as [`Walk`] does.
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        if self.now.left == 0 {
+            self.now = self.strip.stretch(self.end, self.ahead);
+            self.end += self.now.left;
+        }
+        let row = self.now.next;
+        self.now.next = row.wrapping_add(self.strip.page.stride);
+        self.now.left -= 1;
+        prefetch_far(row.wrapping_byte_add(self.now.far));
+        row
+    }
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.end = self.first;
+        self.now.left = 0;
+    }
+
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        for row in rows {
+            for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+                prefetch(row.wrapping_byte_add(self.now.near).wrapping_add(t));
+            }
+        }
+    }
+}
+
 /// Reads rows wherever they lie, and asks in the order of addresses even where several are read side by side; piece by piece, as some CPUs drop what they are asked for
 /// all at once.
 #[derive(Clone, Copy)]

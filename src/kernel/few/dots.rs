@@ -111,13 +111,38 @@ impl<
 
     #[inline(always)]
     fn run(self) {
-        let Self { product, queries, mut keys, scores } = self;
-        let (simd, len, dim, width) = (scores.simd, scores.len, keys.dim(), N * S::LANES);
-        let (queries, _) = queries.as_chunks::<QUERIES>();
+        let (dim, width) = (self.keys.dim(), N * S::LANES);
+        let (queries, _) = self.queries.as_chunks::<QUERIES>();
         let Some((whole, rest)) = queries.split_at_checked(dim / width) else { return };
         let last = rest.first().filter(|_| dim % width > 0).map(|queries| (queries, dim % width));
         let (runs, whole) = whole.as_chunks::<RUN>();
         let rest = Rest { whole, last };
+        match runs {
+            // There are registers for all of the query.
+            [run] if const { QUERIES == 1 && S::FEW == 8 } && rest.is_empty() => {
+                let run = [*run];
+                self.multiply(&run, Rest { whole: &[], last: None });
+            }
+            _ => self.multiply(runs, rest),
+        }
+    }
+}
+
+impl<
+    S: Simd,
+    P: RowProduct<S, N>,
+    R: Reader<P::Element>,
+    const N: usize,
+    const QUERIES: usize,
+    const KEYS: usize,
+    const RUN: usize,
+> Dots<'_, '_, S, P, R, N, QUERIES, KEYS, RUN>
+{
+    /// With queries in runs and what is left.
+    #[inline(always)]
+    fn multiply(self, runs: &[[[S::Vector; QUERIES]; RUN]], rest: Rest<'_, S::Vector, QUERIES>) {
+        let Self { product, mut keys, scores, .. } = self;
+        let (simd, len) = (scores.simd, scores.len);
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
             let a = keys.next();
@@ -250,19 +275,30 @@ unsafe fn add_runs<
     for run in runs {
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
-        let mut keys = [[product.simd().splat(0.0); KEYS]; RUN];
-        for i in 0..RUN * KEYS {
-            let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
-            keys[c][k] = product.load(load(rows[k], c));
-        }
-        reader.ask(*rows, RUN * width);
-        if QUERIES == 1 {
-            // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
+        if const { P::AT_ONCE && QUERIES == 1 } {
+            for (row, sums) in rows.iter().zip(&mut *sums) {
+                for (c, query) in run.iter().enumerate() {
+                    sums[0] = product.add(product.load(load(*row, c)), query[0], sums[0]);
+                }
+            }
+            reader.ask(*rows, RUN * width);
+            // As below.
             compiler_fence(Ordering::SeqCst);
-            *rows = black_box(*rows);
-        }
-        for (keys, queries) in keys.into_iter().zip(run) {
-            add_products(product, queries, keys, sums);
+        } else {
+            let mut keys = [[product.simd().splat(0.0); KEYS]; RUN];
+            for i in 0..RUN * KEYS {
+                let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
+                keys[c][k] = product.load(load(rows[k], c));
+            }
+            reader.ask(*rows, RUN * width);
+            if QUERIES == 1 {
+                // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
+                compiler_fence(Ordering::SeqCst);
+                *rows = black_box(*rows);
+            }
+            for (keys, queries) in keys.into_iter().zip(run) {
+                add_products(product, queries, keys, sums);
+            }
         }
         for row in &mut *rows {
             *row = row.wrapping_add(RUN * width);

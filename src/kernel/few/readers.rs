@@ -2,7 +2,7 @@
 
 use crate::{
     simd::{CACHE_LINE, Simd},
-    view::{Ahead, ByAddress, Evenly, Reader, Soon, Strip},
+    view::{Ahead, ByAddress, ByStretch, Evenly, Reader, Soon, Strip},
 };
 
 /// What reads rows for one query, or for several.
@@ -27,8 +27,8 @@ pub(super) struct Asked {
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and where elements are converted for several queries, it is so on
-/// others too; in pages, only for bytes. For one query, [`Evenly`] takes the fewest instructions; for several, for numbers of 32 bits or more with
-/// sixteen registers, and for narrow vectors, [`ByAddress`] was faster.
+/// others too; in pages, only for bytes. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
+/// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     (simd, count): (S, usize),
@@ -43,10 +43,13 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
     } else if count == 1 {
         match strip.even() {
             Some(rows) if simd.asks_ahead() => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
-            Some(rows) if const { is_wide::<S>() && (S::FEW == 8 || size_of::<T>() < size_of::<f32>()) } => {
+            Some(rows) if const { asks_from_rows::<S, T>() } => {
                 to.one(Evenly::new(rows, soon));
             }
             Some(rows) => to.one(ByAddress::<_, _, Soon>::new(rows, soon)),
+            None if const { asks_from_rows::<S, T>() } && strip.has_whole_groups(first) => {
+                to.one(ByStretch::new(strip, soon));
+            }
             None => to.one(ByAddress::<_, _, Soon>::new(walk, soon)),
         }
     } else {
@@ -59,12 +62,20 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
                 to.several(ByAddress::<_, _, Soon>::new(rows, soon));
             }
             Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
+            None if const { S::FEW == 8 } && strip.has_whole_groups(first) => {
+                to.several(ByStretch::new(strip, soon));
+            }
             None if const { is_wide::<S>() && size_of::<T>() > 1 } => {
                 to.several(ByAddress::<_, _, Soon>::new(walk, soon));
             }
             None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }
     }
+}
+
+/// Whether there are registers enough to read a row of one query's, and ask from where that is.
+const fn asks_from_rows<S: Simd, T>() -> bool {
+    is_wide::<S>() && (S::FEW == 8 || size_of::<T>() < size_of::<f32>())
 }
 
 /// Whether vectors are half a cache line at least: products of narrower ones take longer than memory does.

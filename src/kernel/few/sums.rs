@@ -197,7 +197,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 rows[n] = self.load_row(values, (starts[n], first), lens[n]);
             }
         }
-        Self::ask(values, (starts, first), GROUPS * N * S::LANES);
+        if const { !(P::AT_ONCE && QUERIES == 1) } {
+            Self::ask(values, (starts, first), GROUPS * N * S::LANES);
+        }
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
         for g in 0..GROUPS {
             for n in 0..N {
@@ -217,6 +219,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                     sums[g][n] = product.add(columns[g][n], simd.broadcast(weight), sums[g][n]);
                 }
             }
+        }
+        if const { P::AT_ONCE && QUERIES == 1 } {
+            Self::ask(values, (starts, first), GROUPS * N * S::LANES);
         }
     }
 
