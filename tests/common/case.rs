@@ -296,6 +296,21 @@ impl Case {
         })))
     }
 
+    /// Gives the answer, the work shared out over threads of a pool several times: after the first, there is nothing left.
+    #[cfg(feature = "rayon")]
+    pub fn share(
+        &self,
+        backend: Backend,
+        answer: &mut Answer<f32>,
+        pool: &rayon::ThreadPool,
+        times: usize,
+    ) -> Result<(), Error> {
+        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
+            let output = answer.output(self.stage())?;
+            share(&attention.backend(backend).prepare(q, kv, output)?, pool, times)
+        })))
+    }
+
     /// [`Attention::forward`].
     pub fn forward(&self, backend: Backend, answer: &mut Answer<f32>, scratch: &mut [f32]) -> Result<(), Error> {
         with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
@@ -350,4 +365,17 @@ pub fn run<F: Score + Sync, E: Scalar>(work: &Work<'_, F, E>, threads: usize, sh
         let own = work.run(&mut scratch());
         others.into_iter().fold(own, |result, other| result.and(other.join().expect("no panic")))
     })
+}
+
+#[cfg(feature = "rayon")]
+fn share<F: Score + Sync, E: Scalar>(
+    work: &Work<'_, F, E>,
+    pool: &rayon::ThreadPool,
+    times: usize,
+) -> Result<(), Error> {
+    let mut scratch = vec![E::from(f32::NAN); work.parallel_scratch_len(pool.current_num_threads())];
+    for _ in 0..times {
+        pool.install(|| work.run_parallel(&mut scratch))?;
+    }
+    work.run(&mut scratch)
 }

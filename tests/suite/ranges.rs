@@ -27,6 +27,7 @@ fn plans() -> impl Iterator<Item = Plan> {
         Plan { q_heads: 2, q_len: 4, band: Band::CAUSAL, ..plan() },
         Plan { cache: Cache { kind: Kind::F16, page_size: Some(7) }, ..plan() },
         Plan { cache: Cache::of(Kind::I8(3)), ..plan() },
+        Plan { queries: Kind::Bf16, cache: Cache::of(Kind::Bf16), ..plan() },
         Plan { packed: Some(3), q_heads: 2, q_len: 3, ..plan() },
     ];
     lengths.into_iter().chain(bands.map(|band| Plan { band, ..plan() })).chain(others)
@@ -65,21 +66,15 @@ fn garbage_in_one_range() {
 #[test]
 fn threads_that_share_ranges() {
     use crate::common::{MARKER, assert_same};
-    for plan in plans().filter(|plan| plan.cache.kind == Kind::F32 && plan.cache.page_size.is_none()) {
+    for plan in plans() {
         let case = plan.case();
         for backend in backends() {
             let expected = case.run(backend);
             for threads in [1, 2, 3, 5] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                for taken in [0, 1] {
+                for times in [1, 2] {
                     let mut shared = case.blank();
-                    let work = case.prepare(backend, &mut shared).unwrap();
-                    let mut scratch = vec![f32::NAN; work.parallel_scratch_len(threads)];
-                    // Twice: the second time there is nothing left.
-                    for _ in 0..=taken {
-                        pool.install(|| work.run_parallel(&mut scratch)).unwrap();
-                    }
-                    work.run(&mut scratch).unwrap();
+                    case.share(backend, &mut shared, &pool, times).unwrap();
                     assert!(shared.lse.iter().all(|lse| *lse != MARKER) || plan.packed.is_some());
                     assert_same(&format!("{backend}, {threads} threads: {}", case.name), &shared, &expected);
                 }
