@@ -1,6 +1,6 @@
 //! Rows of a head as they are read, in one piece or in pages, and how they are asked for before.
 
-use core::{marker::PhantomData, num::NonZeroUsize, ops::Range};
+use core::{array::from_fn, marker::PhantomData, num::NonZeroUsize, ops::Range};
 
 use super::{Rows, View, split_index};
 use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far};
@@ -280,6 +280,9 @@ impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWIC
     const LARGE_TWICE: bool = LARGE_TWICE;
 }
 
+/// Rows that are read side by side.
+pub(crate) const GROUP: usize = 4;
+
 /// Goes from row to row, several times if need be, and asks for later ones before they are read.
 pub(crate) trait Reader<T>: Copy {
     /// Whether rows are read soon after they have been asked for, or long after.
@@ -288,10 +291,19 @@ pub(crate) trait Reader<T>: Copy {
     /// Whether they are asked for once more, further ahead.
     const TWICE: bool;
 
+    /// Whether they are asked for in the order of addresses even where several are read side by side.
+    const BY_ADDRESS: bool = false;
+
     fn dim(&self) -> usize;
 
     /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
     fn next(&mut self) -> *const T;
+
+    /// Where the next rows begin, of which there are so many; past the last one, it is repeated.
+    #[inline(always)]
+    fn next_group(&mut self, count: usize) -> [*const T; GROUP] {
+        one_by_one(self, count)
+    }
 
     /// Goes back to the first row.
     fn restart(&mut self);
@@ -300,12 +312,32 @@ pub(crate) trait Reader<T>: Copy {
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
 }
 
+/// [`Reader::next_group`]
+#[inline(always)]
+fn one_by_one<T>(reader: &mut impl Reader<T>, count: usize) -> [*const T; GROUP] {
+    let a = reader.next();
+    let mut next = |i, last| if i < count { reader.next() } else { last };
+    let b = next(1, a);
+    let c = next(2, b);
+    [a, b, c, next(3, c)]
+}
+
+/// Asks for so many elements of each of some rows, as many bytes later.
+#[inline(always)]
+fn ask_later<T, const N: usize>(rows: [*const T; N], distance: usize, elements: usize) {
+    for row in rows {
+        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            prefetch(row.wrapping_byte_add(distance).wrapping_add(t));
+        }
+    }
+}
+
 /// Reads rows that lie evenly, and asks, soon before, for what is always as far from what is read.
 #[derive(Clone, Copy)]
 pub(crate) struct Evenly<'a, T> {
     first: Even<'a, T>,
     walk: Even<'a, T>,
-    /// In elements.
+    /// In bytes.
     distance: usize,
 }
 
@@ -314,7 +346,11 @@ impl<'a, T: Copy> Evenly<'a, T> {
     #[inline(always)]
     pub(crate) fn new(rows: impl Fn(usize) -> Even<'a, T>, [first, later]: [usize; 2]) -> Self {
         let walk = rows(first);
-        Self { first: walk, walk, distance: (later - first).wrapping_mul(walk.page.stride) }
+        Self {
+            first: walk,
+            walk,
+            distance: (later - first).wrapping_mul(walk.page.stride).wrapping_mul(size_of::<T>()),
+        }
     }
 }
 
@@ -339,16 +375,9 @@ impl<T: Copy> Reader<T> for Evenly<'_, T> {
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        for row in rows {
-            for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-                prefetch(row.wrapping_add(self.distance).wrapping_add(t));
-            }
-        }
+        ask_later(rows, self.distance, elements);
     }
 }
-
-/// Rows that are read side by side.
-const GROUP: usize = 4;
 
 /// Reads rows in pages of whole groups, and asks, soon before, for what is as far from what is read until either turns a page.
 #[derive(Clone, Copy)]
@@ -398,6 +427,20 @@ impl<'a, T: Copy> ByStretch<'a, T> {
         let now = Stretch { left: 0, next: strip.page.first, near: 0, far: 0 };
         Self { strip, first, ahead, now, end: first }
     }
+
+    /// Where the next rows begin, all of one stretch. Asks for the first line of the same row two pages later than those that are asked for, as [`Walk`] does.
+    #[inline(always)]
+    fn advance(&mut self, rows: usize) -> *const T {
+        if self.now.left == 0 {
+            self.now = self.strip.stretch(self.end, self.ahead);
+            self.end += self.now.left;
+        }
+        let row = self.now.next;
+        self.now.next = row.wrapping_add(rows * self.strip.page.stride);
+        self.now.left -= rows;
+        prefetch_far(row.wrapping_byte_add(self.now.far));
+        row
+    }
 }
 
 impl<T: Copy> Reader<T> for ByStretch<'_, T> {
@@ -409,18 +452,19 @@ impl<T: Copy> Reader<T> for ByStretch<'_, T> {
         self.strip.dim()
     }
 
-    /// Asks for the first line of the same row two pages later than those that are asked for, as [`Walk`] does.
     #[inline(always)]
     fn next(&mut self) -> *const T {
-        if self.now.left == 0 {
-            self.now = self.strip.stretch(self.end, self.ahead);
-            self.end += self.now.left;
+        self.advance(1)
+    }
+
+    /// A group is in one stretch.
+    #[inline(always)]
+    fn next_group(&mut self, count: usize) -> [*const T; GROUP] {
+        if count < GROUP {
+            return one_by_one(self, count);
         }
-        let row = self.now.next;
-        self.now.next = row.wrapping_add(self.strip.page.stride);
-        self.now.left -= 1;
-        prefetch_far(row.wrapping_byte_add(self.now.far));
-        row
+        let first = self.advance(GROUP);
+        from_fn(|i| first.wrapping_add(i * self.strip.page.stride))
     }
 
     #[inline(always)]
@@ -431,11 +475,7 @@ impl<T: Copy> Reader<T> for ByStretch<'_, T> {
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        for row in rows {
-            for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-                prefetch(row.wrapping_byte_add(self.now.near).wrapping_add(t));
-            }
-        }
+        ask_later(rows, self.now.near, elements);
     }
 }
 
@@ -492,6 +532,7 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
 impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
     const SOON: bool = W::SOON;
     const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
+    const BY_ADDRESS: bool = true;
 
     #[inline(always)]
     fn dim(&self) -> usize {

@@ -66,6 +66,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
     fn several<R: Reader<P::Element>>(self, keys: R) {
         match room::<S>(self.scores.count) {
             8 if const { S::FEW == 8 } => self.run::<8, 2, 1>(keys),
+            _ if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } => self.run::<4, 2, 4>(keys),
             // The fewer rows at once, the fewer streams for a CPU to follow.
             _ if const { S::FEW == 8 && !R::SOON } => self.run::<4, 4, 1>(keys),
             _ if const { S::FEW == 4 && N == 2 } => self.run::<4, 2, 2>(keys),
@@ -118,8 +119,8 @@ impl<
         let (runs, whole) = whole.as_chunks::<RUN>();
         let rest = Rest { whole, last };
         match runs {
-            // There are registers for all of the query.
-            [run] if const { QUERIES == 1 && S::FEW == 8 } && rest.is_empty() => {
+            // There are registers for all of the queries.
+            [run] if const { S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16 } && rest.is_empty() => {
                 let run = [*run];
                 self.multiply(&run, Rest { whole: &[], last: None });
             }
@@ -145,13 +146,7 @@ impl<
         let (simd, len) = (scores.simd, scores.len);
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
-            let a = keys.next();
-            // Past the last key, it is repeated.
-            let mut next = |i: usize, last| if first + i < len { keys.next() } else { last };
-            let b = next(1, a);
-            let c = next(2, b);
-            let d = next(3, c);
-            let mut rows = [a, b, c, d];
+            let mut rows = keys.next_group(len - first);
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
             for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
                 // SAFETY: the rows exist, and have as many elements.
@@ -276,14 +271,14 @@ unsafe fn add_runs<
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
         if const { P::AT_ONCE && QUERIES == 1 } {
+            // So, they are not held up by products that wait for memory.
+            reader.ask(*rows, RUN * width);
+            compiler_fence(Ordering::SeqCst);
             for (row, sums) in rows.iter().zip(&mut *sums) {
                 for (c, query) in run.iter().enumerate() {
                     sums[0] = product.add(product.load(load(*row, c)), query[0], sums[0]);
                 }
             }
-            reader.ask(*rows, RUN * width);
-            // As below.
-            compiler_fence(Ordering::SeqCst);
         } else {
             let mut keys = [[product.simd().splat(0.0); KEYS]; RUN];
             for i in 0..RUN * KEYS {

@@ -217,7 +217,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
                 weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
             }
             let are_marked = is_marked && !values.have_scales();
-            self.few_with_values((&weights, rescale, are_marked), (values, first), (self.in_order(part), room));
+            self.few_with_values::<F>((&weights, rescale, are_marked), (values, first), (self.in_order(part), room));
             rescale = simd.splat(1.0);
         }
     }
@@ -228,7 +228,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, self.queries.as_flattened());
         let (rows, vectors) = (room::<S>(scores.count), keys.dim().div_ceil(S::LANES));
         let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
-        with_product!((simd, in_pairs), keys, (product, strip) => dots(product, queries, (strip, first), scores));
+        with_product!((simd, in_pairs, true), keys, (product, strip) => dots(product, queries, (strip, first), scores));
         if let Strips::I8(strip, _) = keys {
             for i in self.rounded.exact_rows() {
                 let query = Grid { vectors: all, strides: [1, rows] };
@@ -252,7 +252,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// Adds the products of weights, marked or not, with as many values from some row on. `room` is for pairs of weights.
     #[inline(always)]
-    fn few_with_values(
+    fn few_with_values<F: Score>(
         &mut self,
         (weights, rescale, are_marked): (&FewScores<'_, S>, S::Vector, bool),
         (values, first): (Strips<'_, S::Scalar>, usize),
@@ -262,7 +262,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let output = self.output.as_flattened_mut();
         let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
         let (mut elements, mut rounded) = (single, Rounded::NOT);
-        if in_pairs {
+        if const { Products::may_be_of_rows::<F>() } && in_pairs {
             let vectors = S::KEY_TILE / S::LANES;
             let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
             let to = Grid { vectors: &mut *room, strides: [Weights::<S>::stride(2) / S::LANES, 1] };
@@ -272,7 +272,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let FewScores { count, len, .. } = *weights;
         let factors = &rounded.factors;
         let weights = Weights { simd, elements, count, len, in_order, are_marked, factors, rescale };
-        with_product!((simd, in_pairs), values, (product, strip) => accumulate(product, weights, (strip, first), output));
+        with_product!((simd, in_pairs, Products::may_be_of_rows::<F>()), values, (product, strip) => accumulate(product, weights, (strip, first), output));
         if let Strips::I8(strip, _) = values {
             for i in rounded.exact_rows() {
                 let of_query = single.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..len));

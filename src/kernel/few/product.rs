@@ -203,14 +203,15 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 }
 
-/// `$body` with `$product` bound to what is made of some rows, and `$strip` to them.
+/// `$body` with `$product` bound to what is made of some rows, and `$strip` to them; `$have_pairs` is constant, and says whether some are ever multiplied in pairs.
 macro_rules! with_product {
-    (($simd:expr, $in_pairs:expr), $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
+    (($simd:expr, $in_pairs:expr, $have_pairs:expr), $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
         if !$in_pairs {
             $crate::store::with_elements!($strips, $strip => {
                 let $product = $crate::kernel::few::product::Single::of($simd, &$strip);
                 $body
             });
+        } else if const { !$have_pairs } {
         } else if let (Some($strip), Some(pairs)) = ($strips.bf16(), $simd.bf16_pairs()) {
             let $product = $crate::kernel::few::product::InPairs { simd: $simd, pairs };
             $body

@@ -148,6 +148,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
     Sums<'_, S, P, R, N, QUERIES, WIDTH>
 {
+    /// Whether columns are multiplied as they are loaded. For several queries, it leaves registers for sums.
+    const AT_ONCE: bool = P::AT_ONCE && (QUERIES == 1 || R::SOON);
+
     #[inline(always)]
     fn one_group(&mut self, values: &mut R, first: usize, len: usize) {
         if P::HAS_MARKS && self.weights.are_marked {
@@ -188,41 +191,71 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         lens: [usize; N],
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let Self { product, weights, .. } = *self;
-        let simd = weights.simd;
-        let (mut starts, mut rows) = ([core::ptr::null(); N], [[simd.splat(0.0); GROUPS]; N]);
+        let (product, simd) = (self.product, self.weights.simd);
+        let mut rows = [core::ptr::null(); N];
         for n in 0..N {
-            if lens[n] > 0 {
-                starts[n] = values.next();
-                rows[n] = self.load_row(values, (starts[n], first), lens[n]);
-            }
+            rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
         }
-        if const { !(P::AT_ONCE && QUERIES == 1) } {
-            Self::ask(values, (starts, first), GROUPS * N * S::LANES);
+        if const { Self::AT_ONCE } {
+            for g in 0..GROUPS {
+                let mut columns = [simd.splat(0.0); N];
+                for n in 0..N {
+                    columns[n] = self.load(rows[n], first + g, lens[n]);
+                }
+                let columns = product.columns(columns);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    sums[g] = self.add::<MARKED>(columns, [i, j], sums[g]);
+                }
+            }
+            Self::ask(values, (rows, first), GROUPS * N * S::LANES);
+            return;
         }
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
-        for g in 0..GROUPS {
-            for n in 0..N {
-                columns[g][n] = rows[n][g];
+        for n in 0..N {
+            for (g, columns) in columns.iter_mut().enumerate() {
+                columns[n] = self.load(rows[n], first + g, lens[n]);
             }
-            columns[g] = product.columns(columns[g]);
+            if !R::SOON && !R::TWICE && first == 0 && lens[n] > 0 {
+                // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
+                touch(rows[n], GROUPS * N * S::LANES..values.dim());
+            }
+        }
+        Self::ask(values, (rows, first), GROUPS * N * S::LANES);
+        for columns in &mut columns {
+            *columns = product.columns(*columns);
         }
         for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
-            let weight = unsafe { *weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
             for g in 0..GROUPS {
-                if MARKED {
-                    sums[g] = product.add_unmarked(columns[g], weight, sums[g]);
-                    continue;
-                }
-                for n in 0..N {
-                    sums[g][n] = product.add(columns[g][n], simd.broadcast(weight), sums[g][n]);
-                }
+                sums[g] = self.add::<MARKED>(columns[g], [i, j], sums[g]);
             }
         }
-        if const { P::AT_ONCE && QUERIES == 1 } {
-            Self::ask(values, (starts, first), GROUPS * N * S::LANES);
+    }
+
+    /// Adds columns, times weights number `j` of query `i`.
+    #[inline(always)]
+    fn add<const MARKED: bool>(
+        &self,
+        columns: [S::Vector; N],
+        [i, j]: [usize; 2],
+        mut sums: [S::Vector; N],
+    ) -> [S::Vector; N] {
+        let Self { product, weights, .. } = *self;
+        // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
+        let weight = unsafe { *weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
+        if MARKED {
+            return product.add_unmarked(columns, weight, sums);
         }
+        for n in 0..N {
+            sums[n] = product.add(columns[n], weights.simd.broadcast(weight), sums[n]);
+        }
+        sums
+    }
+
+    /// So many elements of a row's columns, those of one group.
+    #[inline(always)]
+    fn load(&self, row: *const P::Element, group: usize, len: usize) -> S::Vector {
+        // SAFETY: there are as many rows as weights, and each has these columns.
+        self.product.load_columns(unsafe { core::slice::from_raw_parts(row.add(group * N * S::LANES), len) })
     }
 
     /// While a part of `N` rows is summed up, asks for as much of later ones; for all of those at first, if they are read soon.
@@ -240,27 +273,6 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 values.ask([row.wrapping_add(part)], rest);
             }
         }
-    }
-
-    /// So many elements of a row's columns from number `first` on.
-    #[inline(always)]
-    fn load_row<const GROUPS: usize>(
-        &self,
-        values: &R,
-        (row, first): (*const P::Element, usize),
-        len: usize,
-    ) -> [S::Vector; GROUPS] {
-        let (mut vectors, width) = ([self.weights.simd.splat(0.0); GROUPS], N * S::LANES);
-        for (g, vector) in vectors.iter_mut().enumerate() {
-            // SAFETY: there are as many rows as weights, and each has these columns.
-            let part = unsafe { core::slice::from_raw_parts(row.add((first + g) * width), len) };
-            *vector = self.product.load_columns(part);
-        }
-        if !R::SOON && !R::TWICE && first == 0 {
-            // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
-            touch(row, GROUPS * width..values.dim());
-        }
-        vectors
     }
 
     /// Adds sums of so many columns from vector `first` on to the output, multiplied with a number for each query.
