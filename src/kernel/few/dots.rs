@@ -270,8 +270,8 @@ unsafe fn add_runs<
     for run in runs {
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
-        if const { P::AT_ONCE && QUERIES == 1 } {
-            // So, they are not held up by products that wait for memory.
+        if const { S::FEW == 8 && QUERIES == 1 } {
+            // Asked for first, later rows are not held up by products that wait for memory. These take fewer instructions as elements are loaded, so that a CPU looks further ahead.
             reader.ask(*rows, RUN * width);
             compiler_fence(Ordering::SeqCst);
             for (row, sums) in rows.iter().zip(&mut *sums) {

@@ -23,10 +23,6 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     /// Whether there are weights that are marks.
     const HAS_MARKS: bool;
 
-    /// Whether elements of keys and values are multiplied, for one query, as they are loaded, and not after a whole row has been: the fewer instructions there are to a
-    /// row, the more rows a CPU looks ahead while memory answers.
-    const AT_ONCE: bool = N == 1 && S::FEW == 8;
-
     fn simd(self) -> S;
 
     /// Runs `task`, compiled for the instructions that this takes.

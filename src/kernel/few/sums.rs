@@ -148,8 +148,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
     Sums<'_, S, P, R, N, QUERIES, WIDTH>
 {
-    /// Whether columns are multiplied as they are loaded. For several queries, it leaves registers for sums.
-    const AT_ONCE: bool = P::AT_ONCE && (QUERIES == 1 || R::SOON);
+    /// Whether columns are multiplied as they are loaded, and not after a whole row has been: the fewer instructions there are to a row, the more rows a CPU looks ahead
+    /// while memory answers. For several queries, it leaves registers for sums.
+    const AT_ONCE: bool = S::FEW == 8 && N == 1 && (QUERIES == 1 || R::SOON);
 
     #[inline(always)]
     fn one_group(&mut self, values: &mut R, first: usize, len: usize) {
