@@ -1,0 +1,321 @@
+//! Rows of a head as they are read, and how they are asked for before.
+
+use core::{array::from_fn, marker::PhantomData};
+
+use super::{Even, Strip, Walker, rows_ahead};
+use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far};
+
+/// How rows are asked for before they are read.
+///
+/// Those that are read soon are to be in the first cache, others in one that has room for them. Whether to ask twice, then for later rows as well, depends on how large
+/// elements are: it takes instructions, and where these are what a CPU is busy with, more time than it saves.
+pub(crate) trait When: Copy {
+    const SOON: bool;
+    const SMALL_TWICE: bool;
+    const LARGE_TWICE: bool;
+}
+
+/// Soon before, and once.
+#[derive(Clone, Copy)]
+pub(crate) struct Soon;
+
+/// Long before, and twice where elements are small, or large.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<const SMALL_TWICE: bool, const LARGE_TWICE: bool>;
+
+impl When for Soon {
+    const SOON: bool = true;
+    const SMALL_TWICE: bool = false;
+    const LARGE_TWICE: bool = false;
+}
+
+impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWICE, LARGE_TWICE> {
+    const SOON: bool = false;
+    const SMALL_TWICE: bool = SMALL_TWICE;
+    const LARGE_TWICE: bool = LARGE_TWICE;
+}
+
+/// Rows that are read side by side.
+pub(crate) const GROUP: usize = 4;
+
+/// Goes from row to row, several times if need be, and asks for later ones before they are read.
+pub(crate) trait Reader<T>: Copy {
+    /// Whether rows are read soon after they have been asked for, or long after.
+    const SOON: bool;
+
+    /// Whether they are asked for once more, further ahead.
+    const TWICE: bool;
+
+    /// Whether they are asked for in the order of addresses even where several are read side by side.
+    const BY_ADDRESS: bool = false;
+
+    fn dim(&self) -> usize;
+
+    /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
+    fn next(&mut self) -> *const T;
+
+    /// Where the next rows begin, of which there are so many; past the last one, it is repeated.
+    #[inline(always)]
+    fn next_group(&mut self, count: usize) -> [*const T; GROUP] {
+        one_by_one(self, count)
+    }
+
+    /// Goes back to the first row.
+    fn restart(&mut self);
+
+    /// While so many elements of some rows are read, from here on, asks for as many of later ones.
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
+}
+
+/// [`Reader::next_group`]
+#[inline(always)]
+fn one_by_one<T>(reader: &mut impl Reader<T>, count: usize) -> [*const T; GROUP] {
+    let a = reader.next();
+    let mut next = |i, last| if i < count { reader.next() } else { last };
+    let b = next(1, a);
+    let c = next(2, b);
+    [a, b, c, next(3, c)]
+}
+
+/// Asks for so many elements of each of some rows, as many bytes later.
+#[inline(always)]
+fn ask_later<T, const N: usize>(rows: [*const T; N], distance: usize, elements: usize) {
+    for row in rows {
+        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            prefetch(row.wrapping_byte_add(distance).wrapping_add(t));
+        }
+    }
+}
+
+/// Reads rows that lie evenly, and asks, soon before, for what is always as far from what is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Evenly<'a, T> {
+    first: Even<'a, T>,
+    walk: Even<'a, T>,
+    /// In bytes.
+    distance: usize,
+}
+
+impl<'a, T: Copy> Evenly<'a, T> {
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn new(rows: impl Fn(usize) -> Even<'a, T>, [first, later]: [usize; 2]) -> Self {
+        let walk = rows(first);
+        Self {
+            first: walk,
+            walk,
+            distance: (later - first).wrapping_mul(walk.page.stride).wrapping_mul(size_of::<T>()),
+        }
+    }
+}
+
+impl<T: Copy> Reader<T> for Evenly<'_, T> {
+    const SOON: bool = true;
+    const TWICE: bool = false;
+
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.walk.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.walk.next()
+    }
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.walk = self.first;
+    }
+
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        ask_later(rows, self.distance, elements);
+    }
+}
+
+/// Reads rows in pages of whole groups, and asks, soon before, for what is as far from what is read until either turns a page.
+#[derive(Clone, Copy)]
+pub(crate) struct ByStretch<'a, T> {
+    strip: Strip<'a, T>,
+    first: usize,
+    /// How many rows later those are that are asked for.
+    ahead: usize,
+    now: Stretch<T>,
+    /// The row behind it.
+    end: usize,
+}
+
+/// Rows that lie evenly, as far from later ones.
+#[derive(Clone, Copy)]
+struct Stretch<T> {
+    /// Rows that are still to come.
+    left: usize,
+    next: *const T,
+    /// In bytes, to those that are asked for, and to the same two pages later.
+    near: usize,
+    far: usize,
+}
+
+impl<'a, T: Copy> Strip<'a, T> {
+    /// Whether no group of rows from this one on is in two pages.
+    #[inline(always)]
+    pub(crate) const fn has_whole_groups(&self, first: usize) -> bool {
+        self.page_size.get().is_multiple_of(GROUP) && first.is_multiple_of(GROUP)
+    }
+
+    #[inline(always)]
+    fn stretch(&self, row: usize, ahead: usize) -> Stretch<T> {
+        let (read, later) = (self.walk(row), self.walk(row + ahead));
+        let near = later.next.addr().wrapping_sub(read.next.addr());
+        let far = near.wrapping_add(later.two_pages.wrapping_mul(size_of::<T>()));
+        Stretch { left: read.left.min(later.left), next: read.next, near, far }
+    }
+}
+
+impl<'a, T: Copy> ByStretch<'a, T> {
+    /// The rows from the first one on, asking for those from about the second on, of which there need not be any: so that both turn pages together, or seldom.
+    #[inline(always)]
+    pub(crate) fn new(strip: Strip<'a, T>, [first, later]: [usize; 2]) -> Self {
+        let (ahead, page_size) = ((later - first).saturating_sub(1).max(1), strip.page_size.get());
+        let ahead = ahead.next_multiple_of(if page_size <= ahead { page_size } else { GROUP });
+        let now = Stretch { left: 0, next: strip.page.first, near: 0, far: 0 };
+        Self { strip, first, ahead, now, end: first }
+    }
+
+    /// Where the next rows begin, all of one stretch. Asks for the first line of the same row two pages later than those that are asked for, as [`Walk`] does.
+    #[inline(always)]
+    fn advance(&mut self, rows: usize) -> *const T {
+        if self.now.left == 0 {
+            self.now = self.strip.stretch(self.end, self.ahead);
+            self.end += self.now.left;
+        }
+        let row = self.now.next;
+        self.now.next = row.wrapping_add(rows * self.strip.page.stride);
+        self.now.left -= rows;
+        prefetch_far(row.wrapping_byte_add(self.now.far));
+        row
+    }
+}
+
+impl<T: Copy> Reader<T> for ByStretch<'_, T> {
+    const SOON: bool = true;
+    const TWICE: bool = false;
+
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.strip.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.advance(1)
+    }
+
+    /// A group is in one stretch.
+    #[inline(always)]
+    fn next_group(&mut self, count: usize) -> [*const T; GROUP] {
+        if count < GROUP {
+            return one_by_one(self, count);
+        }
+        let first = self.advance(GROUP);
+        from_fn(|i| first.wrapping_add(i * self.strip.page.stride))
+    }
+
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.end = self.first;
+        self.now.left = 0;
+    }
+
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        ask_later(rows, self.now.near, elements);
+    }
+}
+
+/// Reads rows wherever they lie, and asks in the order of addresses even where several are read side by side; piece by piece, as some CPUs drop what they are asked for
+/// all at once.
+#[derive(Clone, Copy)]
+pub(crate) struct ByAddress<R, T, W> {
+    first: R,
+    walk: R,
+    near: R,
+    far: R,
+    /// Those of `near` and `far` that are asked for.
+    rows: [*const T; 2],
+    /// Elements of them that have been asked for.
+    asked: usize,
+    when: PhantomData<W>,
+}
+
+impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
+    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn new(rows: impl Fn(usize) -> R, [first, later]: [usize; 2]) -> Self {
+        let (first, mut near) = (rows(first), rows(later));
+        let mut far = if Self::TWICE { rows(later + rows_ahead::<T>(first.dim())) } else { near };
+        Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0, when: PhantomData }
+    }
+
+    #[inline(always)]
+    fn ask_for(&mut self, elements: usize) {
+        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
+            let [near, far] = self.rows.map(|row| row.wrapping_add(self.asked + t));
+            if Self::SOON {
+                prefetch(near);
+            } else {
+                prefetch_early(near);
+            }
+            if Self::TWICE {
+                prefetch_far(far);
+            }
+        }
+        self.asked += elements;
+        let dim = self.dim();
+        if self.asked >= dim {
+            // What goes beyond the row is of the next one. Long before rows are read, it is faster to leave it out.
+            self.asked = if Self::SOON { (self.asked - dim).min(dim) } else { 0 };
+            self.rows[0] = self.near.next_early();
+            if Self::TWICE {
+                self.rows[1] = self.far.next_early();
+            }
+        }
+    }
+}
+
+impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
+    const SOON: bool = W::SOON;
+    const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
+    const BY_ADDRESS: bool = true;
+
+    #[inline(always)]
+    fn dim(&self) -> usize {
+        self.walk.dim()
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> *const T {
+        self.walk.next()
+    }
+
+    /// Does not ask again.
+    #[inline(always)]
+    fn restart(&mut self) {
+        self.walk = self.first;
+    }
+
+    /// Two rows at once, where it is less than a cache line of each, or long before they are read.
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, _: [*const T; N], elements: usize) {
+        if Self::SOON && elements >= const { CACHE_LINE / size_of::<T>() } {
+            for _ in 0..N {
+                self.ask_for(elements);
+            }
+        } else {
+            for _ in (0..N).step_by(2) {
+                self.ask_for(N.min(2) * elements);
+            }
+        }
+    }
+}
