@@ -36,7 +36,7 @@ impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWIC
 }
 
 /// Rows that are read side by side.
-pub(crate) const GROUP: usize = 4;
+const GROUP: usize = 4;
 
 /// Goes from row to row, several times if need be, and asks for later ones before they are read.
 pub(crate) trait Reader<T>: Copy {
@@ -183,7 +183,7 @@ impl<'a, T: Copy> ByStretch<'a, T> {
         Self { strip, first, ahead, now, end: first }
     }
 
-    /// Where the next rows begin, all of one stretch. Asks for the first line of the same row two pages later than those that are asked for, as [`Walk`] does.
+    /// Where the next rows begin, all of one stretch. Asks for the first line of the same row two pages later than those that are asked for, as [`Walk`](super::Walk) does.
     #[inline(always)]
     fn advance(&mut self, rows: usize) -> *const T {
         if self.now.left == 0 {
