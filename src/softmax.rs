@@ -1,6 +1,6 @@
 //! Stage 2: the online softmax of Milakov and Gimelshein (2018), in base 2.
 
-use core::{array::from_fn, ops::Range};
+use core::ops::Range;
 
 use crate::{
     kernel::Columns,
@@ -182,40 +182,20 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     /// [`update`](Self::update) for few queries, with the same bits if weights are to be summed `in_order`: key after key, from this number on.
     #[inline(always)]
     pub(crate) fn update_few(&mut self, in_order: Option<usize>, scores: &mut FewScores<'_, S>) -> S::Vector {
-        let (simd, count) = (self.simd, scores.count);
-        let groups = scores.tiles * FewScores::<S>::OF_TILE;
-        let nothing = simd.splat(f32::NEG_INFINITY);
-        let (mut maxima, mut offsets, mut sums) =
-            ([S::Scalar::NEG_INFINITY; 16], [S::Scalar::ZERO; 16], [S::Scalar::ZERO; 16]);
-        for (fours, first) in maxima.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
-            *fours = simd.max_each(from_fn(|i| {
-                (0..groups).fold(nothing, |max, group| simd.max(max, scores.get(first + i, group)))
-            }));
-        }
-
+        let simd = self.simd;
         let (max, total) = (&mut self.max[0], &mut self.sum[0]);
         let old = *max;
-        *max = simd.max(old, simd.load(&maxima));
+        *max = simd.max(old, simd.load(&scores.largest()));
         let offset = finite_or_zero(simd, *max);
         let rescale = simd.exp2(simd.sub(old, offset));
+        let mut offsets = [S::Scalar::ZERO; 16];
         simd.store(offset, &mut offsets);
-        for (fours, first) in sums.as_chunks_mut().0.iter_mut().zip((0..count).step_by(4)) {
-            let mut sum = [simd.splat(0.0); 4];
-            for (i, sum) in (first..count).zip(&mut sum) {
-                let offset = simd.broadcast(offsets[i % 16]);
-                for group in 0..groups {
-                    let weight = simd.exp2(simd.sub(scores.get(i, group), offset));
-                    scores.set(i, group, weight);
-                    *sum = simd.add(*sum, weight);
-                }
-            }
-            *fours = simd.sum_each(sum);
-        }
+        let sums = scores.exponentiate(&offsets);
         let mut sum = simd.load(&sums);
         if let Some(mut key) = in_order {
             let mut of_piece = simd.splat(0.0);
             sum = of_piece;
-            for group in 0..groups {
+            for group in 0..scores.tiles * FewScores::<S>::OF_TILE {
                 for weight in scores.group(group).as_ref() {
                     if begins_piece(key, PIECE) {
                         sum = simd.add(sum, of_piece);
@@ -288,6 +268,9 @@ pub(crate) const SLACK: f32 = 8.0;
 /// Tiles of keys that few queries attend to at once: what happens between the products is time in which nothing is read from memory.
 pub(crate) const FEW_TILES: usize = 4;
 
+/// Keys that are multiplied in one go, at most: sums of as many products of integers, of 8 bits with 16, do not overflow.
+pub(crate) const MOST_KEYS: usize = 512;
+
 /// Scores or weights of few queries with the keys of some tiles: those of one query, with room for [`FEW_TILES`], then those of the next.
 pub(crate) struct FewScores<'t, S: Simd> {
     pub(crate) simd: S,
@@ -295,7 +278,7 @@ pub(crate) struct FewScores<'t, S: Simd> {
     /// Queries.
     pub(crate) count: usize,
     pub(crate) tiles: usize,
-    /// Keys, where there is but one tile.
+    /// Keys that are meant, the first ones.
     pub(crate) len: usize,
 }
 
@@ -306,20 +289,34 @@ impl<'t, S: Simd> FewScores<'t, S> {
 
     #[inline(always)]
     pub(crate) fn new(simd: S, vectors: &'t mut [S::Vector], count: usize, tiles: usize) -> Self {
-        const { assert!(S::KEY_TILE.is_multiple_of(S::LANES) && S::KEY_TILE.is_multiple_of(4)) };
+        const { assert!(S::KEY_TILE.is_multiple_of(4 * S::LANES) && S::KEY_TILE <= MOST_KEYS) };
         const { assert!(RANGE.is_multiple_of(S::KEY_TILE)) };
-        Self { simd, vectors, count, tiles, len: S::KEY_TILE }
+        Self { simd, vectors, count, tiles, len: tiles * S::KEY_TILE }
     }
 
-    /// Those with the keys of tile `i`, the first `len` of which are meant.
+    /// Those with the keys of some tiles, the first `len` of which are meant.
     #[inline(always)]
-    pub(crate) fn tile(&mut self, i: usize, len: usize) -> FewScores<'_, S> {
-        let vectors = self.vectors.get_mut(i * Self::OF_TILE..).unwrap_or_default();
-        FewScores { simd: self.simd, vectors, count: self.count, tiles: 1, len }
+    pub(crate) fn some_tiles(&mut self, tiles: &Range<usize>, len: usize) -> FewScores<'_, S> {
+        let vectors = self.vectors.get_mut(tiles.start * Self::OF_TILE..).unwrap_or_default();
+        FewScores { simd: self.simd, vectors, count: self.count, tiles: tiles.len(), len }
     }
 
     pub(crate) const fn vectors(&self) -> &[S::Vector] {
         self.vectors
+    }
+
+    /// Those of each query.
+    #[inline(always)]
+    fn rows(&self) -> impl Iterator<Item = &[S::Vector]> {
+        let len = self.tiles * Self::OF_TILE;
+        self.vectors.chunks(Self::OF_QUERY).map(move |row| row.get(..len).unwrap_or_default()).take(self.count)
+    }
+
+    /// The same, to be changed.
+    #[inline(always)]
+    fn rows_mut(&mut self) -> impl Iterator<Item = &mut [S::Vector]> {
+        let len = self.tiles * Self::OF_TILE;
+        self.vectors.chunks_mut(Self::OF_QUERY).map(move |row| row.get_mut(..len).unwrap_or_default()).take(self.count)
     }
 
     /// Those of all queries, for [`FEW`](Simd::FEW) of which there is room.
@@ -342,13 +339,53 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
+    /// The largest one of each query; negative infinity where there is no query.
+    #[inline(always)]
+    fn largest(&self) -> [S::Scalar; 16] {
+        let (simd, mut rows) = (self.simd, self.rows());
+        let mut maxima = [S::Scalar::NEG_INFINITY; 16];
+        for fours in maxima.as_chunks_mut().0.iter_mut().take(self.count.div_ceil(4)) {
+            let mut largest = [simd.splat(f32::NEG_INFINITY); 4];
+            for (largest, row) in largest.iter_mut().zip(&mut rows) {
+                for [a, b, c, d] in row.as_chunks().0 {
+                    *largest = simd.max(*largest, simd.max(simd.max(*a, *b), simd.max(*c, *d)));
+                }
+            }
+            *fours = simd.max_each(largest);
+        }
+        maxima
+    }
+
+    /// Turns scores into `2^(score - offset)`, with an offset for each query, whose sum is returned.
+    #[inline(always)]
+    fn exponentiate(&mut self, offsets: &[S::Scalar; 16]) -> [S::Scalar; 16] {
+        let (simd, fours) = (self.simd, self.count.div_ceil(4));
+        let (mut rows, mut sums) = (self.rows_mut().zip(offsets), [S::Scalar::ZERO; 16]);
+        for fours in sums.as_chunks_mut().0.iter_mut().take(fours) {
+            let mut sum = [simd.splat(0.0); 4];
+            for (sum, (row, offset)) in sum.iter_mut().zip(&mut rows) {
+                let offset = simd.broadcast(*offset);
+                for four in row.as_chunks_mut::<4>().0 {
+                    for score in &mut *four {
+                        *score = simd.sub(*score, offset);
+                    }
+                    *four = simd.exp2_each(*four);
+                    let [a, b, c, d] = *four;
+                    *sum = simd.add(*sum, simd.add(simd.add(a, b), simd.add(c, d)));
+                }
+            }
+            *fours = simd.sum_each(sum);
+        }
+        sums
+    }
+
     /// Multiplies those of each query with a number of its own.
     #[inline(always)]
     pub(crate) fn multiply(&mut self, factors: &[S::Scalar; 16]) {
         let simd = self.simd;
-        for (i, factor) in factors.iter().enumerate().take(self.count) {
-            for group in 0..Self::OF_TILE {
-                self.set(i, group, simd.mul(self.get(i, group), simd.broadcast(*factor)));
+        for (row, factor) in self.rows_mut().zip(factors) {
+            for score in row {
+                *score = simd.mul(*score, simd.broadcast(*factor));
             }
         }
     }
@@ -360,16 +397,14 @@ impl<'t, S: Simd> FewScores<'t, S> {
     /// There are as many.
     #[inline(always)]
     pub(crate) unsafe fn scale(&mut self, numbers: &Strip<'_, f32>, first: usize) {
-        let (simd, mut scales) = (self.simd, numbers.walk(first));
-        numbers.ask_in_pages(first + self.len, self.len);
-        for group in 0..Self::OF_TILE {
-            let mut of_keys = [0.0; 16];
-            let keys = self.len.saturating_sub(group * S::LANES).min(S::LANES);
-            // SAFETY: the caller's promise.
-            unsafe { scales.next_numbers(of_keys.get_mut(..keys).unwrap_or_default()) };
-            let of_keys = simd.load_f32(&of_keys);
-            for i in 0..self.count {
-                self.set(i, group, simd.mul(self.get(i, group), of_keys));
+        let (simd, len) = (self.simd, self.len);
+        numbers.ask_in_pages(first + len, len);
+        let mut of_keys = [0.0; MOST_KEYS];
+        // SAFETY: the caller's promise.
+        unsafe { numbers.walk(first).next_numbers(of_keys.get_mut(..len).unwrap_or_default()) };
+        for row in self.rows_mut() {
+            for (score, of_keys) in row.iter_mut().zip(of_keys.chunks_exact(S::LANES)) {
+                *score = simd.mul(*score, simd.load_f32(of_keys));
             }
         }
     }
@@ -391,14 +426,12 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
-    /// Gives no weight to what is left of the tile.
+    /// Gives no weight to what is left of the tiles.
     #[inline(always)]
     pub(crate) fn mask_rest(&mut self) {
-        let (len, nothing) = (self.len, S::Scalar::NEG_INFINITY);
-        for i in 0..self.count {
-            let start = i * FEW_TILES * S::KEY_TILE;
-            let rest = elements_mut::<S>(self.vectors).get_mut(start + len..start + S::KEY_TILE);
-            rest.unwrap_or_default().fill(nothing);
+        let len = self.len;
+        for row in self.rows_mut() {
+            elements_mut::<S>(row).get_mut(len..).unwrap_or_default().fill(S::Scalar::NEG_INFINITY);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Rows of a head one after the other, in one piece or in pages.
 
-use core::{num::NonZeroUsize, ops::Range};
+use core::{mem::take, num::NonZeroUsize, ops::Range};
 
 mod reader;
 
@@ -193,18 +193,24 @@ impl Walk<'_, f32> {
     ///
     /// There are as many, each of at least one.
     #[inline(always)]
-    pub(crate) unsafe fn next_numbers(&mut self, to: &mut [f32]) {
-        self.turn();
-        if to.len() <= self.left && self.strip.page.stride == 1 {
-            // SAFETY: the caller's promise; they lie one after the other.
-            let numbers = unsafe { core::slice::from_raw_parts(self.next, to.len()) };
-            self.skip(to.len());
-            to.iter_mut().zip(numbers).for_each(|(to, number)| *to = *number);
-        } else {
-            for to in to {
-                // SAFETY: as above.
-                *to = unsafe { *self.next() };
+    pub(crate) unsafe fn next_numbers(&mut self, mut to: &mut [f32]) {
+        let stride = self.strip.page.stride;
+        while !to.is_empty() {
+            self.turn();
+            let of_page = to.len().min(self.left);
+            let Some((now, later)) = take(&mut to).split_at_mut_checked(of_page) else { return };
+            if stride == 1 {
+                // SAFETY: the caller's promise; they lie one after the other.
+                let numbers = unsafe { core::slice::from_raw_parts(self.next, now.len()) };
+                now.iter_mut().zip(numbers).for_each(|(to, number)| *to = *number);
+            } else {
+                for (i, to) in now.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    *to = unsafe { *self.next.wrapping_add(i * stride) };
+                }
             }
+            self.skip(of_page);
+            to = later;
         }
     }
 }

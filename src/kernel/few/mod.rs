@@ -3,7 +3,7 @@
 //! Lanes hold not queries but keys, or elements of a row, so that none is idle; each element is loaded once for all queries. What happens to
 //! scores between the product and the softmax is that of [prefill](super::prefill), on a tile that is turned over; it is seldom asked for.
 
-use core::{array::from_fn, num::NonZeroUsize, ops::Range};
+use core::{array::from_fn, num::NonZeroUsize, ops::Range, slice::from_ref};
 
 mod dots;
 mod in_order;
@@ -38,7 +38,7 @@ use crate::{
     },
     scratch,
     simd::{CACHE_LINE, Pairs, Simd},
-    softmax::{FEW_TILES, FewScores},
+    softmax::{FEW_TILES, FewScores, MOST_KEYS},
     store::Strips,
     view::RowsMut,
 };
@@ -173,13 +173,16 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let Some((room, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
         let Some(words) = words.first_mut() else { return };
         let mut scores = FewScores::new(simd, scores, self.of.len, tiles.range.len().div_ceil(S::KEY_TILE));
-        let parts: [Part; FEW_TILES] =
-            from_fn(|i| self.part(simd, head, tiles.part(i * S::KEY_TILE, S::KEY_TILE), words));
+        let parts: [Part; FEW_TILES] = from_fn(|i| self.part(simd, head, (i, &*tiles), words));
         if parts.iter().all(|part| part.keys.is_empty()) {
             return;
         }
-        for (i, part) in parts.iter().enumerate().take(scores.tiles) {
-            let mut scores = scores.tile(i, part.keys.len());
+        let parts = parts.get(..scores.tiles).unwrap_or_default();
+        let is_plain = self.products.are_of_rows() && !head.modifies();
+        let whole = if is_plain && const { FEW_TILES * S::KEY_TILE <= MOST_KEYS } { Part::of(parts) } else { None };
+        let parts = whole.as_ref().map_or(parts, from_ref);
+        for part in parts {
+            let mut scores = scores.some_tiles(&part.tiles, part.keys.len());
             if const { Products::may_be_of_rows::<F>() } && self.products.are_of_rows() {
                 if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
                     self.few_with_keys(keys, &mut scores);
@@ -198,8 +201,8 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         let in_order = self.in_order(&parts[0]);
         let mut rescale = self.softmax.update_few(in_order, &mut scores);
-        for (i, part) in parts.iter().enumerate().take(scores.tiles) {
-            let mut weights = scores.tile(i, part.keys.len());
+        for part in parts {
+            let mut weights = scores.some_tiles(&part.tiles, part.keys.len());
             if part.keys.is_empty() {
                 continue;
             }
@@ -263,7 +266,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
         let (mut elements, mut rounded) = (single, Rounded::NOT);
         if const { Products::may_be_of_rows::<F>() } && in_pairs {
-            let vectors = S::KEY_TILE / S::LANES;
+            let vectors = weights.tiles * (S::KEY_TILE / S::LANES);
             let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
             let to = Grid { vectors: &mut *room, strides: [Weights::<S>::stride(2) / S::LANES, 1] };
             rounded = round(simd, &values, [weights.count, vectors], from, to);
@@ -283,14 +286,21 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
     }
 
-    /// What is seen of some keys.
+    /// What is seen of tile `i`.
     #[inline(always)]
-    fn part<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, tile: Range<usize>, words: &mut Words<S>) -> Part {
-        let (keys, is_full) = self.spans[0].within(&tile);
+    fn part<F: Score>(
+        &self,
+        simd: S,
+        head: &Head<'_, F, S::Scalar>,
+        (i, tiles): (usize, &KeyTile<'_, '_, S::Scalar>),
+        words: &mut Words<S>,
+    ) -> Part {
+        let (keys, is_full) = self.spans[0].within(&tiles.part(i * S::KEY_TILE, S::KEY_TILE));
+        let tiles = i..i + 1;
         match self.seen(simd, head, (&keys, &[is_full]), core::slice::from_mut(words)) {
-            Seen::Nothing => Part { keys: keys.start..keys.start, is_full: true },
-            Seen::All => Part { keys, is_full: true },
-            Seen::Some => Part { keys, is_full: false },
+            Seen::Nothing => Part { tiles, keys: keys.start..keys.start, is_full: true },
+            Seen::All => Part { tiles, keys, is_full: true },
+            Seen::Some => Part { tiles, keys, is_full: false },
         }
     }
 
@@ -305,10 +315,25 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
     }
 }
 
-/// The keys of a tile that are seen, and whether by all.
+/// The keys of some tiles that are seen, and whether by all.
 struct Part {
+    tiles: Range<usize>,
     keys: Range<usize>,
     is_full: bool,
+}
+
+impl Part {
+    /// All of them as one, which takes less time between the products; `None` where other keys lie between those that are seen, or not all see them.
+    #[inline(always)]
+    fn of(parts: &[Self]) -> Option<Self> {
+        let [first, later @ ..] = parts else { return None };
+        let (mut keys, mut is_full) = (first.keys.clone(), first.is_full);
+        for part in later {
+            is_full &= part.is_full && part.keys.start == keys.end;
+            keys.end = part.keys.end;
+        }
+        is_full.then_some(Self { tiles: 0..parts.len(), keys, is_full })
+    }
 }
 
 /// Fetches some elements of a row.

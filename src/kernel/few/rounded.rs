@@ -26,7 +26,7 @@ impl<E: Scalar> Rounded<E> {
     /// Numbers of the rows that are to be computed with as they are.
     #[inline(always)]
     pub(super) fn exact_rows(self) -> impl Iterator<Item = usize> {
-        (0..16).filter(move |i| self.exact >> i & 1 == 1)
+        (0..(u32::BITS - self.exact.leading_zeros()) as usize).filter(move |i| self.exact >> i & 1 == 1)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sums of weighted values, columns in the lanes.
 
+use core::ops::Range;
+
 use super::{
     product::RowProduct,
     readers::{Asked, ReadRows, read},
@@ -9,7 +11,7 @@ use crate::{
     pieces::pieces,
     scalar::Scalar,
     simd::{Simd, Task},
-    softmax::FewScores,
+    softmax::{FEW_TILES, FewScores},
     view::{Reader, Strip},
 };
 
@@ -36,7 +38,7 @@ pub(super) struct Weights<'t, S: Simd> {
 impl<S: Simd> Weights<'_, S> {
     /// From a query to the next, where each element is of so many weights.
     pub(super) const fn stride(n: usize) -> usize {
-        if n == 1 { FewScores::<S>::OF_QUERY * S::LANES } else { S::KEY_TILE / n }
+        if n == 1 { FewScores::<S>::OF_QUERY * S::LANES } else { FEW_TILES * S::KEY_TILE / n }
     }
 }
 
@@ -52,7 +54,7 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
         return;
     }
     // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
-    let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len };
+    let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len.min(S::KEY_TILE) };
     let to = SumsOf::<_, _, N> { product, weights, output };
     read::<S, _, N>((product.simd(), weights.count), values, asked, to);
 }
@@ -118,29 +120,14 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn run(mut self) {
         // By itself, it stays in registers.
         let mut values = self.values;
-        let width = N * S::LANES;
-        let (groups, rest) = (values.dim() / width, values.dim() % width);
-        let mut group = 0;
-        if !self.weights.are_marked {
-            while group + WIDTH <= groups {
-                self.columns::<WIDTH, false>(&mut values, group, width);
-                group += WIDTH;
-            }
-            if const { WIDTH == 8 } && group + 4 <= groups {
-                self.columns::<4, false>(&mut values, group, width);
-                group += 4;
-            }
-            if const { WIDTH == 4 } && group + 2 <= groups {
-                self.columns::<2, false>(&mut values, group, width);
-                group += 2;
-            }
+        let len = self.weights.len;
+        if values.dim() <= WIDTH * N * S::LANES {
+            return self.all_columns(&mut values, &(0..len));
         }
-        while group < groups {
-            self.one_group(&mut values, group, width);
-            group += 1;
-        }
-        if rest > 0 {
-            self.one_group(&mut values, group, rest);
+        for start in (0..len).step_by(S::KEY_TILE) {
+            self.all_columns(&mut values, &(start..len.min(start + S::KEY_TILE)));
+            self.weights.rescale = self.weights.simd.splat(1.0);
+            values.stay();
         }
     }
 }
@@ -152,8 +139,37 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     /// while memory answers. For several queries, it leaves registers for sums.
     const AT_ONCE: bool = S::FEW == 8 && N == 1 && (QUERIES == 1 || R::SOON);
 
+    /// Sums for some keys, in as many passes over their values as it takes.
     #[inline(always)]
-    fn one_group(&mut self, values: &mut R, first: usize, len: usize) {
+    fn all_columns(&mut self, values: &mut R, keys: &Range<usize>) {
+        let width = N * S::LANES;
+        let (groups, rest) = (values.dim() / width, values.dim() % width);
+        let mut group = 0;
+        if !self.weights.are_marked {
+            while group + WIDTH <= groups {
+                self.columns::<WIDTH, false>((values, keys), group, width);
+                group += WIDTH;
+            }
+            if const { WIDTH == 8 } && group + 4 <= groups {
+                self.columns::<4, false>((values, keys), group, width);
+                group += 4;
+            }
+            if const { WIDTH == 4 } && group + 2 <= groups {
+                self.columns::<2, false>((values, keys), group, width);
+                group += 2;
+            }
+        }
+        while group < groups {
+            self.one_group((values, keys), group, width);
+            group += 1;
+        }
+        if rest > 0 {
+            self.one_group((values, keys), group, rest);
+        }
+    }
+
+    #[inline(always)]
+    fn one_group(&mut self, values: (&mut R, &Range<usize>), first: usize, len: usize) {
         if P::HAS_MARKS && self.weights.are_marked {
             self.columns::<1, true>(values, first, len);
         } else {
@@ -163,11 +179,17 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 
     /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
     #[inline(always)]
-    fn columns<const GROUPS: usize, const MARKED: bool>(&mut self, values: &mut R, first: usize, len: usize) {
-        let Weights { simd, len: keys, in_order, mut rescale, .. } = self.weights;
+    fn columns<const GROUPS: usize, const MARKED: bool>(
+        &mut self,
+        (values, keys): (&mut R, &Range<usize>),
+        first: usize,
+        len: usize,
+    ) {
+        let Weights { simd, in_order, mut rescale, .. } = self.weights;
         values.restart();
-        let (first_key, piece) = in_order.map_or((0, usize::MAX), |key| (key, S::PIECE));
-        for piece in pieces(first_key, keys, piece) {
+        let (first_key, piece) = in_order.map_or((0, usize::MAX), |key| (key + keys.start, S::PIECE));
+        for piece in pieces(first_key, keys.len(), piece) {
+            let piece = keys.start + piece.start..keys.start + piece.end;
             let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
             for j in piece.start / N..piece.end / N {
                 self.add_rows::<GROUPS, MARKED>(values, (j, first), [len; N], &mut sums);

@@ -63,6 +63,9 @@ pub(crate) trait Reader<T>: Copy {
     /// Goes back to the first row.
     fn restart(&mut self);
 
+    /// Has the next row be the first one from now on.
+    fn stay(&mut self);
+
     /// While so many elements of some rows are read, from here on, asks for as many of later ones.
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
 }
@@ -126,6 +129,11 @@ impl<T: Copy> Reader<T> for Evenly<'_, T> {
     #[inline(always)]
     fn restart(&mut self) {
         self.walk = self.first;
+    }
+
+    #[inline(always)]
+    fn stay(&mut self) {
+        self.first = self.walk;
     }
 
     #[inline(always)]
@@ -229,6 +237,11 @@ impl<T: Copy> Reader<T> for ByStretch<'_, T> {
     }
 
     #[inline(always)]
+    fn stay(&mut self) {
+        self.first = self.end - self.now.left;
+    }
+
+    #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
         ask_later(rows, self.now.near, elements);
     }
@@ -303,6 +316,11 @@ impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
     #[inline(always)]
     fn restart(&mut self) {
         self.walk = self.first;
+    }
+
+    #[inline(always)]
+    fn stay(&mut self) {
+        self.first = self.walk;
     }
 
     /// Two rows at once, where it is less than a cache line of each, or long before they are read.
