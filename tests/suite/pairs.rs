@@ -52,6 +52,20 @@ fn rows_of_many_bytes() {
     }
 }
 
+/// Nor those of more than 512 rows, where each of the weights is the largest one.
+#[test]
+fn columns_of_many_bytes() {
+    for kv_len in [511, 512, 513, 1200] {
+        for q_len in [1, 4, 8] {
+            let plan = of_bytes([q_len, kv_len], [2, 3]);
+            for value in [3.0, -3.0] {
+                let (layout, _) = plan.q;
+                check(&Plan { q: (layout, Content::Constant(0.0)), v: (layout, Content::Constant(value)), ..plan });
+            }
+        }
+    }
+}
+
 #[test]
 fn lengths_about_vectors_and_tiles() {
     for kv_len in
