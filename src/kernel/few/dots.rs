@@ -285,7 +285,11 @@ unsafe fn add_runs<
                 let (c, k) = if QUERIES == 1 { (i % RUN, i / RUN) } else { (i / KEYS, i % KEYS) };
                 keys[c][k] = product.load(load(rows[k], c));
             }
-            reader.ask(*rows, RUN * width);
+            if const { RUN > 1 } && reader.dim() == RUN * width {
+                reader.ask_whole(*rows, RUN * width);
+            } else {
+                reader.ask(*rows, RUN * width);
+            }
             if QUERIES == 1 {
                 // No load is to move to behind the products or another key's, nor to share an index with queries: memory is read slower then.
                 compiler_fence(Ordering::SeqCst);

@@ -287,6 +287,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         if R::SOON && first > 0 {
             return;
         }
+        if R::SOON && values.dim() == part {
+            return values.ask_whole(rows, part);
+        }
         for row in rows {
             values.ask([row], part);
             // Mostly, the part is the row; of known length, it takes no loop.

@@ -68,6 +68,12 @@ pub(crate) trait Reader<T>: Copy {
 
     /// While so many elements of some rows are read, from here on, asks for as many of later ones.
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
+
+    /// The same, where each time it is for all elements of a row.
+    #[inline(always)]
+    fn ask_whole<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        self.ask(rows, elements);
+    }
 }
 
 /// [`Reader::next_group`]
@@ -271,10 +277,24 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
         Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0, when: PhantomData }
     }
 
+    /// Asks for so many elements more.
     #[inline(always)]
     fn ask_for(&mut self, elements: usize) {
+        self.ask_from(self.asked, elements);
+        self.asked += elements;
+        let dim = self.dim();
+        if self.asked >= dim {
+            // What goes beyond the row is of the next one. Long before rows are read, it is faster to leave it out.
+            self.asked = if Self::SOON { (self.asked - dim).min(dim) } else { 0 };
+            self.turn();
+        }
+    }
+
+    /// Asks for so many elements from this one on.
+    #[inline(always)]
+    fn ask_from(&self, first: usize, elements: usize) {
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            let [near, far] = self.rows.map(|row| row.wrapping_add(self.asked + t));
+            let [near, far] = self.rows.map(|row| row.wrapping_add(first + t));
             if Self::SOON {
                 prefetch(near);
             } else {
@@ -284,15 +304,14 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
                 prefetch_far(far);
             }
         }
-        self.asked += elements;
-        let dim = self.dim();
-        if self.asked >= dim {
-            // What goes beyond the row is of the next one. Long before rows are read, it is faster to leave it out.
-            self.asked = if Self::SOON { (self.asked - dim).min(dim) } else { 0 };
-            self.rows[0] = self.near.next_early();
-            if Self::TWICE {
-                self.rows[1] = self.far.next_early();
-            }
+    }
+
+    /// To the next rows that are asked for.
+    #[inline(always)]
+    fn turn(&mut self) {
+        self.rows[0] = self.near.next_early();
+        if Self::TWICE {
+            self.rows[1] = self.far.next_early();
         }
     }
 }
@@ -334,6 +353,14 @@ impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
             for _ in (0..N).step_by(2) {
                 self.ask_for(N.min(2) * elements);
             }
+        }
+    }
+
+    #[inline(always)]
+    fn ask_whole<const N: usize>(&mut self, _: [*const T; N], elements: usize) {
+        for _ in 0..N {
+            self.ask_from(0, elements);
+            self.turn();
         }
     }
 }
