@@ -26,8 +26,8 @@ pub(super) struct Asked {
 /// Has rows read for `count` queries, `N` elements to a lane. Choices by constants are such to the compiler, too: what is not chosen is not compiled.
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
-/// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and where elements are converted for several queries, it is so on
-/// others too; in pages, only for bytes. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
+/// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes on
+/// others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
 /// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, const N: usize>(
@@ -58,7 +58,7 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
             Some(rows) if const { S::FEW == 8 } && simd.asks_ahead() => {
                 to.several(ByAddress::<_, _, Ahead<true, true>>::new(rows, ahead));
             }
-            Some(rows) if const { is_wide::<S>() && N * size_of::<T>() == size_of::<S::Scalar>() } => {
+            Some(rows) if const { is_soon::<S, T>() } => {
                 to.several(ByAddress::<_, _, Soon>::new(rows, soon));
             }
             Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
@@ -71,6 +71,12 @@ pub(super) fn read<S: Simd, T: Copy, const N: usize>(
             None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }
     }
+}
+
+/// Whether several queries ask for even rows soon before: not with sixteen registers where elements are converted.
+const fn is_soon<S: Simd, T>() -> bool {
+    let bytes = size_of::<T>();
+    is_wide::<S>() && (bytes == size_of::<S::Scalar>() || S::FEW == 8 && bytes > 1)
 }
 
 /// Whether there are registers enough to read a row of one query's, and ask from where that is.
