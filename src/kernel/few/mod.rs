@@ -21,7 +21,7 @@ use self::{
     sums::{Weights, accumulate},
 };
 use super::{
-    Products,
+    Products, has_i8_pairs,
     key_tile::KeyTile,
     prefill::{Block, Seen},
 };
@@ -183,46 +183,67 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let parts = whole.as_ref().map_or(parts, from_ref);
         for part in parts {
             let mut scores = scores.some_tiles(&part.tiles, part.keys.len());
-            if const { Products::may_be_of_rows::<F>() } && self.products.are_of_rows() {
-                if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
-                    self.few_with_keys(keys, &mut scores);
-                }
-            } else if let Some(keys) = tiles.keys(simd, &part.keys) {
-                in_order_products(head.function(simd), self.queries.as_flattened(), keys, &mut scores);
-            }
-            scores.mask_rest();
-            if !part.is_full || head.modifies() {
-                self.look_at(simd, head, part, words);
-                let column = self.column(simd, head, 0, part.keys.start, words);
-                scores.turned(room, |scores, len| {
-                    simd.call(Apply { column, stage: Stage::Masked, scores, rows: 0..len });
-                });
-            }
+            self.part_scores((simd, head), (&mut *tiles, part), &mut scores, (&mut *room, &mut *words));
         }
-        let in_order = self.in_order(&parts[0]);
+        let in_order = parts.first().and_then(|part| self.in_order(part));
         let mut rescale = self.softmax.update_few(in_order, &mut scores);
-        for part in parts {
-            let mut weights = scores.some_tiles(&part.tiles, part.keys.len());
-            if part.keys.is_empty() {
-                continue;
-            }
-            let is_marked = (!part.is_full || head.call.bias.is_some()) && !tiles.is_finite(simd);
-            let Some((values, first)) = tiles.raw_values(simd, &part.keys) else { continue };
-            if let Strips::I8(_, scales) = values {
-                // SAFETY: there are as many.
-                unsafe { weights.scale(&scales, first) };
-            }
-            if is_marked {
-                // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
-                let mark = if values.have_scales() { 0.0 } else { -1.0 };
-                self.look_at(simd, head, part, words);
-                let column = self.column(simd, head, 0, part.keys.start, words);
-                weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
-            }
-            let are_marked = is_marked && !values.have_scales();
-            self.few_with_values::<F>((&weights, rescale, are_marked), (values, first), (self.in_order(part), room));
+        for part in parts.iter().filter(|part| !part.keys.is_empty()) {
+            let weights = scores.some_tiles(&part.tiles, part.keys.len());
+            self.part_sums((simd, head), (&mut *tiles, part), (weights, rescale), (&mut *room, &mut *words));
             rescale = simd.splat(1.0);
         }
+    }
+
+    /// The scores with the keys of a part.
+    #[inline(always)]
+    fn part_scores<F: Score>(
+        &self,
+        (simd, head): (S, &Head<'_, F, S::Scalar>),
+        (tiles, part): (&mut KeyTile<'_, '_, S::Scalar>, &Part),
+        scores: &mut FewScores<'_, S>,
+        (room, words): (&mut [S::Vector], &mut Words<S>),
+    ) {
+        if const { Products::may_be_of_rows::<F>() } && self.products.are_of_rows() {
+            if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
+                self.few_with_keys(keys, scores);
+            }
+        } else if let Some(keys) = tiles.keys(simd, &part.keys) {
+            in_order_products(head.function(simd), self.queries.as_flattened(), keys, scores);
+        }
+        scores.mask_rest();
+        if !part.is_full || head.modifies() {
+            self.look_at(simd, head, part, words);
+            let column = self.column(simd, head, 0, part.keys.start, words);
+            scores.turned(room, |scores, len| {
+                simd.call(Apply { column, stage: Stage::Masked, scores, rows: 0..len });
+            });
+        }
+    }
+
+    /// Adds the values of a part, weighed.
+    #[inline(always)]
+    fn part_sums<F: Score>(
+        &mut self,
+        (simd, head): (S, &Head<'_, F, S::Scalar>),
+        (tiles, part): (&mut KeyTile<'_, '_, S::Scalar>, &Part),
+        (mut weights, rescale): (FewScores<'_, S>, S::Vector),
+        (room, words): (&mut [S::Vector], &mut Words<S>),
+    ) {
+        let is_marked = (!part.is_full || head.call.bias.is_some()) && !tiles.is_finite(simd);
+        let Some((values, first)) = tiles.raw_values(simd, &part.keys) else { return };
+        if let Strips::I8(_, scales) = values {
+            // SAFETY: there are as many.
+            unsafe { weights.scale(&scales, first) };
+        }
+        if is_marked {
+            // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
+            let mark = if values.have_scales() { 0.0 } else { -1.0 };
+            self.look_at(simd, head, part, words);
+            let column = self.column(simd, head, 0, part.keys.start, words);
+            weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
+        }
+        let are_marked = is_marked && !values.have_scales();
+        self.few_with_values::<F>((&weights, rescale, are_marked), (values, first), (self.in_order(part), room));
     }
 
     /// The products with keys, as many as scores, from some row on.
@@ -266,6 +287,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
         let (mut elements, mut rounded) = (single, Rounded::NOT);
         if const { Products::may_be_of_rows::<F>() } && in_pairs {
+            const { assert!(!has_i8_pairs::<S>() || FEW_TILES / 2 * S::FEW <= S::LANES, "a tile has room for the pairs") };
             let vectors = weights.tiles * (S::KEY_TILE / S::LANES);
             let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
             let to = Grid { vectors: &mut *room, strides: [Weights::<S>::stride(2) / S::LANES, 1] };
