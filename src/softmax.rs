@@ -403,8 +403,11 @@ impl<'t, S: Simd> FewScores<'t, S> {
         // SAFETY: the caller's promise.
         unsafe { numbers.walk(first).next_numbers(of_keys.get_mut(..len).unwrap_or_default()) };
         for row in self.rows_mut() {
-            for (score, of_keys) in row.iter_mut().zip(of_keys.chunks_exact(S::LANES)) {
-                *score = simd.mul(*score, simd.load_f32(of_keys));
+            let mut left = of_keys.as_slice();
+            for score in row {
+                let Some((numbers, later)) = left.split_at_checked(S::LANES) else { break };
+                *score = simd.mul(*score, simd.load_f32(numbers));
+                left = later;
             }
         }
     }
