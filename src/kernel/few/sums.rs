@@ -121,6 +121,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         // By itself, it stays in registers.
         let mut values = self.values;
         let len = self.weights.len;
+        // What is passed over several times is to stay in the first cache.
         if values.dim() <= WIDTH * N * S::LANES {
             return self.all_columns(&mut values, &(0..len));
         }
