@@ -289,7 +289,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
 
     #[inline(always)]
     pub(crate) fn new(simd: S, vectors: &'t mut [S::Vector], count: usize, tiles: usize) -> Self {
-        const { assert!(S::KEY_TILE.is_multiple_of(4 * S::LANES) && S::KEY_TILE <= MOST_KEYS) };
+        const { assert!(S::KEY_TILE.is_multiple_of(2 * S::LANES) && S::KEY_TILE <= MOST_KEYS) };
         const { assert!(RANGE.is_multiple_of(S::KEY_TILE)) };
         Self { simd, vectors, count, tiles, len: tiles * S::KEY_TILE }
     }
@@ -347,8 +347,8 @@ impl<'t, S: Simd> FewScores<'t, S> {
         for fours in maxima.as_chunks_mut().0.iter_mut().take(self.count.div_ceil(4)) {
             let mut largest = [simd.splat(f32::NEG_INFINITY); 4];
             for (largest, row) in largest.iter_mut().zip(&mut rows) {
-                for [a, b, c, d] in row.as_chunks().0 {
-                    *largest = simd.max(*largest, simd.max(simd.max(*a, *b), simd.max(*c, *d)));
+                for [a, b] in row.as_chunks().0 {
+                    *largest = simd.max(*largest, simd.max(*a, *b));
                 }
             }
             *fours = simd.max_each(largest);
@@ -365,13 +365,9 @@ impl<'t, S: Simd> FewScores<'t, S> {
             let mut sum = [simd.splat(0.0); 4];
             for (sum, (row, offset)) in sum.iter_mut().zip(&mut rows) {
                 let offset = simd.broadcast(*offset);
-                for four in row.as_chunks_mut::<4>().0 {
-                    for score in &mut *four {
-                        *score = simd.sub(*score, offset);
-                    }
-                    *four = simd.exp2_each(*four);
-                    let [a, b, c, d] = *four;
-                    *sum = simd.add(*sum, simd.add(simd.add(a, b), simd.add(c, d)));
+                for [a, b] in row.as_chunks_mut().0 {
+                    [*a, *b] = simd.exp2_each([simd.sub(*a, offset), simd.sub(*b, offset)]);
+                    *sum = simd.add(*sum, simd.add(*a, *b));
                 }
             }
             *fours = simd.sum_each(sum);
