@@ -14,7 +14,7 @@ use crate::{
     scratch::{Scratch, spacing},
     simd::{Bf16Pairs, Matrices, Pairs, Simd, Task},
     store::{Strips, with_elements},
-    view::{ByAddress, Pair, Reader, Rows, Soon, Strip, Walk},
+    view::{Ask, ByAddress, Pair, Reader, Rows, Soon, Strip, Walk},
 };
 
 /// Keys and values of a head, and room for a tile of each as the kernels for many queries want them: scalars, evenly spaced.

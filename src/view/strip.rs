@@ -4,7 +4,7 @@ use core::{mem::take, num::NonZeroUsize, ops::Range};
 
 mod reader;
 
-pub(crate) use self::reader::{Ahead, ByAddress, ByStretch, Evenly, Reader, Soon};
+pub(crate) use self::reader::{Ahead, Ask, ByAddress, ByStretch, Evenly, Reader, Soon};
 use super::{Rows, View, split_index};
 use crate::simd::{CACHE_LINE, prefetch_early, prefetch_far};
 

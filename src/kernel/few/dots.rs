@@ -29,7 +29,7 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize>(
         return;
     }
     let (later, to) = (first + keys.rows_ahead(), DotsOf::<_, _, N> { product, queries, scores });
-    read::<S, _, N>((product.simd(), to.scores.count), keys, Asked { first, soon: later, ahead: later }, to);
+    read::<S, _>((product.simd(), to.scores.count), keys, Asked { first, soon: later, ahead: later }, to);
 }
 
 /// All of [`Dots`] but the keys.

@@ -23,14 +23,14 @@ pub(super) struct Asked {
     pub(super) ahead: usize,
 }
 
-/// Has rows read for `count` queries, `N` elements to a lane. Choices by constants are such to the compiler, too: what is not chosen is not compiled.
+/// Has rows read for `count` queries. Choices by constants are such to the compiler, too: what is not chosen is not compiled.
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes on
 /// others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
 /// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
-pub(super) fn read<S: Simd, T: Copy, const N: usize>(
+pub(super) fn read<S: Simd, T: Copy>(
     (simd, count): (S, usize),
     strip: Strip<'_, T>,
     Asked { first, soon, ahead }: Asked,

@@ -56,7 +56,7 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
     // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
     let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len.min(S::KEY_TILE) };
     let to = SumsOf::<_, _, N> { product, weights, output };
-    read::<S, _, N>((product.simd(), weights.count), values, asked, to);
+    read::<S, _>((product.simd(), weights.count), values, asked, to);
 }
 
 /// All of [`Sums`] but the values.

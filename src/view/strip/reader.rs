@@ -38,8 +38,8 @@ impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWIC
 /// Rows that are read side by side.
 const GROUP: usize = 4;
 
-/// Goes from row to row, several times if need be, and asks for later ones before they are read.
-pub(crate) trait Reader<T>: Copy {
+/// How later rows are asked for while some are read.
+pub(crate) trait Ask<T>: Copy {
     /// Whether rows are read soon after they have been asked for, or long after.
     const SOON: bool;
 
@@ -47,8 +47,20 @@ pub(crate) trait Reader<T>: Copy {
     const TWICE: bool;
 
     /// Whether they are asked for in the order of addresses even where several are read side by side.
-    const BY_ADDRESS: bool = false;
+    const BY_ADDRESS: bool;
 
+    /// While so many elements of some rows are read, from here on, asks for as many of later ones.
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
+
+    /// The same, where each time it is for all elements of a row.
+    #[inline(always)]
+    fn ask_whole<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        self.ask(rows, elements);
+    }
+}
+
+/// Goes from row to row, several times if need be, and asks for later ones before they are read.
+pub(crate) trait Reader<T>: Ask<T> {
     fn dim(&self) -> usize;
 
     /// Where the next row begins, whose `dim` elements may be read; only as long as there are rows.
@@ -65,15 +77,6 @@ pub(crate) trait Reader<T>: Copy {
 
     /// Has the next row be the first one from now on.
     fn stay(&mut self);
-
-    /// While so many elements of some rows are read, from here on, asks for as many of later ones.
-    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize);
-
-    /// The same, where each time it is for all elements of a row.
-    #[inline(always)]
-    fn ask_whole<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        self.ask(rows, elements);
-    }
 }
 
 /// [`Reader::next_group`]
@@ -96,32 +99,38 @@ fn ask_later<T, const N: usize>(rows: [*const T; N], distance: usize, elements: 
     }
 }
 
-/// Reads rows that lie evenly, and asks, soon before, for what is always as far from what is read.
+/// Reads rows as they are walked along, and asks for others by themselves.
 #[derive(Clone, Copy)]
-pub(crate) struct Evenly<'a, T> {
-    first: Even<'a, T>,
-    walk: Even<'a, T>,
-    /// In bytes.
-    distance: usize,
+pub(crate) struct Passes<W, A> {
+    first: W,
+    walk: W,
+    later: A,
 }
 
-impl<'a, T: Copy> Evenly<'a, T> {
-    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
+impl<W: Copy, A> Passes<W, A> {
     #[inline(always)]
-    pub(crate) fn new(rows: impl Fn(usize) -> Even<'a, T>, [first, later]: [usize; 2]) -> Self {
-        let walk = rows(first);
-        Self {
-            first: walk,
-            walk,
-            distance: (later - first).wrapping_mul(walk.page.stride).wrapping_mul(size_of::<T>()),
-        }
+    fn new(first: W, later: A) -> Self {
+        Self { first, walk: first, later }
     }
 }
 
-impl<T: Copy> Reader<T> for Evenly<'_, T> {
-    const SOON: bool = true;
-    const TWICE: bool = false;
+impl<T, W: Walker<T>, A: Ask<T>> Ask<T> for Passes<W, A> {
+    const SOON: bool = A::SOON;
+    const TWICE: bool = A::TWICE;
+    const BY_ADDRESS: bool = A::BY_ADDRESS;
 
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        self.later.ask(rows, elements);
+    }
+
+    #[inline(always)]
+    fn ask_whole<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        self.later.ask_whole(rows, elements);
+    }
+}
+
+impl<T, W: Walker<T>, A: Ask<T>> Reader<T> for Passes<W, A> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.walk.dim()
@@ -132,6 +141,7 @@ impl<T: Copy> Reader<T> for Evenly<'_, T> {
         self.walk.next()
     }
 
+    /// Does not ask again for what has been asked for.
     #[inline(always)]
     fn restart(&mut self) {
         self.walk = self.first;
@@ -141,10 +151,33 @@ impl<T: Copy> Reader<T> for Evenly<'_, T> {
     fn stay(&mut self) {
         self.first = self.walk;
     }
+}
+
+/// Asks, soon before it is read, for what is always so many bytes from what is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Evenly(usize);
+
+impl Evenly {
+    /// For rows that lie evenly, from the first one on, asking for those from the second on, of which there need not be any.
+    #[inline(always)]
+    pub(crate) fn new<'a, T: Copy>(
+        rows: impl Fn(usize) -> Even<'a, T>,
+        [first, later]: [usize; 2],
+    ) -> Passes<Even<'a, T>, Self> {
+        let walk = rows(first);
+        let distance = (later - first).wrapping_mul(walk.page.stride).wrapping_mul(size_of::<T>());
+        Passes::new(walk, Self(distance))
+    }
+}
+
+impl<T> Ask<T> for Evenly {
+    const SOON: bool = true;
+    const TWICE: bool = false;
+    const BY_ADDRESS: bool = false;
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        ask_later(rows, self.distance, elements);
+        ask_later(rows, self.0, elements);
     }
 }
 
@@ -212,10 +245,18 @@ impl<'a, T: Copy> ByStretch<'a, T> {
     }
 }
 
-impl<T: Copy> Reader<T> for ByStretch<'_, T> {
+impl<T: Copy> Ask<T> for ByStretch<'_, T> {
     const SOON: bool = true;
     const TWICE: bool = false;
+    const BY_ADDRESS: bool = false;
 
+    #[inline(always)]
+    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
+        ask_later(rows, self.now.near, elements);
+    }
+}
+
+impl<T: Copy> Reader<T> for ByStretch<'_, T> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.strip.dim()
@@ -246,19 +287,11 @@ impl<T: Copy> Reader<T> for ByStretch<'_, T> {
     fn stay(&mut self) {
         self.first = self.end - self.now.left;
     }
-
-    #[inline(always)]
-    fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        ask_later(rows, self.now.near, elements);
-    }
 }
 
-/// Reads rows wherever they lie, and asks in the order of addresses even where several are read side by side; piece by piece, as some CPUs drop what they are asked for
-/// all at once.
+/// Asks in the order of addresses even where several rows are read side by side, wherever they lie; piece by piece, as some CPUs drop what they are asked for all at once.
 #[derive(Clone, Copy)]
 pub(crate) struct ByAddress<R, T, W> {
-    first: R,
-    walk: R,
     near: R,
     far: R,
     /// Those of `near` and `far` that are asked for.
@@ -269,12 +302,13 @@ pub(crate) struct ByAddress<R, T, W> {
 }
 
 impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
-    /// The rows from the first one on, asking for those from the second on, of which there need not be any.
+    /// For rows from the first one on, asking for those from the second on, of which there need not be any.
     #[inline(always)]
-    pub(crate) fn new(rows: impl Fn(usize) -> R, [first, later]: [usize; 2]) -> Self {
+    pub(crate) fn new(rows: impl Fn(usize) -> R, [first, later]: [usize; 2]) -> Passes<R, Self> {
         let (first, mut near) = (rows(first), rows(later));
         let mut far = if Self::TWICE { rows(later + rows_ahead::<T>(first.dim())) } else { near };
-        Self { first, walk: first, rows: [near.next(), far.next()], near, far, asked: 0, when: PhantomData }
+        let rows = [near.next(), far.next()];
+        Passes::new(first, Self { near, far, rows, asked: 0, when: PhantomData })
     }
 
     /// Asks for so many elements more.
@@ -282,7 +316,7 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
     fn ask_for(&mut self, elements: usize) {
         self.ask_from(self.asked, elements);
         self.asked += elements;
-        let dim = self.dim();
+        let dim = self.near.dim();
         if self.asked >= dim {
             // What goes beyond the row is of the next one. Long before rows are read, it is faster to leave it out.
             self.asked = if Self::SOON { (self.asked - dim).min(dim) } else { 0 };
@@ -316,31 +350,10 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
     }
 }
 
-impl<R: Walker<T>, T: Copy, W: When> Reader<T> for ByAddress<R, T, W> {
+impl<R: Walker<T>, T: Copy, W: When> Ask<T> for ByAddress<R, T, W> {
     const SOON: bool = W::SOON;
     const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
     const BY_ADDRESS: bool = true;
-
-    #[inline(always)]
-    fn dim(&self) -> usize {
-        self.walk.dim()
-    }
-
-    #[inline(always)]
-    fn next(&mut self) -> *const T {
-        self.walk.next()
-    }
-
-    /// Does not ask again.
-    #[inline(always)]
-    fn restart(&mut self) {
-        self.walk = self.first;
-    }
-
-    #[inline(always)]
-    fn stay(&mut self) {
-        self.first = self.walk;
-    }
 
     /// Two rows at once, where it is less than a cache line of each, or long before they are read.
     #[inline(always)]
