@@ -367,6 +367,17 @@ fn touch<T>(row: *const T, elements: Range<usize>) {
     }
 }
 
+/// The same, without a loop if it is less than a cache line.
+#[inline(always)]
+fn touch_line<T>(row: *const T, elements: Range<usize>) {
+    match elements.len() {
+        0 => {}
+        // SAFETY: as above.
+        len if len <= const { CACHE_LINE / size_of::<T>() } => unsafe { read(row.add(elements.start)) },
+        _ => touch(row, elements),
+    }
+}
+
 /// Reads an element for nothing but its cache line. Prefetches, which a CPU is free to drop, are slower here.
 ///
 /// # Safety

@@ -5,7 +5,7 @@ use core::ops::Range;
 use super::{
     product::RowProduct,
     readers::{Asked, ReadRows, read},
-    room, touch,
+    room, touch, touch_line,
 };
 use crate::{
     pieces::pieces,
@@ -241,7 +241,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
             if !R::SOON && !R::TWICE && first == 0 && lens[n] > 0 {
                 // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
-                touch(rows[n], GROUPS * N * S::LANES..values.dim());
+                let rest = GROUPS * N * S::LANES..values.dim();
+                // Of two rows of bytes, mostly a line each.
+                if const { N == 2 } { touch_line(rows[n], rest) } else { touch(rows[n], rest) }
             }
         }
         Self::ask(values, (rows, first), GROUPS * N * S::LANES);
@@ -288,15 +290,16 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         if R::SOON && first > 0 {
             return;
         }
-        if R::SOON && values.dim() == part {
+        if !R::SOON {
+            return values.ask(rows, part);
+        }
+        if values.dim() == part {
             return values.ask_whole(rows, part);
         }
         for row in rows {
             values.ask([row], part);
             // Mostly, the part is the row; of known length, it takes no loop.
-            if R::SOON
-                && let Some(rest @ 1..) = values.dim().checked_sub(part)
-            {
+            if let Some(rest @ 1..) = values.dim().checked_sub(part) {
                 values.ask([row.wrapping_add(part)], rest);
             }
         }

@@ -355,17 +355,18 @@ impl<R: Walker<T>, T: Copy, W: When> Ask<T> for ByAddress<R, T, W> {
     const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
     const BY_ADDRESS: bool = true;
 
-    /// Two rows at once, where it is less than a cache line of each, or long before they are read.
+    /// One row after the other where it is soon and a cache line of each; else as many rows at once as have two cache lines together.
     #[inline(always)]
     fn ask<const N: usize>(&mut self, _: [*const T; N], elements: usize) {
-        if Self::SOON && elements >= const { CACHE_LINE / size_of::<T>() } {
-            for _ in 0..N {
-                self.ask_for(elements);
-            }
-        } else {
-            for _ in (0..N).step_by(2) {
-                self.ask_for(N.min(2) * elements);
-            }
+        let line = const { CACHE_LINE / size_of::<T>() };
+        let mut at_once = if Self::SOON && elements >= line { 1 } else { N };
+        while at_once > 1 && at_once * elements > 2 * line {
+            at_once /= 2;
+        }
+        let mut left = N;
+        while left > 0 {
+            self.ask_for(at_once.min(left) * elements);
+            left = left.saturating_sub(at_once);
         }
     }
 
