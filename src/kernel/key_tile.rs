@@ -226,7 +226,7 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
         self.tiles.values.rows(simd, &self.seen, range)
     }
 
-    /// Keys of this range, which somebody sees, in pairs of elements; `None` where there are none, or they are not [so kept](Cache::has_pairs).
+    /// Keys of this range, which somebody sees, in pairs of elements; `None` where there are none, or they are not [so multiplied](Products::are_many_in_pairs).
     #[inline(always)]
     pub(super) fn keys_in_pairs<S: Simd<Scalar = E>>(
         &mut self,

@@ -82,7 +82,7 @@ const fn room<S: Simd>(count: usize) -> usize {
     }
 }
 
-/// Queries as [`Dots`] wants them, scaled; past the last one, it is repeated.
+/// Queries as [`dots()`] wants them, scaled; past the last one, it is repeated.
 ///
 /// # Safety
 ///
