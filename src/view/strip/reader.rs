@@ -324,6 +324,16 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
         }
     }
 
+    /// Asks for so many elements of each of some rows, of so many at once.
+    #[inline(always)]
+    fn ask_in_turn(&mut self, rows: usize, at_once: usize, elements: usize) {
+        let mut left = rows;
+        while left > 0 {
+            self.ask_for(at_once.min(left) * elements);
+            left = left.saturating_sub(at_once);
+        }
+    }
+
     /// Asks for so many elements from this one on.
     #[inline(always)]
     fn ask_from(&self, first: usize, elements: usize) {
@@ -355,18 +365,21 @@ impl<R: Walker<T>, T: Copy, W: When> Ask<T> for ByAddress<R, T, W> {
     const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
     const BY_ADDRESS: bool = true;
 
-    /// One row after the other where it is soon and a cache line of each; else as many rows at once as have two cache lines together.
+    /// Soon before they are read, two rows at once where it is less than a cache line of each; long before, as many as have two lines together, and of each turn no more than a row
+    /// has.
     #[inline(always)]
     fn ask<const N: usize>(&mut self, _: [*const T; N], elements: usize) {
         let line = const { CACHE_LINE / size_of::<T>() };
-        let mut at_once = if Self::SOON && elements >= line { 1 } else { N };
-        while at_once > 1 && at_once * elements > 2 * line {
-            at_once /= 2;
+        if Self::SOON {
+            return self.ask_in_turn(N, if elements < line { N.min(2) } else { 1 }, elements);
         }
-        let mut left = N;
-        while left > 0 {
-            self.ask_for(at_once.min(left) * elements);
-            left = left.saturating_sub(at_once);
+        let most = self.near.dim().min(2 * line);
+        if N * elements <= most {
+            self.ask_for(N * elements);
+        } else if N > 2 && 2 * elements <= most {
+            self.ask_in_turn(N, 2, elements);
+        } else {
+            self.ask_in_turn(N, 1, elements);
         }
     }
 
