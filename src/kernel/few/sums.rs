@@ -287,11 +287,11 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     /// While a part of `N` rows is summed up, asks for as much of later ones; for all of those at first, if they are read soon.
     #[inline(always)]
     fn ask(values: &mut R, (rows, first): ([*const P::Element; N], usize), part: usize) {
-        if R::SOON && first > 0 {
-            return;
-        }
         if !R::SOON {
             return values.ask(rows, part);
+        }
+        if first > 0 {
+            return;
         }
         if values.dim() == part {
             return values.ask_whole(rows, part);
