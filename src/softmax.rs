@@ -215,9 +215,9 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     pub(crate) fn weights<const N: usize>(&self, columns: Columns<N>, scores: &mut [[S::Vector; COLS]]) {
         let simd = self.simd;
-        let (max, factor) = (*columns.of(&self.max), *columns.of(&self.normaliser()));
-        for row in scores {
-            let row = columns.of_mut(row);
+        let factor = self.normaliser();
+        let (Some(max), Some(factor)) = (columns.of(&self.max), columns.of(&factor)) else { return };
+        for row in scores.iter_mut().filter_map(|row| columns.of_mut(row)) {
             for c in 0..N {
                 row[c] = simd.mul(simd.exp2(simd.sub(row[c], finite_or_zero(simd, max[c]))), factor[c]);
             }

@@ -153,25 +153,22 @@ impl<const N: usize> Columns<N> {
         self.0
     }
 
-    /// Those of a row of `COLS`; its last `N` at the utmost.
+    /// Those of a row of `COLS`; its last `N` at the utmost, and none of a row that has fewer.
     #[inline(always)]
-    pub(crate) const fn of<T, const COLS: usize>(self, row: &[T; COLS]) -> &[T; N] {
-        // SAFETY: there are `N` elements from there on.
-        unsafe { &*row.as_ptr().add(self.start::<COLS>()).cast() }
+    pub(crate) fn of<T, const COLS: usize>(self, row: &[T; COLS]) -> Option<&[T; N]> {
+        row.get(self.start::<COLS>()..)?.first_chunk()
     }
 
-    /// Those of a row of `COLS`; its last `N` at the utmost.
+    /// The same, to be changed.
     #[inline(always)]
-    pub(crate) const fn of_mut<T, const COLS: usize>(self, row: &mut [T; COLS]) -> &mut [T; N] {
-        // SAFETY: there are `N` elements from there on, and the row is borrowed mutably.
-        unsafe { &mut *row.as_mut_ptr().add(self.start::<COLS>()).cast() }
+    pub(crate) fn of_mut<T, const COLS: usize>(self, row: &mut [T; COLS]) -> Option<&mut [T; N]> {
+        row.get_mut(self.start::<COLS>()..)?.first_chunk_mut()
     }
 
-    /// At most `COLS - N`.
     #[inline(always)]
     const fn start<const COLS: usize>(self) -> usize {
-        const { assert!(N <= COLS) };
-        if self.0 < COLS - N { self.0 } else { COLS - N }
+        let last = COLS.saturating_sub(N);
+        if self.0 < last { self.0 } else { last }
     }
 }
 
@@ -202,7 +199,7 @@ fn add_rows<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const COL
 ) {
     for (t, right) in (first..).zip(right) {
         prefetch(t);
-        let right = *columns.of(right);
+        let Some(right) = columns.of(right) else { break };
         for (i, sum) in sum.iter_mut().enumerate() {
             let left = product.splat(left(i, t));
             for c in 0..N {
@@ -233,7 +230,7 @@ pub(crate) fn multiply_unmarked<S: Simd, P: Product<S>, const ROWS: usize, const
 ) -> [[S::Vector; N]; ROWS] {
     let mut sum = [[product.simd().splat(0.0); N]; ROWS];
     for (t, right) in right.iter().enumerate() {
-        let right = *columns.of(right);
+        let Some(right) = columns.of(right) else { break };
         for (i, sum) in sum.iter_mut().enumerate() {
             let left = product.splat(left(i, t));
             for c in 0..N {

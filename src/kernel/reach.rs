@@ -63,11 +63,11 @@ impl<const N: usize> Sight<N> {
         if self.is_even {
             return Reach::whole((before + self.keys.len()).div_ceil(keys));
         }
-        let mut each = self.each;
-        for [start, end] in &mut each {
-            (*start, *end) = ((before + *start) / keys, (before + *end).div_ceil(keys));
+        let (mut starts, mut ends) = ([0; N], [0; N]);
+        for ((first, last), [start, end]) in starts.iter_mut().zip(&mut ends).zip(self.each) {
+            (*first, *last) = ((before + start) / keys, (before + end).div_ceil(keys));
         }
-        Reach::new(each, SINGLE / keys)
+        Reach { starts, ends, is_even: false }
     }
 }
 
@@ -88,11 +88,17 @@ pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NAR
     if COLS == 1 || reach.is_even() {
         return max;
     }
-    for c in 0..COLS {
-        for rows in reach.beside(c) {
+    const { assert!(COLS <= 3) };
+    for k in 1..COLS {
+        for (first, count, rows) in [(0, k, reach.before(k)), (k, COLS - k, reach.behind(k))] {
             if let (Some(keys), Some(scores)) = (keys.range(rows.start, rows.len()), scores.get_mut(rows)) {
-                let columns = Columns::new(c);
-                product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> { product, columns, queries, keys, scores });
+                if count == 1 {
+                    let columns = Columns::new(first);
+                    product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> { product, columns, queries, keys, scores });
+                } else {
+                    let columns = Columns::new(first);
+                    product.call(Scores::<_, _, SINGLE, SINGLE, 2, COLS> { product, columns, queries, keys, scores });
+                }
             }
         }
     }
@@ -120,11 +126,12 @@ pub(super) fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARRO
     }
 }
 
-/// Which rows of a tile each of some vectors of queries sees: those that all see are computed with at once, others by one vector after the other.
+/// Which rows of a tile each of some vectors of queries sees, none of which starts or ends before an earlier one: those that all see are computed with at
+/// once, others by the vectors up to one, or from one on. Few of these see none of them.
 #[derive(Clone, Copy)]
 pub(crate) struct Reach<const N: usize> {
-    each: [[usize; 2]; N],
-    all: [usize; 2],
+    starts: [usize; N],
+    ends: [usize; N],
     /// Whether they see the same.
     is_even: bool,
 }
@@ -133,27 +140,14 @@ impl<const N: usize> Reach<N> {
     /// All see all of so many.
     #[inline(always)]
     pub(crate) const fn whole(len: usize) -> Self {
-        Self { each: [[0, len]; N], all: [0, len], is_even: true }
-    }
-
-    /// Of each, where what it sees starts and ends; of all, if that is `least` rows.
-    #[inline(always)]
-    fn new(each: [[usize; 2]; N], least: usize) -> Self {
-        let mut all = [0, usize::MAX];
-        for [start, end] in each {
-            all = [all[0].max(start), all[1].min(end)];
-        }
-        if all[1] < all[0] + least {
-            all[1] = all[0];
-        }
-        Self { each, all, is_even: false }
+        Self { starts: [0; N], ends: [len; N], is_even: true }
     }
 
     /// What of some rows they see, counted from the first of those.
     #[inline(always)]
     pub(crate) fn part(&self, rows: &Range<usize>) -> Self {
-        let cut = |range: [usize; 2]| range.map(|row| row.max(rows.start).min(rows.end) - rows.start);
-        Self { each: self.each.map(cut), all: cut(self.all), is_even: self.is_even }
+        let cut = |row: usize| row.max(rows.start).min(rows.end) - rows.start;
+        Self { starts: self.starts.map(cut), ends: self.ends.map(cut), is_even: self.is_even }
     }
 
     #[inline(always)]
@@ -164,18 +158,26 @@ impl<const N: usize> Reach<N> {
     /// Rows that all see, or none of them.
     #[inline(always)]
     pub(crate) fn of_all(&self) -> Range<usize> {
-        self.all[0]..self.all[1]
+        let start = self.starts[N - 1];
+        start..start.max(self.ends[0])
     }
 
-    /// What vector `c` sees before those, and behind.
+    /// Rows before those, and before any that vector `k` sees: they are for earlier ones, from number 0 on.
     #[inline(always)]
-    pub(crate) fn beside(&self, c: usize) -> [Range<usize>; 2] {
-        let ([start, end], all) = (self.each[c % N], self.of_all());
-        [start..end.min(all.start), start.max(all.end)..end]
+    pub(crate) fn before(&self, k: usize) -> Range<usize> {
+        let earlier = (k + N - 1) % N;
+        self.starts[earlier]..self.starts[k % N].min(self.ends[earlier])
+    }
+
+    /// Rows behind those, and behind any that the vector before number `k` sees: they are for that and later ones.
+    #[inline(always)]
+    pub(crate) fn behind(&self, k: usize) -> Range<usize> {
+        let earlier = (k + N - 1) % N;
+        self.of_all().end.max(self.ends[earlier])..self.ends[k % N]
     }
 }
 
-/// As [`multiply`](super::multiply) with all columns, but with each vector of them only within its reach.
+/// As [`multiply`](super::multiply) with all columns, but with each vector of them only about as far as it reaches.
 #[inline(always)]
 pub(crate) fn multiply_within<S: Simd, P: Product<S>, const ROWS: usize, const N: usize>(
     product: P,
@@ -184,72 +186,75 @@ pub(crate) fn multiply_within<S: Simd, P: Product<S>, const ROWS: usize, const N
     left: impl Fn(usize, usize) -> P::Element,
     prefetch: impl Fn(usize),
 ) -> [[S::Vector; N]; ROWS] {
+    const { assert!(N <= 3) };
     let (mut sum, of_all) = ([[product.simd().splat(0.0); N]; ROWS], reach.of_all());
-    add_beside(product, &mut sum, (reach, 0), right, &left);
+    if N > 1 {
+        add_beside::<S, P, ROWS, N, 0, 1>(product, &mut sum, (reach.before(1), right), &left);
+    }
+    if N > 2 {
+        add_beside::<S, P, ROWS, N, 0, 2>(product, &mut sum, (reach.before(2), right), &left);
+    }
     let of_all = (of_all.start, right.get(of_all).unwrap_or_default());
     add_rows(product, &mut sum, Columns::new(0), of_all, &left, prefetch);
-    add_beside(product, &mut sum, (reach, 1), right, &left);
+    if N > 1 {
+        add_beside::<S, P, ROWS, N, 1, N>(product, &mut sum, (reach.behind(1), right), &left);
+    }
+    if N > 2 {
+        add_beside::<S, P, ROWS, N, 2, N>(product, &mut sum, (reach.behind(2), right), &left);
+    }
     sum
 }
 
-/// Adds what each vector sees by itself, before (0) or behind (1) what all see.
+/// Adds rows that are for the vectors `START .. END`, known when this is compiled: else the sums could not be in registers.
 #[inline(always)]
-fn add_beside<S: Simd, P: Product<S>, const ROWS: usize, const N: usize>(
+fn add_beside<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const START: usize, const END: usize>(
     product: P,
     sum: &mut [[S::Vector; N]; ROWS],
-    (reach, side): (&Reach<N>, usize),
-    right: &[[S::Vector; N]],
+    (rows, right): (Range<usize>, &[[S::Vector; N]]),
     left: &impl Fn(usize, usize) -> P::Element,
 ) {
-    const { assert!(N <= 3) };
-    if N > 1 {
-        add_column::<S, P, ROWS, N, 0>(product, sum, (reach, side), right, left);
-        add_column::<S, P, ROWS, N, 1>(product, sum, (reach, side), right, left);
-    }
-    if N > 2 {
-        add_column::<S, P, ROWS, N, 2>(product, sum, (reach, side), right, left);
-    }
-}
-
-/// Of one vector, known when this is compiled: else the sums could not be in registers.
-#[inline(always)]
-fn add_column<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const C: usize>(
-    product: P,
-    sum: &mut [[S::Vector; N]; ROWS],
-    (reach, side): (&Reach<N>, usize),
-    right: &[[S::Vector; N]],
-    left: &impl Fn(usize, usize) -> P::Element,
-) {
-    let rows = reach.beside(C)[side % 2].clone();
     for (t, right) in (rows.start..).zip(right.get(rows).unwrap_or_default()) {
         for (i, sum) in sum.iter_mut().enumerate() {
-            sum[C % N] = product.add(sum[C % N], right[C % N], product.splat(left(i, t)), t);
+            let left = product.splat(left(i, t));
+            for c in START..END {
+                sum[c % N] = product.add(sum[c % N], right[c % N], left, t);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::{Reach, Sight};
     use crate::score::band::Span;
 
+    /// Rows that vector `c` is multiplied with.
+    fn rows(reach: &Reach<3>, c: usize) -> impl Iterator<Item = usize> {
+        let before = (c + 1..3).flat_map(|k| reach.before(k));
+        before.chain(reach.of_all()).chain((1..=c).flat_map(|k| reach.behind(k)))
+    }
+
     #[test]
     fn each_vector_reaches_its_rows_once_and_in_order() {
-        let ranges = || (0..6).flat_map(|start| (start..6).map(move |end| [start, end]));
-        for (a, b) in ranges().flat_map(|a| ranges().map(move |b| (a, b))) {
-            for least in 0..4 {
-                let each = [a, b, [a[0].max(b[0]), 6]];
-                let reach = Reach::new(each, least);
-                let rows = |reach: &Reach<3>, c| {
-                    let [before, behind] = reach.beside(c);
-                    before.chain(reach.of_all()).chain(behind)
-                };
-                for (c, [start, end]) in each.into_iter().enumerate() {
-                    assert!(rows(&reach, c).eq(start..end), "{each:?} {least} {c}");
-                    let parts = [0..2, 2..3, 3..6];
-                    let parts = parts.iter().flat_map(|part| rows(&reach.part(part), c).map(|row| part.start + row));
-                    assert!(parts.eq(start..end), "{each:?} {least} {c}, in parts");
-                }
+        let triples = || (0..5).flat_map(|a| (a..5).flat_map(move |b| (b..5).map(move |c| [a, b, c])));
+        for (starts, ends) in triples().flat_map(|starts| triples().map(move |ends| (starts, ends))) {
+            if starts.iter().zip(ends).any(|(start, end)| *start > end) {
+                continue;
+            }
+            let reach = Reach { starts, ends, is_even: false };
+            for c in 0..3 {
+                let reached = rows(&reach, c).collect::<Vec<_>>();
+                assert!(reached.is_sorted_by(|a, b| a < b), "{starts:?} {ends:?} {c}: {reached:?}");
+                assert!((starts[c]..ends[c]).all(|row| reached.contains(&row)), "{starts:?} {ends:?} {c}: {reached:?}");
+                let is_seen = |row: &usize| (0..3).any(|c| (starts[c]..ends[c]).contains(row));
+                assert!(reached.iter().all(is_seen), "{starts:?} {ends:?} {c}: {reached:?}");
+                let parts = [0..2, 2..3, 3..5];
+                let parts = parts
+                    .iter()
+                    .flat_map(|part| rows(&reach.part(part), c).map(|row| part.start + row).collect::<Vec<_>>());
+                assert!(parts.eq(reached), "{starts:?} {ends:?} {c}, in parts");
             }
         }
     }

@@ -79,7 +79,7 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
     ) -> Option<()> {
         let Self { simd, block, head, stage, .. } = *self;
         let is_masked = stage >= Stage::Masked;
-        let [span] = column.of(&block.spans);
+        let [span] = column.of(&block.spans)?;
         let (range, is_full) = if is_masked { span.within(&tile.range) } else { (tile.range.clone(), true) };
         let keys = tile.keys(simd, &range)?;
         let scores = self.scores.get_mut(..range.len())?;

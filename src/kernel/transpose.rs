@@ -111,9 +111,9 @@ fn gather<S: Simd, const N: usize, const COLS: usize>(
     (c, factor): (usize, S::Vector),
 ) -> S::Square {
     let mut square = simd.zeros();
-    for (to, from) in square.as_mut().iter_mut().zip(from) {
+    for (to, from) in square.as_mut().iter_mut().zip(from.iter().filter_map(|from| columns.of(from))) {
         // Which zero a zero is depends on keys that are masked; here it becomes the positive one.
-        *to = simd.mul_add(columns.of(from)[c], factor, simd.splat(0.0));
+        *to = simd.mul_add(from[c], factor, simd.splat(0.0));
     }
     square
 }

@@ -83,7 +83,9 @@ impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vecto
             }
         }
         for (scores, products) in scores.iter_mut().zip(sums) {
-            *columns.of_mut(scores) = products;
+            if let Some(scores) = columns.of_mut(scores) {
+                *scores = products;
+            }
             for (max, product) in self.max.iter_mut().zip(products) {
                 *max = simd.max(*max, product);
             }
