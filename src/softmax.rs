@@ -20,6 +20,14 @@ pub(crate) struct Softmax<S: Simd, const COLS: usize> {
     sum: [S::Vector; COLS],
 }
 
+/// What a tile's maxima have come to.
+struct Raised<S: Simd, const COLS: usize> {
+    /// What is to be subtracted from its scores.
+    offset: [S::Vector; COLS],
+    /// What sums so far are to be multiplied with.
+    rescale: [S::Vector; COLS],
+}
+
 impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     /// No key yet, but a sink for each lane, the same in all vectors: a score that takes weight and has no value, or negative infinity.
     #[inline(always)]
@@ -35,37 +43,40 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     pub(crate) fn update(
         &mut self,
         tile_max: [S::Vector; COLS],
-        (first, scores): (usize, &mut [[S::Vector; COLS]]),
+        first: usize,
+        scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; COLS] {
         let simd = self.simd;
-        let (mut offset, rescale) = self.raise(tile_max, 0.0);
-        for offset in &mut offset {
+        let mut raised = self.raise(tile_max, 0.0);
+        for offset in &mut raised.offset {
             *offset = simd.sub(simd.splat(0.0), *offset);
         }
         // A sum, which can take scores from memory.
         let pieces = pieces(first, scores.len(), PIECE);
-        self.update_with((offset, rescale), (pieces, scores), |score, negative| simd.add(negative, score))
+        self.update_with(raised, pieces, scores, |score, negative| simd.add(negative, score))
     }
 
     /// [`update`](Self::update) with scores yet to be multiplied with a positive number.
     #[inline(always)]
     pub(crate) fn update_scaled(
         &mut self,
-        (tile_max, factor): ([S::Vector; COLS], S::Scalar),
+        tile_max: [S::Vector; COLS],
+        factor: S::Scalar,
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; COLS] {
         let (simd, factor) = (self.simd, self.simd.broadcast(factor));
-        let raised = self.raise_scaled((tile_max, factor), scores);
+        let raised = self.raise_scaled(tile_max, factor, scores);
         let pieces = core::iter::once(0..scores.len());
-        self.update_with(raised, (pieces, scores), |score, offset| less(simd, score, factor, offset))
+        self.update_with(raised, pieces, scores, |score, offset| less(simd, score, factor, offset))
     }
 
     /// The weights of each piece are summed up by themselves.
     #[inline(always)]
     fn update_with(
         &mut self,
-        (offset, rescale): ([S::Vector; COLS], [S::Vector; COLS]),
-        (pieces, scores): (impl Iterator<Item = Range<usize>>, &mut [[S::Vector; COLS]]),
+        Raised { offset, rescale }: Raised<S, COLS>,
+        pieces: impl Iterator<Item = Range<usize>>,
+        scores: &mut [[S::Vector; COLS]],
         exponent: impl Fn(S::Vector, S::Vector) -> S::Vector,
     ) -> [S::Vector; COLS] {
         let (simd, nothing) = (self.simd, [self.simd.splat(0.0); COLS]);
@@ -94,11 +105,12 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     pub(crate) fn update_in_pairs(
         &mut self,
         pairs: S::Bf16Pairs,
-        (tile_max, factor): ([S::Vector; COLS], S::Scalar),
+        tile_max: [S::Vector; COLS],
+        factor: S::Scalar,
         scores: &mut [[S::Vector; COLS]],
     ) -> [S::Vector; COLS] {
         let (simd, factor) = (self.simd, self.simd.broadcast(factor));
-        let (offset, rescale) = self.raise_scaled((tile_max, factor), scores);
+        let Raised { offset, rescale } = self.raise_scaled(tile_max, factor, scores);
         let mut sum = [simd.splat(0.0); COLS];
         for i in 0..scores.len() / 2 {
             let Some([first, second]) = scores.get(2 * i..).and_then(<[_]>::first_chunk) else { break };
@@ -121,10 +133,9 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
         rescale
     }
 
-    /// Takes a tile's maxima into account, if they are larger than those before by more than `slack`. Gives what is to be subtracted from its scores, and what sums
-    /// so far are to be multiplied with.
+    /// Takes a tile's maxima into account, if they are larger than those before by more than `slack`.
     #[inline(always)]
-    fn raise(&mut self, tile_max: [S::Vector; COLS], slack: f32) -> ([S::Vector; COLS], [S::Vector; COLS]) {
+    fn raise(&mut self, tile_max: [S::Vector; COLS], slack: f32) -> Raised<S, COLS> {
         let simd = self.simd;
         let max = &mut self.max;
         let (mut offset, mut rescale) = (tile_max, tile_max);
@@ -138,7 +149,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
             offset[c] = finite_or_zero(simd, max[c]);
             rescale[c] = simd.exp2(simd.sub(old, offset[c]));
         }
-        (offset, rescale)
+        Raised { offset, rescale }
     }
 
     /// [`raise`](Self::raise) for scores yet to be multiplied with a positive number.
@@ -148,12 +159,13 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     fn raise_scaled(
         &mut self,
-        (tile_max, factor): ([S::Vector; COLS], S::Vector),
+        tile_max: [S::Vector; COLS],
+        factor: S::Vector,
         scores: &mut [[S::Vector; COLS]],
-    ) -> ([S::Vector; COLS], [S::Vector; COLS]) {
+    ) -> Raised<S, COLS> {
         let (simd, zero, one) = (self.simd, self.simd.splat(0.0), self.simd.splat(1.0));
         let tile_max = tile_max.map(|max| simd.mul(max, factor));
-        let (mut offset, rescale) = self.raise(tile_max, SLACK);
+        let Raised { mut offset, rescale } = self.raise(tile_max, SLACK);
         let is_huge = |x: S::Vector| simd.less(simd.splat(S::Scalar::SPARSE), simd.max(x, simd.sub(zero, x)));
         let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));
         if simd.max_each([any; 4])[0] > S::Scalar::ZERO {
@@ -167,7 +179,7 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
                 *offset = simd.select(is_huge(*offset), zero, *offset);
             }
         }
-        (offset, rescale)
+        Raised { offset, rescale }
     }
 
     /// Adds the sums of a tile's weights.

@@ -30,7 +30,9 @@ impl<'s, E: Scalar> Tiles<'s, E> {
     pub(super) fn new<S: Simd<Scalar = E>, const COLS: usize>(
         [keys, values]: [Strips<'s, E>; 2],
         origin: usize,
-        (is_plain, copies_values, products): (bool, bool, Products),
+        products: Products,
+        is_plain: bool,
+        copies_values: bool,
         scratch: &mut Scratch<'s, S, COLS>,
     ) -> Option<Self> {
         let mut side = |strips: Strips<'s, E>, is_copied: bool| {
@@ -177,23 +179,30 @@ impl<E: Scalar> Side<'_, E> {
         columns.columns(pairs_of(first - tile.start / keys), pairs_of(end - first))
     }
 
-    /// Those of a range within the tile, and the row at which they begin: as they are, or made scalars.
+    /// Those of a range within the tile: as they are, or made scalars.
     #[inline(always)]
     fn strips<S: Simd<Scalar = E>>(
         &mut self,
         simd: S,
         tile: &Range<usize>,
         range: &Range<usize>,
-    ) -> Option<(Strips<'_, E>, usize)> {
+    ) -> Option<RawRows<'_, E>> {
         if range.is_empty() {
             None
         } else if self.is_raw {
-            Some((self.strips, self.row_numbers(range).start))
+            Some(RawRows { strips: self.strips, first: self.row_numbers(range).start })
         } else {
             let rows = Strip::one_page(self.rows(simd, tile, range)?)?;
-            Some((Strips::Floats(FloatStrip::Scalars(rows)), 0))
+            Some(RawRows { strips: Strips::Floats(FloatStrip::Scalars(rows)), first: 0 })
         }
     }
+}
+
+/// Rows as memory has them, those from number `first` on.
+#[derive(Clone, Copy)]
+pub(super) struct RawRows<'t, E> {
+    pub(super) strips: Strips<'t, E>,
+    pub(super) first: usize,
 }
 
 /// Consecutive keys, with their values.
@@ -271,23 +280,15 @@ impl<E: Scalar> KeyTile<'_, '_, E> {
         self.tiles.values.matrix_columns(simd, &self.seen, range, only_finite)
     }
 
-    /// Keys of this range, which somebody sees, for few queries, and where among the rows they begin.
+    /// Keys of this range, which somebody sees, for few queries.
     #[inline(always)]
-    pub(super) fn raw_keys<S: Simd<Scalar = E>>(
-        &mut self,
-        simd: S,
-        range: &Range<usize>,
-    ) -> Option<(Strips<'_, E>, usize)> {
+    pub(super) fn raw_keys<S: Simd<Scalar = E>>(&mut self, simd: S, range: &Range<usize>) -> Option<RawRows<'_, E>> {
         self.tiles.keys.strips(simd, &self.seen, range)
     }
 
     /// Values of this range, likewise.
     #[inline(always)]
-    pub(super) fn raw_values<S: Simd<Scalar = E>>(
-        &mut self,
-        simd: S,
-        range: &Range<usize>,
-    ) -> Option<(Strips<'_, E>, usize)> {
+    pub(super) fn raw_values<S: Simd<Scalar = E>>(&mut self, simd: S, range: &Range<usize>) -> Option<RawRows<'_, E>> {
         self.tiles.values.strips(simd, &self.seen, range)
     }
 

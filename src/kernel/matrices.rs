@@ -167,14 +167,14 @@ impl<S: Simd> Task for TransposeValues<'_, '_, S> {
                 }
                 // SAFETY: each row has these elements.
                 let columns = unsafe { matrices.columns(&pointers, t) };
-                store_columns(simd, &columns, (t, row_len, first_pair), to);
+                store_columns(simd, &columns, t, row_len, first_pair, to);
             }
             for t in (whole..from.dim()).step_by(8) {
                 let room = rows.map(|row| padded(row.get(t..).unwrap_or_default(), only_finite));
                 let eights = room.each_ref().map(|eight| eight.as_ptr().cast());
                 // SAFETY: each of them has as many elements.
                 let columns = unsafe { matrices.columns(&eights, 0) };
-                store_columns(simd, &columns, (t, row_len, first_pair), to);
+                store_columns(simd, &columns, t, row_len, first_pair, to);
             }
         }
     }
@@ -185,7 +185,9 @@ impl<S: Simd> Task for TransposeValues<'_, '_, S> {
 fn store_columns<S: Simd>(
     simd: S,
     columns: &[S::Vector; 8],
-    (t, row_len, first): (usize, NonZeroUsize, usize),
+    t: usize,
+    row_len: NonZeroUsize,
+    first: usize,
     to: &mut [S::Scalar],
 ) {
     for (of_column, c) in columns.iter().zip(t..) {

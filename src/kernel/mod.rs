@@ -1,5 +1,6 @@
 //! The fused loops, and the register tile that both of their products are computed with.
 
+mod block;
 mod edges;
 mod few;
 mod key_tile;
@@ -184,20 +185,20 @@ pub(crate) fn multiply<S: Simd, P: Product<S>, const ROWS: usize, const N: usize
     prefetch: impl Fn(usize),
 ) -> [[S::Vector; N]; ROWS] {
     let mut sum = [[product.simd().splat(0.0); N]; ROWS];
-    add_rows(product, &mut sum, columns, (0, right), left, prefetch);
+    add_rows(product, &mut sum, columns, right.iter().enumerate(), left, prefetch);
     sum
 }
 
 #[inline(always)]
-fn add_rows<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const COLS: usize>(
+fn add_rows<'r, S: Simd<Vector: 'r>, P: Product<S>, const ROWS: usize, const N: usize, const COLS: usize>(
     product: P,
     sum: &mut [[S::Vector; N]; ROWS],
     columns: Columns<N>,
-    (first, right): (usize, &[[S::Vector; COLS]]),
+    right: impl Iterator<Item = (usize, &'r [S::Vector; COLS])>,
     left: impl Fn(usize, usize) -> P::Element,
     prefetch: impl Fn(usize),
 ) {
-    for (t, right) in (first..).zip(right) {
+    for (t, right) in right {
         prefetch(t);
         let Some(right) = columns.of(right) else { break };
         for (i, sum) in sum.iter_mut().enumerate() {

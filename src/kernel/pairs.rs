@@ -54,7 +54,7 @@ impl<S: Simd, const COLS: usize> Task for UpdateInPairs<'_, S, COLS> {
 
     #[inline(always)]
     fn run(self) -> [S::Vector; COLS] {
-        self.softmax.update_in_pairs(self.pairs, (self.max, self.factor), self.scores)
+        self.softmax.update_in_pairs(self.pairs, self.max, self.factor, self.scores)
     }
 }
 

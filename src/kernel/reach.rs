@@ -5,7 +5,11 @@ use core::ops::Range;
 use super::{Columns, add_rows};
 use crate::{
     pieces::pieces,
-    score::{band::Span, product::Product, tile::Scores},
+    score::{
+        band::{Span, hull},
+        product::Product,
+        tile::Scores,
+    },
     simd::Simd,
     view::Rows,
     weighted_sum::{Accumulate, Sums},
@@ -30,16 +34,8 @@ impl<const N: usize> Sight<N> {
     /// `None` where nobody sees any.
     #[inline(always)]
     pub(super) fn new(spans: &[Span; N], tile: &Range<usize>) -> Option<Self> {
-        let mut keys = tile.end..tile.start;
-        for span in spans {
-            let (range, _) = span.within(tile);
-            if !range.is_empty() {
-                keys = keys.start.min(range.start)..keys.end.max(range.end);
-            }
-        }
-        if keys.is_empty() {
-            return None;
-        }
+        let ranges = spans.iter().map(|span| span.within(tile).0);
+        let keys = ranges.filter(|range| !range.is_empty()).reduce(hull)?;
         let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
         for ((each, is_full), span) in each.iter_mut().zip(&mut are_full).zip(spans) {
             let (range, sees_all) = span.within(tile);
@@ -108,7 +104,8 @@ pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NAR
 /// [`Accumulate`] of what vectors of queries reach, the first row of which has this number; one [piece](Simd::PIECE) after the other.
 #[inline(always)]
 pub(super) fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    (first, all): (usize, Sums<'_, S, P, COLS>),
+    first: usize,
+    all: Sums<'_, S, P, COLS>,
     output: &mut [[S::Vector; COLS]],
 ) {
     let (product, mut rescale) = (all.product, all.rescale);
@@ -189,18 +186,18 @@ pub(crate) fn multiply_within<S: Simd, P: Product<S>, const ROWS: usize, const N
     const { assert!(N <= 3) };
     let (mut sum, of_all) = ([[product.simd().splat(0.0); N]; ROWS], reach.of_all());
     if N > 1 {
-        add_beside::<S, P, ROWS, N, 0, 1>(product, &mut sum, (reach.before(1), right), &left);
+        add_beside::<S, P, ROWS, N, 0, 1>(product, &mut sum, reach.before(1), right, &left);
     }
     if N > 2 {
-        add_beside::<S, P, ROWS, N, 0, 2>(product, &mut sum, (reach.before(2), right), &left);
+        add_beside::<S, P, ROWS, N, 0, 2>(product, &mut sum, reach.before(2), right, &left);
     }
-    let of_all = (of_all.start, right.get(of_all).unwrap_or_default());
+    let of_all = (of_all.start..).zip(right.get(of_all).unwrap_or_default());
     add_rows(product, &mut sum, Columns::new(0), of_all, &left, prefetch);
     if N > 1 {
-        add_beside::<S, P, ROWS, N, 1, N>(product, &mut sum, (reach.behind(1), right), &left);
+        add_beside::<S, P, ROWS, N, 1, N>(product, &mut sum, reach.behind(1), right, &left);
     }
     if N > 2 {
-        add_beside::<S, P, ROWS, N, 2, N>(product, &mut sum, (reach.behind(2), right), &left);
+        add_beside::<S, P, ROWS, N, 2, N>(product, &mut sum, reach.behind(2), right, &left);
     }
     sum
 }
@@ -210,7 +207,8 @@ pub(crate) fn multiply_within<S: Simd, P: Product<S>, const ROWS: usize, const N
 fn add_beside<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const START: usize, const END: usize>(
     product: P,
     sum: &mut [[S::Vector; N]; ROWS],
-    (rows, right): (Range<usize>, &[[S::Vector; N]]),
+    rows: Range<usize>,
+    right: &[[S::Vector; N]],
     left: &impl Fn(usize, usize) -> P::Element,
 ) {
     for (t, right) in (rows.start..).zip(right.get(rows).unwrap_or_default()) {

@@ -4,8 +4,8 @@ use core::f64::consts::LN_2;
 
 use super::{
     Columns,
+    block::{Block, strided},
     key_tile::{KeyTile, Tiles},
-    prefill::{Block, strided},
     transpose::store,
 };
 use crate::{
@@ -13,7 +13,6 @@ use crate::{
     scalar::Scalar,
     score::{
         function::Score,
-        head::Head,
         mask::Words,
         modify::{Apply, Mark},
         tile::Scores,
@@ -25,9 +24,7 @@ use crate::{
 
 /// Writes the scores of a block's queries with all keys, as they are at some stage.
 pub(super) struct StoreScores<'t, 's, 'a, S: Simd, F, const COLS: usize> {
-    pub(super) simd: S,
-    pub(super) block: &'t Block<'s, S, COLS>,
-    pub(super) head: &'t Head<'a, F, S::Scalar>,
+    pub(super) block: &'t Block<'t, S, F, COLS>,
     pub(super) tiles: Option<&'t mut Tiles<'s, S::Scalar>>,
     pub(super) stage: Stage,
     /// Room for a tile.
@@ -59,9 +56,10 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
             self.to.row_mut(self.first_row + i).fill(nothing);
         }
         let Some(tiles) = self.tiles.take() else { return };
-        let Sequence { room, kv_len, .. } = self.head.sequence;
+        let head = self.block.head;
+        let Sequence { room, kv_len, .. } = head.sequence;
         // Pages past the length are of no use to anybody.
-        let len = if self.head.call.kv.is_paged() { *kv_len } else { room.len() };
+        let len = if head.call.kv.is_paged() { *kv_len } else { room.len() };
         for c in 0..COLS {
             for start in (0..len).step_by(S::KEY_TILE) {
                 let mut tile = tiles.tile(start..len.min(start + S::KEY_TILE), 0);
@@ -77,7 +75,8 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
         column: Columns<1>,
         tile: &mut KeyTile<'_, '_, S::Scalar>,
     ) -> Option<()> {
-        let Self { simd, block, head, stage, .. } = *self;
+        let Self { block, stage, .. } = *self;
+        let Block { simd, head, .. } = *block;
         let is_masked = stage >= Stage::Masked;
         let [span] = column.of(&block.spans)?;
         let (range, is_full) = if is_masked { span.within(&tile.range) } else { (tile.range.clone(), true) };
@@ -87,11 +86,11 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
         let is_partial = is_masked && !(is_full && head.is_band());
         let mut words = Words::all(simd);
         if is_partial {
-            block.look(simd, head, column.first(), &range, &mut words);
+            block.look(column.first(), &range, &mut words);
         }
         let (product, queries) = (head.function(simd), &*block.queries);
         simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { product, columns: column, queries, keys, scores });
-        let of_queries = block.column(simd, head, column.first(), range.start, &words);
+        let of_queries = block.column(column.first(), range.start, &words);
         let len = range.len();
         if !words.all || head.modifies() {
             let scores = strided(scores, column.first());

@@ -28,9 +28,9 @@ pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
             unsafe {
                 // A whole square stays in registers.
                 if len == S::LANES {
-                    scatter(simd, load_square(simd, &rows, t, S::LANES), (c, scale), chunk);
+                    scatter(simd, load_square(simd, &rows, t, S::LANES), c, scale, chunk);
                 } else {
-                    scatter(simd, load_square(simd, &rows, t, len), (c, scale), chunk);
+                    scatter(simd, load_square(simd, &rows, t, len), c, scale, chunk);
                 }
             }
         }
@@ -42,7 +42,8 @@ pub(crate) unsafe fn load<S: Simd, T: Load, const COLS: usize>(
 fn scatter<S: Simd, const COLS: usize>(
     simd: S,
     from: S::Square,
-    (c, factor): (usize, S::Vector),
+    c: usize,
+    factor: S::Vector,
     to: &mut [[S::Vector; COLS]],
 ) {
     for (to, from) in to.iter_mut().zip(from.as_ref()) {
@@ -93,9 +94,9 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
             unsafe {
                 // A whole square stays in registers.
                 if len == S::LANES && count == S::LANES {
-                    store_square(simd, gather(simd, chunk, columns, (c, factor)), &rows, t, [S::LANES; 2]);
+                    store_square(simd, gather(simd, chunk, columns, c, factor), &rows, t, [S::LANES; 2]);
                 } else {
-                    store_square(simd, gather(simd, chunk, columns, (c, factor)), &rows, t, [count, len]);
+                    store_square(simd, gather(simd, chunk, columns, c, factor), &rows, t, [count, len]);
                 }
             }
         }
@@ -108,7 +109,8 @@ fn gather<S: Simd, const N: usize, const COLS: usize>(
     simd: S,
     from: &[[S::Vector; COLS]],
     columns: Columns<N>,
-    (c, factor): (usize, S::Vector),
+    c: usize,
+    factor: S::Vector,
 ) -> S::Square {
     let mut square = simd.zeros();
     for (to, from) in square.as_mut().iter_mut().zip(from.iter().filter_map(|from| columns.of(from))) {

@@ -62,6 +62,12 @@ pub(super) fn below(n: i32) -> u32 {
     u32::MAX.checked_shr(32 - n.clamp(0, 32) as u32).unwrap_or(0)
 }
 
+/// The shortest range that has all that either has.
+#[inline(always)]
+pub(crate) fn hull(a: Range<usize>, b: Range<usize>) -> Range<usize> {
+    a.start.min(b.start)..a.end.max(b.end)
+}
+
 /// The keys that several consecutive queries see.
 #[derive(Clone, Debug)]
 pub(crate) struct Span {

@@ -22,14 +22,15 @@ use crate::{
 pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize>(
     product: P,
     queries: &[S::Vector],
-    (keys, first): (Strip<'_, P::Element>, usize),
+    keys: Strip<'_, P::Element>,
+    first: usize,
     scores: &mut FewScores<'_, S>,
 ) {
     if const { !P::EXISTS } {
         return;
     }
     let (later, to) = (first + keys.rows_ahead(), DotsOf::<_, _, N> { product, queries, scores });
-    read::<S, _>((product.simd(), to.scores.count), keys, Asked { first, soon: later, ahead: later }, to);
+    read::<S, _>(product.simd(), to.scores.count, keys, Asked { first, soon: later, ahead: later }, to);
 }
 
 /// All of [`Dots`] but the keys.

@@ -3,7 +3,12 @@
 //! Lanes hold not queries but keys, or elements of a row, so that none is idle; each element is loaded once for all queries. What happens to
 //! scores between the product and the softmax is that of [prefill](super::prefill), on a tile that is turned over; it is seldom asked for.
 
-use core::{array::from_fn, num::NonZeroUsize, ops::Range, slice::from_ref};
+use core::{
+    array::from_fn,
+    num::NonZeroUsize,
+    ops::Range,
+    slice::{from_mut, from_ref},
+};
 
 mod dots;
 mod in_order;
@@ -21,9 +26,10 @@ use self::{
     sums::{Weights, accumulate},
 };
 use super::{
-    Products, has_i8_pairs,
-    key_tile::KeyTile,
-    prefill::{Block, Seen},
+    Products,
+    block::{Block, Room, Seen},
+    has_i8_pairs,
+    key_tile::{KeyTile, RawRows},
 };
 use crate::{
     Stage,
@@ -34,7 +40,7 @@ use crate::{
         function::Score,
         head::Head,
         mask::Words,
-        modify::{Apply, Mark},
+        modify::{Apply, Column, Mark},
     },
     scratch,
     simd::{CACHE_LINE, Pairs, Simd},
@@ -127,7 +133,8 @@ pub(super) fn store<S: Simd, T: Store>(simd: S, output: &[S::Vector], factor: S:
 #[inline(always)]
 pub(super) fn pair_queries<S: Simd, F: Score>(
     simd: S,
-    (head, products): (&Head<'_, F, S::Scalar>, Products),
+    head: &Head<'_, F, S::Scalar>,
+    products: Products,
     len: usize,
     queries: &mut [S::Vector],
 ) -> Rounded<S::Scalar> {
@@ -160,49 +167,52 @@ fn round<S: Simd>(
     .unwrap_or(Rounded::NOT)
 }
 
-impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
-    /// Attends to some tiles of keys at once. `scores` is room for those, and for another tile.
+/// Room for what happens between the products.
+struct PartRoom<'t, S: Simd> {
+    /// For a tile of scores or weights that is turned over, or pairs of weights.
+    tile: &'t mut [S::Vector],
+    words: &'t mut Words<S>,
+}
+
+impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
+    /// Attends to some tiles of keys at once. The room for scores is room for those, and for another tile.
     #[inline(always)]
-    pub(super) fn attend_few<F: Score>(
-        &mut self,
-        simd: S,
-        head: &Head<'_, F, S::Scalar>,
-        tiles: &mut KeyTile<'_, '_, S::Scalar>,
-        (scores, words): (&mut [[S::Vector; COLS]], &mut [Words<S>; COLS]),
-    ) {
-        let Some((room, scores)) = scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
-        let Some(words) = words.first_mut() else { return };
-        let mut scores = FewScores::new(simd, scores, self.of.len, tiles.range.len().div_ceil(S::KEY_TILE));
-        let parts: [Part; FEW_TILES] = from_fn(|i| self.part(simd, head, (i, &*tiles), words));
+    pub(super) fn attend_few(&mut self, tiles: &mut KeyTile<'_, '_, S::Scalar>, room: &mut Room<'_, S, COLS>) {
+        let Some((tile, scores)) = room.scores.as_flattened_mut().split_at_mut_checked(S::KEY_TILE) else { return };
+        let Some(words) = room.words.first_mut() else { return };
+        let mut scores = FewScores::new(self.simd, scores, self.of.len, tiles.range.len().div_ceil(S::KEY_TILE));
+        let parts: [Part; FEW_TILES] = from_fn(|i| self.part(i, tiles, words));
         if parts.iter().all(|part| part.keys.is_empty()) {
             return;
         }
         let parts = parts.get(..scores.tiles).unwrap_or_default();
-        let is_plain = self.products.are_of_rows() && !head.modifies();
+        let is_plain = self.products.are_of_rows() && !self.head.modifies();
         let whole = if is_plain && const { FEW_TILES * S::KEY_TILE <= MOST_KEYS } { Part::of(parts) } else { None };
         let parts = whole.as_ref().map_or(parts, from_ref);
+        let mut room = PartRoom { tile, words };
         for part in parts {
             let mut scores = scores.some_tiles(&part.tiles, part.keys.len());
-            self.part_scores((simd, head), (&mut *tiles, part), &mut scores, (&mut *room, &mut *words));
+            self.score_part(tiles, part, &mut scores, &mut room);
         }
         let in_order = parts.first().and_then(|part| self.in_order(part));
         let mut rescale = self.softmax.update_few(in_order, &mut scores);
         for part in parts.iter().filter(|part| !part.keys.is_empty()) {
             let weights = scores.some_tiles(&part.tiles, part.keys.len());
-            self.part_sums((simd, head), (&mut *tiles, part), (weights, rescale), (&mut *room, &mut *words));
-            rescale = simd.splat(1.0);
+            self.add_part(tiles, part, weights, rescale, &mut room);
+            rescale = self.simd.splat(1.0);
         }
     }
 
     /// The scores with the keys of a part.
     #[inline(always)]
-    fn part_scores<F: Score>(
+    fn score_part(
         &self,
-        (simd, head): (S, &Head<'_, F, S::Scalar>),
-        (tiles, part): (&mut KeyTile<'_, '_, S::Scalar>, &Part),
+        tiles: &mut KeyTile<'_, '_, S::Scalar>,
+        part: &Part,
         scores: &mut FewScores<'_, S>,
-        (room, words): (&mut [S::Vector], &mut Words<S>),
+        room: &mut PartRoom<'_, S>,
     ) {
+        let Self { simd, head, .. } = *self;
         if const { Products::may_be_of_rows::<F>() } && self.products.are_of_rows() {
             if let Some(keys) = tiles.raw_keys(simd, &part.keys) {
                 self.few_with_keys(keys, scores);
@@ -212,9 +222,8 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         }
         scores.mask_rest();
         if !part.is_full || head.modifies() {
-            self.look_at(simd, head, part, words);
-            let column = self.column(simd, head, 0, part.keys.start, words);
-            scores.turned(room, |scores, len| {
+            let column = self.column_of(part, room.words);
+            scores.turned(room.tile, |scores, len| {
                 simd.call(Apply { column, stage: Stage::Masked, scores, rows: 0..len });
             });
         }
@@ -222,38 +231,49 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// Adds the values of a part, weighed.
     #[inline(always)]
-    fn part_sums<F: Score>(
+    fn add_part(
         &mut self,
-        (simd, head): (S, &Head<'_, F, S::Scalar>),
-        (tiles, part): (&mut KeyTile<'_, '_, S::Scalar>, &Part),
-        (mut weights, rescale): (FewScores<'_, S>, S::Vector),
-        (room, words): (&mut [S::Vector], &mut Words<S>),
+        tiles: &mut KeyTile<'_, '_, S::Scalar>,
+        part: &Part,
+        mut weights: FewScores<'_, S>,
+        rescale: S::Vector,
+        room: &mut PartRoom<'_, S>,
     ) {
-        let is_marked = (!part.is_full || head.call.bias.is_some()) && !tiles.is_finite(simd);
-        let Some((values, first)) = tiles.raw_values(simd, &part.keys) else { return };
-        if let Strips::I8(_, scales) = values {
+        let simd = self.simd;
+        let is_marked = (!part.is_full || self.head.call.bias.is_some()) && !tiles.is_finite(simd);
+        let Some(values) = tiles.raw_values(simd, &part.keys) else { return };
+        if let Strips::I8(_, scales) = values.strips {
             // SAFETY: there are as many.
-            unsafe { weights.scale(&scales, first) };
+            unsafe { weights.scale(&scales, values.first) };
         }
         if is_marked {
             // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
-            let mark = if values.have_scales() { 0.0 } else { -1.0 };
-            self.look_at(simd, head, part, words);
-            let column = self.column(simd, head, 0, part.keys.start, words);
-            weights.turned(room, |weights, len| simd.call(Mark { column, weights, len, mark }));
+            let mark = if values.strips.have_scales() { 0.0 } else { -1.0 };
+            let column = self.column_of(part, room.words);
+            weights.turned(room.tile, |weights, len| simd.call(Mark { column, weights, len, mark }));
         }
-        let are_marked = is_marked && !values.have_scales();
-        self.few_with_values::<F>((&weights, rescale, are_marked), (values, first), (self.in_order(part), room));
+        let FewScores { count, len, .. } = weights;
+        let weighed = Weights {
+            simd,
+            elements: weights.elements(),
+            count,
+            len,
+            in_order: self.in_order(part),
+            are_marked: is_marked && !values.strips.have_scales(),
+            factors: &Rounded::NOT.factors,
+            rescale,
+        };
+        self.few_with_values(values, &weights, weighed, room.tile);
     }
 
-    /// The products with keys, as many as scores, from some row on.
+    /// The products with keys, as many as scores.
     #[inline(always)]
-    fn few_with_keys(&self, (keys, first): (Strips<'_, S::Scalar>, usize), scores: &mut FewScores<'_, S>) {
+    fn few_with_keys(&self, RawRows { strips, first }: RawRows<'_, S::Scalar>, scores: &mut FewScores<'_, S>) {
         let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, self.queries.as_flattened());
-        let (rows, vectors) = (room::<S>(scores.count), keys.dim().div_ceil(S::LANES));
+        let (rows, vectors) = (room::<S>(scores.count), strips.dim().div_ceil(S::LANES));
         let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
-        with_product!((simd, in_pairs, true), keys, (product, strip) => dots(product, queries, (strip, first), scores));
-        if let Strips::I8(strip, _) = keys {
+        with_product!((simd, in_pairs, true), strips, (product, strip) => dots(product, queries, strip, first, scores));
+        if let Strips::I8(strip, _) = strips {
             for i in self.rounded.exact_rows() {
                 let query = Grid { vectors: all, strides: [1, rows] };
                 simd.call(ExactScores { query, i, keys: strip.walk(first), scores });
@@ -262,7 +282,7 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         if in_pairs {
             scores.multiply(&self.rounded.factors);
         }
-        if let Strips::I8(_, scales) = keys {
+        if let Strips::I8(_, scales) = strips {
             // SAFETY: there are as many.
             unsafe { scores.scale(&scales, first) };
         }
@@ -274,33 +294,32 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
         (self.products == Products::FewInOrder).then_some(part.keys.start)
     }
 
-    /// Adds the products of weights, marked or not, with as many values from some row on. `room` is for pairs of weights.
+    /// Adds the products of weights, which are `single` numbers, with as many values. `room` is for pairs of weights.
     #[inline(always)]
-    fn few_with_values<F: Score>(
+    fn few_with_values(
         &mut self,
-        (weights, rescale, are_marked): (&FewScores<'_, S>, S::Vector, bool),
-        (values, first): (Strips<'_, S::Scalar>, usize),
-        (in_order, room): (Option<usize>, &mut [S::Vector]),
+        RawRows { strips, first }: RawRows<'_, S::Scalar>,
+        weights: &FewScores<'_, S>,
+        single: Weights<'_, S>,
+        room: &mut [S::Vector],
     ) {
-        let (simd, in_pairs) = (weights.simd, self.products == Products::FewInPairs);
-        let output = self.output.as_flattened_mut();
-        let (single, per_query) = (weights.elements(), FewScores::<S>::OF_QUERY);
-        let (mut elements, mut rounded) = (single, Rounded::NOT);
+        let (simd, in_pairs) = (self.simd, self.products == Products::FewInPairs);
+        let (output, per_query) = (self.output.as_flattened_mut(), FewScores::<S>::OF_QUERY);
+        let (mut elements, mut rounded) = (single.elements, Rounded::NOT);
         if const { Products::may_be_of_rows::<F>() } && in_pairs {
             const { assert!(!has_i8_pairs::<S>() || FEW_TILES / 2 * S::FEW <= S::LANES, "a tile has room for the pairs") };
             let vectors = weights.tiles * (S::KEY_TILE / S::LANES);
             let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
             let to = Grid { vectors: &mut *room, strides: [Weights::<S>::stride(2) / S::LANES, 1] };
-            rounded = round(simd, &values, [weights.count, vectors], from, to);
+            rounded = round(simd, &strips, [weights.count, vectors], from, to);
             elements = scratch::elements::<S>(room);
         }
-        let FewScores { count, len, .. } = *weights;
-        let factors = &rounded.factors;
-        let weights = Weights { simd, elements, count, len, in_order, are_marked, factors, rescale };
-        with_product!((simd, in_pairs, Products::may_be_of_rows::<F>()), values, (product, strip) => accumulate(product, weights, (strip, first), output));
-        if let Strips::I8(strip, _) = values {
+        let weights = Weights { elements, factors: &rounded.factors, ..single };
+        with_product!((simd, in_pairs, Products::may_be_of_rows::<F>()), strips, (product, strip) => accumulate(product, weights, strip, first, output));
+        if let Strips::I8(strip, _) = strips {
             for i in rounded.exact_rows() {
-                let of_query = single.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..len));
+                let of_query =
+                    single.elements.get(i * per_query * S::LANES..).and_then(|weights| weights.get(..single.len));
                 let (weights, values) = (of_query.unwrap_or_default(), strip.walk(first));
                 let output = output.get_mut(i * strip.dim().div_ceil(S::LANES)..).unwrap_or_default();
                 simd.call(ExactSums::<S> { weights, values, output });
@@ -310,30 +329,25 @@ impl<S: Simd, const COLS: usize> Block<'_, S, COLS> {
 
     /// What is seen of tile `i`.
     #[inline(always)]
-    fn part<F: Score>(
-        &self,
-        simd: S,
-        head: &Head<'_, F, S::Scalar>,
-        (i, tiles): (usize, &KeyTile<'_, '_, S::Scalar>),
-        words: &mut Words<S>,
-    ) -> Part {
+    fn part(&self, i: usize, tiles: &KeyTile<'_, '_, S::Scalar>, words: &mut Words<S>) -> Part {
         let (keys, is_full) = self.spans[0].within(&tiles.part(i * S::KEY_TILE, S::KEY_TILE));
         let tiles = i..i + 1;
-        match self.seen(simd, head, (&keys, &[is_full]), core::slice::from_mut(words)) {
+        match self.seen(&keys, &[is_full], from_mut(words)) {
             Seen::Nothing => Part { tiles, keys: keys.start..keys.start, is_full: true },
             Seen::All => Part { tiles, keys, is_full: true },
             Seen::Some => Part { tiles, keys, is_full: false },
         }
     }
 
-    /// Who sees what of a part.
+    /// The queries, and who of them sees what of a part.
     #[inline(always)]
-    fn look_at<F: Score>(&self, simd: S, head: &Head<'_, F, S::Scalar>, part: &Part, words: &mut Words<S>) {
+    fn column_of<'t>(&'t self, part: &Part, words: &'t mut Words<S>) -> Column<'t, 't, S, F> {
         if part.is_full {
-            *words = Words::all(simd);
+            *words = Words::all(self.simd);
         } else {
-            self.look(simd, head, 0, &part.keys, words);
+            self.look(0, &part.keys, words);
         }
+        self.column(0, part.keys.start, words)
     }
 }
 

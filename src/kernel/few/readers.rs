@@ -31,7 +31,8 @@ pub(super) struct Asked {
 /// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy>(
-    (simd, count): (S, usize),
+    simd: S,
+    count: usize,
     strip: Strip<'_, T>,
     Asked { first, soon, ahead }: Asked,
     to: impl ReadRows<T>,

@@ -47,7 +47,8 @@ impl<S: Simd> Weights<'_, S> {
 pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
     product: P,
     weights: Weights<'_, S>,
-    (values, first): (Strip<'_, P::Element>, usize),
+    values: Strip<'_, P::Element>,
+    first: usize,
     output: &mut [S::Vector],
 ) {
     if const { !P::EXISTS } {
@@ -56,7 +57,7 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
     // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
     let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len.min(S::KEY_TILE) };
     let to = SumsOf::<_, _, N> { product, weights, output };
-    read::<S, _>((product.simd(), weights.count), values, asked, to);
+    read::<S, _>(product.simd(), weights.count, values, asked, to);
 }
 
 /// All of [`Sums`] but the values.
@@ -148,33 +149,33 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         let mut group = 0;
         if !self.weights.are_marked {
             while group + WIDTH <= groups {
-                self.columns::<WIDTH, false>((values, keys), group, width);
+                self.columns::<WIDTH, false>(values, keys, group, width);
                 group += WIDTH;
             }
             if const { WIDTH == 8 } && group + 4 <= groups {
-                self.columns::<4, false>((values, keys), group, width);
+                self.columns::<4, false>(values, keys, group, width);
                 group += 4;
             }
             if const { WIDTH == 4 } && group + 2 <= groups {
-                self.columns::<2, false>((values, keys), group, width);
+                self.columns::<2, false>(values, keys, group, width);
                 group += 2;
             }
         }
         while group < groups {
-            self.one_group((values, keys), group, width);
+            self.one_group(values, keys, group, width);
             group += 1;
         }
         if rest > 0 {
-            self.one_group((values, keys), group, rest);
+            self.one_group(values, keys, group, rest);
         }
     }
 
     #[inline(always)]
-    fn one_group(&mut self, values: (&mut R, &Range<usize>), first: usize, len: usize) {
+    fn one_group(&mut self, values: &mut R, keys: &Range<usize>, first: usize, len: usize) {
         if P::HAS_MARKS && self.weights.are_marked {
-            self.columns::<1, true>(values, first, len);
+            self.columns::<1, true>(values, keys, first, len);
         } else {
-            self.columns::<1, false>(values, first, len);
+            self.columns::<1, false>(values, keys, first, len);
         }
     }
 
@@ -182,7 +183,8 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     #[inline(always)]
     fn columns<const GROUPS: usize, const MARKED: bool>(
         &mut self,
-        (values, keys): (&mut R, &Range<usize>),
+        values: &mut R,
+        keys: &Range<usize>,
         first: usize,
         len: usize,
     ) {
