@@ -171,7 +171,7 @@ impl Kernel for Unit<'_> {
                 for (x, start) in block.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
                     simd.call(Project::<_, ROWS, NARROW, COLS> { simd, x, weights, start, sums: &mut *sums });
                 }
-                transpose::store(simd, sums, Columns::new(0), one, &mut y, (row, first));
+                transpose::store(simd, sums, Columns::new(0), one, &mut y, [row, first]);
             }
         }
     }

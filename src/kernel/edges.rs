@@ -61,7 +61,7 @@ impl<S: Simd, const COLS: usize> Task for StoreOutput<'_, '_, S, COLS> {
                 few::store(simd, from.as_flattened(), factor[0], rows);
             } else {
                 let from = from.get(..rows.dim()).unwrap_or(from);
-                transpose::store(simd, from, Columns::new(0), factor, rows, (first, 0));
+                transpose::store(simd, from, Columns::new(0), factor, rows, [first, 0]);
             }
         });
     }

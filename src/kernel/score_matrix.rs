@@ -105,7 +105,7 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
             simd.call(Mark { column: of_queries, weights, len, mark: 0.0 });
         }
         let [_, first_key] = head.origin();
-        let at = (self.first_row + column.first() * S::LANES, first_key + range.start);
+        let at = [self.first_row + column.first() * S::LANES, first_key + range.start];
         store(simd, scores, column, [factor], self.to, at);
         Some(())
     }

@@ -69,7 +69,7 @@ pub(crate) unsafe fn load_square<S: Simd, T: Load>(simd: S, rows: &[*const T; 16
     square
 }
 
-/// `to[row + query][element + t] = from[t][query] * factor[query]`, with `at = (row, element)`, for some of the queries. Rows are asked for before
+/// `to[row + query][element + t] = from[t][query] * factor[query]` for some of the queries. Rows are asked for before
 /// they are written, as each write waits for the one before.
 #[inline(always)]
 pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
@@ -78,7 +78,7 @@ pub(crate) fn store<S: Simd, T: Store, const N: usize, const COLS: usize>(
     columns: Columns<N>,
     factor: [S::Vector; N],
     to: &mut RowsMut<'_, T>,
-    (row, element): (usize, usize),
+    [row, element]: [usize; 2],
 ) {
     let Some(mut queries) = to.walk(row) else { return };
     for (c, factor) in (0..N).zip(factor) {

@@ -195,13 +195,13 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             let piece = keys.start + piece.start..keys.start + piece.end;
             let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
             for j in piece.start / N..piece.end / N {
-                self.add_rows::<GROUPS, MARKED>(values, (j, first), [len; N], &mut sums);
+                self.add_rows::<GROUPS, MARKED>(values, j, first, [len; N], &mut sums);
             }
             if !piece.end.is_multiple_of(N) {
                 // The last row has zeros for a counterpart.
                 let mut lens = [0; N];
                 lens[0] = len;
-                self.add_rows::<GROUPS, MARKED>(values, (piece.end / N, first), lens, &mut sums);
+                self.add_rows::<GROUPS, MARKED>(values, piece.end / N, first, lens, &mut sums);
             }
             self.store(first * N, sums, rescale);
             rescale = simd.splat(1.0);
@@ -213,7 +213,8 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_rows<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        (j, first): (usize, usize),
+        j: usize,
+        first: usize,
         lens: [usize; N],
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
@@ -233,7 +234,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                     sums[g] = self.add::<MARKED>(columns, [i, j], sums[g]);
                 }
             }
-            Self::ask(values, (rows, first), GROUPS * N * S::LANES);
+            Self::ask(values, rows, first, GROUPS * N * S::LANES);
             return;
         }
         let mut columns = [[simd.splat(0.0); N]; GROUPS];
@@ -248,7 +249,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 if const { N == 2 } { touch_line(rows[n], rest) } else { touch(rows[n], rest) }
             }
         }
-        Self::ask(values, (rows, first), GROUPS * N * S::LANES);
+        Self::ask(values, rows, first, GROUPS * N * S::LANES);
         for columns in &mut columns {
             *columns = product.columns(*columns);
         }
@@ -288,7 +289,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 
     /// While a part of `N` rows is summed up, asks for as much of later ones; for all of those at first, if they are read soon.
     #[inline(always)]
-    fn ask(values: &mut R, (rows, first): ([*const P::Element; N], usize), part: usize) {
+    fn ask(values: &mut R, rows: [*const P::Element; N], first: usize, part: usize) {
         if !R::SOON {
             return values.ask(rows, part);
         }
