@@ -18,6 +18,8 @@ fn kinds_of_masks(plain: Plan) -> impl Iterator<Item = Plan> {
         window(Some(20), None),
         window(None, Some(2)),
         window(Some(70), Some(9)),
+        // Vectors of queries see nothing in common.
+        window(Some(3), Some(5)),
         Plan { lens: Lens::Each(101), ..plain },
         Plan { lens: Lens::Each(70), band: Band::CAUSAL, ..plain },
         Plan { packed: Some(3), ..plain },
