@@ -15,7 +15,7 @@ use crate::{
     weighted_sum::{Accumulate, Sums},
 };
 
-/// The register tile, in keys, for one vector of queries of several; fewer are not worth while to be computed at once for all of them.
+/// The register tile, in keys, for one or two vectors of queries of several.
 pub(super) const SINGLE: usize = 8;
 
 /// What of a tile each vector of queries sees by its position.
