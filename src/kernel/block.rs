@@ -319,9 +319,9 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         scores: &mut [[S::Vector; COLS]],
     ) -> Option<[S::Vector; COLS]> {
         let (simd, head, queries, range) = (self.simd, self.head, &*self.queries, &sight.keys);
+        let [factor, _] = head.factors_of_pairs();
+        let factor = Some(factor).filter(|factor| *factor != S::Scalar::ONE);
         if let Some(matrices) = self.products.matrices(simd) {
-            let [factor, _] = head.factors_of_pairs();
-            let factor = Some(factor).filter(|factor| *factor != S::Scalar::ONE);
             let (keys, first) = tile.matrix_keys(simd, range)?;
             let queries = queries.get(..keys.dim())?;
             return Some(matrices.call(MatrixScores { simd, matrices, queries, keys, first, factor, scores }));
@@ -332,9 +332,7 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
                 scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores)
             }
             Some(pairs) => {
-                let [factor, _] = head.factors_of_pairs();
-                let product = PairDot { simd, pairs, factor: Some(factor).filter(|factor| *factor != S::Scalar::ONE) };
-                let keys = tile.keys_in_pairs(simd, range)?;
+                let (product, keys) = (PairDot { simd, pairs, factor }, tile.keys_in_pairs(simd, range)?);
                 let queries = queries.get(..keys.dim())?;
                 scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores)
             }
