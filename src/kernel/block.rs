@@ -280,7 +280,8 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         !visible.is_all || self.head.call.bias.is_some() || visible.halves != [0, 0]
     }
 
-    /// Turns scores into weights; into pairs of them where products are of pairs, unless some are yet to be marked.
+    /// Turns scores into weights; into pairs of them where products are of pairs, unless some are yet to be marked. Gives what the output is to be
+    /// multiplied with, if there is any.
     #[inline(always)]
     fn weigh(
         &mut self,
@@ -288,16 +289,17 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         visible: &Visible<'_, S, COLS>,
         rows: &mut [[S::Vector; COLS]],
         is_marked: bool,
-    ) -> [S::Vector; COLS] {
+    ) -> Option<[S::Vector; COLS]> {
         let (softmax, [_, factor]) = (&mut self.softmax, self.head.factors_of_pairs());
-        match self.products.pairs(self.simd) {
+        let rescale = match self.products.pairs(self.simd) {
             None => softmax.update(max, visible.keys().start, rows),
             Some(_) if is_marked => softmax.update_scaled(max, factor, visible.without_halves(rows)),
             Some(pairs) => {
                 visible.fill_halves(rows, self.simd.splat(f32::NEG_INFINITY));
                 pairs.call(UpdateInPairs { pairs, softmax, max, factor, scores: rows })
             }
-        }
+        };
+        self.has_output.then_some(rescale)
     }
 
     /// Marks the weights of keys that are masked: their values must not even be multiplied by zero.
@@ -347,10 +349,9 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         sight: &Sight<COLS>,
         weights: &[[S::Vector; COLS]],
         is_marked: bool,
-        rescale: [S::Vector; COLS],
+        rescale: Option<[S::Vector; COLS]>,
     ) -> Option<()> {
         let (simd, range, output) = (self.simd, &sight.keys, &mut *self.output);
-        let rescale = self.has_output.then_some(rescale);
         match self.products.pairs(simd) {
             None => {
                 let (product, reach) = (Function::dot(simd), sight.reach([0, 1]));
@@ -377,9 +378,9 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         range: &Range<usize>,
         weights: &[[S::Vector; COLS]],
         only_finite: bool,
-        rescale: [S::Vector; COLS],
+        rescale: Option<[S::Vector; COLS]>,
     ) -> Option<()> {
-        let (simd, rescale) = (self.simd, self.has_output.then_some(rescale));
+        let simd = self.simd;
         let (matrices, values) = (self.products.matrices(simd)?, tile.matrix_values(simd, range, only_finite)?);
         let (weights, output) = (weights.get(..weights.len() / 2)?, &mut *self.output);
         matrices.call(MatrixSums { simd, matrices, weights, values, rescale, output });

@@ -10,7 +10,6 @@ use super::{
     Columns, Products,
     block::{ASKS, Block, Room, Trust},
     edges::{LoadQueries, StoreOutput},
-    few,
     key_tile::Tiles,
     pairs::PairRows,
     reach::{Reach, SINGLE},
@@ -153,13 +152,11 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
         if let Some(pairs) = products.pairs(simd) {
             pair_queries(simd, pairs, self.rows.dim(), q);
         }
-        let mut rounded = few::Rounded::NOT;
-        if const { COLS == 1 && Products::may_be_of_rows::<F>() } {
-            rounded = few::pair_queries(simd, head, products, queries.len, q.as_flattened_mut());
-        }
         let has_sinks = self.range.as_ref().is_none_or(|range| range.is_first);
         let mut block = Block::new(simd, head, queries, has_sinks, products, [q, o]);
-        block.rounded = rounded;
+        if const { COLS == 1 && Products::may_be_of_rows::<F>() } {
+            block.round_queries();
+        }
         Some(block)
     }
 

@@ -22,10 +22,10 @@ pub(super) const SINGLE: usize = 8;
 pub(super) struct Sight<const N: usize> {
     /// What any of them sees.
     pub(super) keys: Range<usize>,
-    /// Whether all vectors see all of that, though not all queries, maybe.
-    is_even: bool,
-    /// Of each, where what it sees of that starts and ends.
-    each: [[usize; 2]; N],
+    /// Where what each vector sees of that starts.
+    starts: [usize; N],
+    /// And where it ends.
+    ends: [usize; N],
     /// Of each, whether all of its queries see all of that.
     pub(super) are_full: [bool; N],
 }
@@ -36,34 +36,29 @@ impl<const N: usize> Sight<N> {
     pub(super) fn new(spans: &[Span; N], tile: &Range<usize>) -> Option<Self> {
         let ranges = spans.iter().map(|span| span.within(tile).0);
         let keys = ranges.filter(|range| !range.is_empty()).reduce(hull)?;
-        let (mut is_even, mut each, mut are_full) = (true, [[0; 2]; N], [true; N]);
-        for ((each, is_full), span) in each.iter_mut().zip(&mut are_full).zip(spans) {
+        let (mut starts, mut ends, mut are_full) = ([0; N], [0; N], [true; N]);
+        for (((start, end), is_full), span) in starts.iter_mut().zip(&mut ends).zip(&mut are_full).zip(spans) {
             let (range, sees_all) = span.within(tile);
-            is_even &= range == keys;
             *is_full = sees_all && range == keys;
-            *each = [range.start, range.end].map(|end| end.saturating_sub(keys.start).min(keys.len()));
+            [*start, *end] = [range.start, range.end].map(|key| key.saturating_sub(keys.start).min(keys.len()));
         }
-        Some(Self { keys, is_even, each, are_full })
+        Some(Self { keys, starts, ends, are_full })
     }
 
     /// The rows of keys that vector `c` sees, from a multiple of `lanes` on.
     #[inline(always)]
     pub(super) fn rows(&self, c: usize, lanes: usize) -> Range<usize> {
-        let [start, end] = self.each[c % N];
-        start / lanes * lanes..end
+        self.starts[c % N] / lanes * lanes..self.ends[c % N]
     }
 
     /// In rows of so many keys, with some before the first.
     #[inline(always)]
     pub(super) fn reach(&self, [before, keys]: [usize; 2]) -> Reach<N> {
-        if self.is_even {
-            return Reach::whole((before + self.keys.len()).div_ceil(keys));
+        let (mut starts, mut ends) = (self.starts, self.ends);
+        for (start, end) in starts.iter_mut().zip(&mut ends) {
+            (*start, *end) = ((before + *start) / keys, (before + *end).div_ceil(keys));
         }
-        let (mut starts, mut ends) = ([0; N], [0; N]);
-        for ((first, last), [start, end]) in starts.iter_mut().zip(&mut ends).zip(self.each) {
-            (*first, *last) = ((before + start) / keys, (before + end).div_ceil(keys));
-        }
-        Reach { starts, ends, is_even: false }
+        Reach { starts, ends }
     }
 }
 
@@ -129,27 +124,26 @@ pub(super) fn sums_within<S: Simd, P: Product<S>, const ROWS: usize, const NARRO
 pub(crate) struct Reach<const N: usize> {
     starts: [usize; N],
     ends: [usize; N],
-    /// Whether they see the same.
-    is_even: bool,
 }
 
 impl<const N: usize> Reach<N> {
     /// All see all of so many.
     #[inline(always)]
     pub(crate) const fn whole(len: usize) -> Self {
-        Self { starts: [0; N], ends: [len; N], is_even: true }
+        Self { starts: [0; N], ends: [len; N] }
     }
 
     /// What of some rows they see, counted from the first of those.
     #[inline(always)]
     pub(crate) fn part(&self, rows: &Range<usize>) -> Self {
         let cut = |row: usize| row.max(rows.start).min(rows.end) - rows.start;
-        Self { starts: self.starts.map(cut), ends: self.ends.map(cut), is_even: self.is_even }
+        Self { starts: self.starts.map(cut), ends: self.ends.map(cut) }
     }
 
+    /// Whether they see the same.
     #[inline(always)]
     const fn is_even(&self) -> bool {
-        self.is_even
+        self.starts[0] == self.starts[N - 1] && self.ends[0] == self.ends[N - 1]
     }
 
     /// Rows that all see, or none of them.
@@ -223,6 +217,7 @@ fn add_beside<S: Simd, P: Product<S>, const ROWS: usize, const N: usize, const S
 
 #[cfg(test)]
 mod tests {
+    use core::array::from_fn;
     use std::vec::Vec;
 
     use super::{Reach, Sight};
@@ -241,7 +236,7 @@ mod tests {
             if starts.iter().zip(ends).any(|(start, end)| *start > end) {
                 continue;
             }
-            let reach = Reach { starts, ends, is_even: false };
+            let reach = Reach { starts, ends };
             for c in 0..3 {
                 let reached = rows(&reach, c).collect::<Vec<_>>();
                 assert!(reached.is_sorted_by(|a, b| a < b), "{starts:?} {ends:?} {c}: {reached:?}");
@@ -260,7 +255,10 @@ mod tests {
     #[test]
     fn what_is_seen_of_a_tile() {
         let span = |some, all| Span { some, all };
-        let see = |spans, tile| Sight::new(&spans, &tile).map(|sight| (sight.keys, sight.each, sight.are_full));
+        let see = |spans, tile| {
+            let each = |sight: &Sight<2>| from_fn(|c| [sight.starts[c], sight.ends[c]]);
+            Sight::new(&spans, &tile).map(|sight| (sight.keys.clone(), each(&sight), sight.are_full))
+        };
         let spans = [span(2..40, 9..30), span(10..50, 20..40)];
         assert_eq!(see(spans.clone(), 0..8), Some((2..8, [[0, 6], [6, 6]], [false; 2])));
         assert_eq!(see(spans.clone(), 20..30), Some((20..30, [[0, 10]; 2], [true; 2])));

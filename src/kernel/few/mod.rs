@@ -38,7 +38,6 @@ use crate::{
     scalar::Scalar,
     score::{
         function::Score,
-        head::Head,
         mask::Words,
         modify::{Apply, Column, Mark},
     },
@@ -129,28 +128,6 @@ pub(super) fn store<S: Simd, T: Store>(simd: S, output: &[S::Vector], factor: S:
     }
 }
 
-/// Makes pairs of queries, if that is what they are multiplied as, behind them. Sums want to be multiplied with what is returned.
-#[inline(always)]
-pub(super) fn pair_queries<S: Simd, F: Score>(
-    simd: S,
-    head: &Head<'_, F, S::Scalar>,
-    products: Products,
-    len: usize,
-    queries: &mut [S::Vector],
-) -> Rounded<S::Scalar> {
-    let dim = head.call.kv.shape().dim;
-    let (rows, vectors) = (room::<S>(len), dim.div_ceil(S::LANES));
-    let Some(kv) = head.kv().filter(|_| products == Products::FewInPairs) else { return Rounded::NOT };
-    let Some((from, to)) = queries.split_at_mut_checked(rows * vectors) else {
-        return Rounded::NOT;
-    };
-    let strides = [1, rows];
-    let (from, to) = (Grid { vectors: &*from, strides }, Grid { vectors: to, strides });
-    let mut rounded = round(simd, &kv[0], [rows, vectors], from, to);
-    rounded.factors.iter_mut().for_each(|factor| *factor = *factor * head.call.query_factor);
-    rounded
-}
-
 /// [`Round`] for products with some keys or values.
 #[inline(always)]
 fn round<S: Simd>(
@@ -175,6 +152,19 @@ struct PartRoom<'t, S: Simd> {
 }
 
 impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
+    /// Makes pairs of queries, if that is what they are multiplied as, behind them.
+    #[inline(always)]
+    pub(super) fn round_queries(&mut self) {
+        let Self { simd, head, .. } = *self;
+        let Some([keys, _]) = head.kv().filter(|_| self.products == Products::FewInPairs) else { return };
+        let (rows, vectors) = (room::<S>(self.of.len), keys.dim().div_ceil(S::LANES));
+        let Some((from, to)) = self.queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else { return };
+        let strides = [1, rows];
+        let (from, to) = (Grid { vectors: &*from, strides }, Grid { vectors: to, strides });
+        self.rounded = round(simd, &keys, [rows, vectors], from, to);
+        self.rounded.factors.iter_mut().for_each(|factor| *factor = *factor * head.call.query_factor);
+    }
+
     /// Attends to some tiles of keys at once. The room for scores is room for those, and for another tile.
     #[inline(always)]
     pub(super) fn attend_few(&mut self, tiles: &mut KeyTile<'_, '_, S::Scalar>, room: &mut Room<'_, S, COLS>) {
