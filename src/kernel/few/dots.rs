@@ -70,7 +70,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
             _ if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } => self.run::<4, 2, 4>(keys),
             // The fewer rows at once, the fewer streams for a CPU to follow.
             _ if const { S::FEW == 8 && !R::SOON } => self.run::<4, 4, 1>(keys),
-            _ if const { S::FEW == 4 && N == 2 } => self.run::<4, 2, 2>(keys),
+            _ if const { S::FEW == 4 && (N == 2 || R::SOON) } => self.run::<4, 2, 2>(keys),
             _ => self.run::<4, 2, 1>(keys),
         }
     }

@@ -26,8 +26,8 @@ pub(super) struct Asked {
 /// Has rows read for `count` queries. Choices by constants are such to the compiler, too: what is not chosen is not compiled.
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
-/// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes on
-/// others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
+/// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes with many registers and for narrow
+/// vectors on others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
 /// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy>(
@@ -59,25 +59,20 @@ pub(super) fn read<S: Simd, T: Copy>(
             Some(rows) if const { S::FEW == 8 } && simd.asks_ahead() => {
                 to.several(ByAddress::<_, _, Ahead<true, true>>::new(rows, ahead));
             }
-            Some(rows) if const { is_soon::<S, T>() } => {
-                to.several(ByAddress::<_, _, Soon>::new(rows, soon));
-            }
+            Some(rows) if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon>::new(rows, soon)),
             Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
             None if const { S::FEW == 8 } && strip.has_whole_groups(first) => {
                 to.several(ByStretch::new(strip, soon));
             }
-            None if const { is_wide::<S>() && size_of::<T>() > 1 } => {
-                to.several(ByAddress::<_, _, Soon>::new(walk, soon));
-            }
+            None if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon>::new(walk, soon)),
             None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }
     }
 }
 
-/// Whether several queries ask for even rows soon before: not with sixteen registers where elements are converted.
+/// Whether several queries ask for rows soon before: but for bytes with many registers, and for narrow vectors.
 const fn is_soon<S: Simd, T>() -> bool {
-    let bytes = size_of::<T>();
-    is_wide::<S>() && (bytes == size_of::<S::Scalar>() || S::FEW == 8 && bytes > 1)
+    is_wide::<S>() && (S::FEW == 4 || size_of::<T>() > 1)
 }
 
 /// Whether there are registers enough to read a row of one query's, and ask from where that is.
@@ -86,6 +81,6 @@ const fn asks_from_rows<S: Simd, T>() -> bool {
 }
 
 /// Whether vectors are half a cache line at least: products of narrower ones take longer than memory does.
-const fn is_wide<S: Simd>() -> bool {
+pub(super) const fn is_wide<S: Simd>() -> bool {
     size_of::<S::Vector>() >= CACHE_LINE / 2
 }

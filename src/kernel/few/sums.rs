@@ -1,16 +1,16 @@
 //! Sums of weighted values, columns in the lanes.
 
-use core::ops::Range;
+use core::{ops::Range, ptr::null};
 
 use super::{
     product::RowProduct,
-    readers::{Asked, ReadRows, read},
+    readers::{Asked, ReadRows, is_wide, read},
     room, touch, touch_line,
 };
 use crate::{
     pieces::pieces,
     scalar::Scalar,
-    simd::{Simd, Task},
+    simd::{CACHE_LINE, Simd, Task, prefetch},
     softmax::{FEW_TILES, FewScores},
     view::{Reader, Strip},
 };
@@ -78,8 +78,12 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'_, S, P, N> {
 impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for SumsOf<'_, S, P, N> {
     #[inline(always)]
     fn one<R: Reader<P::Element>>(self, values: R) {
-        if const { N == 2 } {
+        if const { N == 2 && S::FEW == 4 } {
+            self.run::<1, 8>(values);
+        } else if const { N == 2 } {
             self.run::<1, 4>(values);
+        } else if const { S::FEW == 4 && (is_wide::<S>() || size_of::<P::Element>() == size_of::<S::Scalar>()) } {
+            self.run::<1, 16>(values);
         } else {
             self.run::<1, 8>(values);
         }
@@ -90,11 +94,13 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
         match room::<S>(self.weights.count) {
             8 if const { S::FEW == 8 && N == 2 } => self.run::<8, 1>(values),
             8 if const { S::FEW == 8 } => self.run::<8, 2>(values),
-            // As many columns as there are registers: weights are read again for each product, but rows once.
+            // Columns for all registers, or more: weights are read again for each product, or sums kept in memory, but rows are read once.
             _ if const { S::FEW == 8 && R::SOON && N == 2 } => self.run::<4, 4>(values),
             _ if const { S::FEW == 8 && R::SOON } => self.run::<4, 8>(values),
             _ if const { S::FEW == 8 && N == 2 } => self.run::<4, 2>(values),
             _ if const { S::FEW == 8 } => self.run::<4, 4>(values),
+            _ if const { R::SOON && N == 2 } => self.run::<4, 8>(values),
+            _ if const { R::SOON } => self.run::<4, 16>(values),
             _ if const { N == 2 } => self.run::<4, 1>(values),
             _ => self.run::<4, 2>(values),
         }
@@ -110,6 +116,15 @@ struct Sums<'t, S: Simd, P: RowProduct<S, N>, R, const N: usize, const QUERIES: 
     values: R,
     /// `[query][column]`, as many vectors for each query as its columns take.
     output: &'t mut [S::Vector],
+}
+
+/// `TURNS` times `N` rows whose columns from vector `first` on are added, times weights from number `j` on, and how many elements of each.
+#[derive(Clone, Copy)]
+struct Turns<T, const N: usize, const TURNS: usize> {
+    rows: [[*const T; N]; TURNS],
+    lens: [[usize; N]; TURNS],
+    j: usize,
+    first: usize,
 }
 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize> Task
@@ -139,7 +154,11 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 {
     /// Whether columns are multiplied as they are loaded, and not after a whole row has been: the fewer instructions there are to a row, the more rows a CPU looks ahead
     /// while memory answers. For several queries, it leaves registers for sums.
-    const AT_ONCE: bool = S::FEW == 8 && N == 1 && (QUERIES == 1 || R::SOON);
+    const AT_ONCE: bool = match S::FEW {
+        8 => N == 1 && (QUERIES == 1 || R::SOON),
+        4 => R::SOON,
+        _ => false,
+    };
 
     /// Sums for some keys, in as many passes over their values as it takes.
     #[inline(always)]
@@ -152,11 +171,15 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 self.columns::<WIDTH, false>(values, keys, group, width);
                 group += WIDTH;
             }
-            if const { WIDTH == 8 } && group + 4 <= groups {
+            if const { WIDTH == 16 } && group + 8 <= groups {
+                self.columns::<8, false>(values, keys, group, width);
+                group += 8;
+            }
+            if const { WIDTH >= 8 } && group + 4 <= groups {
                 self.columns::<4, false>(values, keys, group, width);
                 group += 4;
             }
-            if const { WIDTH == 4 } && group + 2 <= groups {
+            if const { WIDTH == 4 || S::FEW == 4 && WIDTH >= 4 } && group + 2 <= groups {
                 self.columns::<2, false>(values, keys, group, width);
                 group += 2;
             }
@@ -194,50 +217,128 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         for piece in pieces(first_key, keys.len(), piece) {
             let piece = keys.start + piece.start..keys.start + piece.end;
             let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
-            for j in piece.start / N..piece.end / N {
-                self.add_rows::<GROUPS, MARKED>(values, j, first, [len; N], &mut sums);
+            let mut weights = piece.start / N..piece.end / N;
+            if const { S::FEW == 4 && QUERIES * GROUPS * N > 16 } {
+                // Sums that registers have no room for are in memory, and each is loaded and stored but once for twice as many rows.
+                while weights.len() >= 2 {
+                    self.add_rows::<GROUPS, MARKED, 2>(values, weights.start, first, [[len; N]; 2], &mut sums);
+                    weights.start += 2;
+                }
+            }
+            for j in weights {
+                self.add_rows::<GROUPS, MARKED, 1>(values, j, first, [[len; N]], &mut sums);
             }
             if !piece.end.is_multiple_of(N) {
                 // The last row has zeros for a counterpart.
                 let mut lens = [0; N];
                 lens[0] = len;
-                self.add_rows::<GROUPS, MARKED>(values, piece.end / N, first, lens, &mut sums);
+                self.add_rows::<GROUPS, MARKED, 1>(values, piece.end / N, first, [lens], &mut sums);
             }
             self.store(first * N, sums, rescale);
             rescale = simd.splat(1.0);
         }
     }
 
-    /// Adds the next `N` rows, times weights number `j`, to the sums: of each row so many elements of the columns from number `first` on.
+    /// Adds the next `TURNS` times `N` rows, times weights from number `j` on, to the sums: of each row so many elements of the columns from number `first` on.
     #[inline(always)]
-    fn add_rows<const GROUPS: usize, const MARKED: bool>(
+    fn add_rows<const GROUPS: usize, const MARKED: bool, const TURNS: usize>(
         &self,
         values: &mut R,
         j: usize,
         first: usize,
-        lens: [usize; N],
+        lens: [[usize; N]; TURNS],
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let (product, simd) = (self.product, self.weights.simd);
-        let mut rows = [core::ptr::null(); N];
-        for n in 0..N {
-            rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
+        let mut rows = [[null(); N]; TURNS];
+        for (rows, lens) in rows.iter_mut().zip(lens) {
+            for n in 0..N {
+                rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
+            }
         }
-        if const { Self::AT_ONCE } {
-            for g in 0..GROUPS {
-                let mut columns = [simd.splat(0.0); N];
-                for n in 0..N {
-                    columns[n] = self.load(rows[n], first + g, lens[n]);
+        let rows = Turns { rows, lens, j, first };
+        if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(TURNS * N) } {
+            self.add_asking_by_line::<GROUPS, MARKED, TURNS>(values, rows, sums);
+        } else if const { Self::AT_ONCE } {
+            for group in 0..GROUPS {
+                self.add_group::<GROUPS, MARKED, TURNS>(rows, group, sums);
+            }
+            for rows in rows.rows {
+                Self::ask(values, rows, first, GROUPS * N * S::LANES);
+            }
+        } else {
+            for t in 0..TURNS {
+                let rows = Turns { rows: [rows.rows[t]], lens: [rows.lens[t]], j: j + t, first };
+                self.add_whole::<GROUPS, MARKED>(values, rows, sums);
+            }
+        }
+    }
+
+    /// Asks for later rows line by line, as groups of columns are added: asked for all at once, they would keep those waiting that are read.
+    #[inline(always)]
+    fn add_asking_by_line<const GROUPS: usize, const MARKED: bool, const TURNS: usize>(
+        &self,
+        values: &mut R,
+        rows: Turns<P::Element, N, TURNS>,
+        sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
+    ) {
+        let (line, part) = const { (CACHE_LINE / size_of::<P::Element>(), GROUPS * N * S::LANES) };
+        let mut later = rows.rows;
+        if rows.first == 0 {
+            for later in &mut later {
+                *later = values.later(*later);
+            }
+        }
+        let groups_of_row = const { GROUPS / (TURNS * N) };
+        for (i, later) in later.as_flattened().iter().enumerate() {
+            for group in 0..groups_of_row {
+                let t = group * part / groups_of_row;
+                if rows.first == 0 && t.is_multiple_of(line) {
+                    prefetch(later.wrapping_add(t));
                 }
-                let columns = product.columns(columns);
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    sums[g] = self.add::<MARKED>(columns, [i, j], sums[g]);
+                self.add_group::<GROUPS, MARKED, TURNS>(rows, i * groups_of_row + group, sums);
+            }
+            if rows.first == 0 {
+                // What later passes read.
+                for t in (part..values.dim()).step_by(line) {
+                    prefetch(later.wrapping_add(t));
                 }
             }
-            Self::ask(values, rows, first, GROUPS * N * S::LANES);
-            return;
         }
-        let mut columns = [[simd.splat(0.0); N]; GROUPS];
+    }
+
+    /// Adds a group of columns of some rows as they are loaded.
+    #[inline(always)]
+    fn add_group<const GROUPS: usize, const MARKED: bool, const TURNS: usize>(
+        &self,
+        Turns { rows, lens, j, first }: Turns<P::Element, N, TURNS>,
+        group: usize,
+        sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
+    ) {
+        let mut columns = [[self.weights.simd.splat(0.0); N]; TURNS];
+        for t in 0..TURNS {
+            for n in 0..N {
+                columns[t][n] = self.load(rows[t][n], first + group, lens[t][n]);
+            }
+            columns[t] = self.product.columns(columns[t]);
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            if let Some(sum) = sums.get_mut(group) {
+                for (columns, j) in columns.into_iter().zip(j..) {
+                    *sum = self.add::<MARKED>(columns, [i, j], *sum);
+                }
+            }
+        }
+    }
+
+    /// Adds rows after all of their columns have been loaded.
+    #[inline(always)]
+    fn add_whole<const GROUPS: usize, const MARKED: bool>(
+        &self,
+        values: &mut R,
+        Turns { rows: [rows], lens: [lens], j, first }: Turns<P::Element, N, 1>,
+        sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
+    ) {
+        let mut columns = [[self.weights.simd.splat(0.0); N]; GROUPS];
         for n in 0..N {
             for (g, columns) in columns.iter_mut().enumerate() {
                 columns[n] = self.load(rows[n], first + g, lens[n]);
@@ -251,7 +352,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
         Self::ask(values, rows, first, GROUPS * N * S::LANES);
         for columns in &mut columns {
-            *columns = product.columns(*columns);
+            *columns = self.product.columns(*columns);
         }
         for (i, sums) in sums.iter_mut().enumerate() {
             for g in 0..GROUPS {

@@ -57,6 +57,9 @@ pub(crate) trait Ask<T>: Copy {
     fn ask_whole<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
         self.ask(rows, elements);
     }
+
+    /// Where later rows begin that are to be asked for, as a whole, while some are read.
+    fn later<const N: usize>(&mut self, rows: [*const T; N]) -> [*const T; N];
 }
 
 /// Goes from row to row, several times if need be, and asks for later ones before they are read.
@@ -128,6 +131,11 @@ impl<T, W: Walker<T>, A: Ask<T>> Ask<T> for Passes<W, A> {
     fn ask_whole<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
         self.later.ask_whole(rows, elements);
     }
+
+    #[inline(always)]
+    fn later<const N: usize>(&mut self, rows: [*const T; N]) -> [*const T; N] {
+        self.later.later(rows)
+    }
 }
 
 impl<T, W: Walker<T>, A: Ask<T>> Reader<T> for Passes<W, A> {
@@ -178,6 +186,11 @@ impl<T> Ask<T> for Evenly {
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
         ask_later(rows, self.0, elements);
+    }
+
+    #[inline(always)]
+    fn later<const N: usize>(&mut self, rows: [*const T; N]) -> [*const T; N] {
+        rows.map(|row| row.wrapping_byte_add(self.0))
     }
 }
 
@@ -253,6 +266,11 @@ impl<T: Copy> Ask<T> for ByStretch<'_, T> {
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
         ask_later(rows, self.now.near, elements);
+    }
+
+    #[inline(always)]
+    fn later<const N: usize>(&mut self, rows: [*const T; N]) -> [*const T; N] {
+        rows.map(|row| row.wrapping_byte_add(self.now.near))
     }
 }
 
@@ -389,5 +407,14 @@ impl<R: Walker<T>, T: Copy, W: When> Ask<T> for ByAddress<R, T, W> {
             self.ask_from(0, elements);
             self.turn();
         }
+    }
+
+    #[inline(always)]
+    fn later<const N: usize>(&mut self, mut rows: [*const T; N]) -> [*const T; N] {
+        for row in &mut rows {
+            *row = self.rows[0];
+            self.turn();
+        }
+        rows
     }
 }
