@@ -118,11 +118,11 @@ struct Sums<'t, S: Simd, P: RowProduct<S, N>, R, const N: usize, const QUERIES: 
     output: &'t mut [S::Vector],
 }
 
-/// `TURNS` times `N` rows whose columns from vector `first` on are added, times weights from number `j` on, and how many elements of each.
+/// `TIMES` times `N` rows, and how many elements of each are added, times weights from number `j` on, to the columns from group `first` on.
 #[derive(Clone, Copy)]
-struct Turns<T, const N: usize, const TURNS: usize> {
-    rows: [[*const T; N]; TURNS],
-    lens: [[usize; N]; TURNS],
+struct NextRows<T, const N: usize, const TIMES: usize> {
+    rows: [[*const T; N]; TIMES],
+    lens: [[usize; N]; TIMES],
     j: usize,
     first: usize,
 }
@@ -218,7 +218,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             let piece = keys.start + piece.start..keys.start + piece.end;
             let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
             let mut weights = piece.start / N..piece.end / N;
-            if const { S::FEW == 4 && QUERIES * GROUPS * N > 16 } {
+            if const { S::FEW == 4 && Self::AT_ONCE && QUERIES * GROUPS * N > 16 } {
                 // Sums that registers have no room for are in memory, and each is loaded and stored but once for twice as many rows.
                 while weights.len() >= 2 {
                     self.add_rows::<GROUPS, MARKED, 2>(values, weights.start, first, [[len; N]; 2], &mut sums);
@@ -239,35 +239,35 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
     }
 
-    /// Adds the next `TURNS` times `N` rows, times weights from number `j` on, to the sums: of each row so many elements of the columns from number `first` on.
+    /// Adds the next `TIMES` times `N` rows to the sums, as [`NextRows`] has it.
     #[inline(always)]
-    fn add_rows<const GROUPS: usize, const MARKED: bool, const TURNS: usize>(
+    fn add_rows<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
         values: &mut R,
         j: usize,
         first: usize,
-        lens: [[usize; N]; TURNS],
+        lens: [[usize; N]; TIMES],
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let mut rows = [[null(); N]; TURNS];
+        let mut rows = [[null(); N]; TIMES];
         for (rows, lens) in rows.iter_mut().zip(lens) {
             for n in 0..N {
                 rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
             }
         }
-        let rows = Turns { rows, lens, j, first };
-        if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(TURNS * N) } {
-            self.add_asking_by_line::<GROUPS, MARKED, TURNS>(values, rows, sums);
+        let rows = NextRows { rows, lens, j, first };
+        if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(TIMES * N) } {
+            self.add_asking_by_line::<GROUPS, MARKED, TIMES>(values, rows, sums);
         } else if const { Self::AT_ONCE } {
             for group in 0..GROUPS {
-                self.add_group::<GROUPS, MARKED, TURNS>(rows, group, sums);
+                self.add_group::<GROUPS, MARKED, TIMES>(rows, group, sums);
             }
             for rows in rows.rows {
                 Self::ask(values, rows, first, GROUPS * N * S::LANES);
             }
         } else {
-            for t in 0..TURNS {
-                let rows = Turns { rows: [rows.rows[t]], lens: [rows.lens[t]], j: j + t, first };
+            for t in 0..TIMES {
+                let rows = NextRows { rows: [rows.rows[t]], lens: [rows.lens[t]], j: j + t, first };
                 self.add_whole::<GROUPS, MARKED>(values, rows, sums);
             }
         }
@@ -275,10 +275,10 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 
     /// Asks for later rows line by line, as groups of columns are added: asked for all at once, they would keep those waiting that are read.
     #[inline(always)]
-    fn add_asking_by_line<const GROUPS: usize, const MARKED: bool, const TURNS: usize>(
+    fn add_asking_by_line<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
         values: &mut R,
-        rows: Turns<P::Element, N, TURNS>,
+        rows: NextRows<P::Element, N, TIMES>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let (line, part) = const { (CACHE_LINE / size_of::<P::Element>(), GROUPS * N * S::LANES) };
@@ -288,14 +288,14 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 *later = values.later(*later);
             }
         }
-        let groups_of_row = const { GROUPS / (TURNS * N) };
+        let groups_of_row = const { GROUPS / (TIMES * N) };
         for (i, later) in later.as_flattened().iter().enumerate() {
             for group in 0..groups_of_row {
                 let t = group * part / groups_of_row;
                 if rows.first == 0 && t.is_multiple_of(line) {
                     prefetch(later.wrapping_add(t));
                 }
-                self.add_group::<GROUPS, MARKED, TURNS>(rows, i * groups_of_row + group, sums);
+                self.add_group::<GROUPS, MARKED, TIMES>(rows, i * groups_of_row + group, sums);
             }
             if rows.first == 0 {
                 // What later passes read.
@@ -308,14 +308,14 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 
     /// Adds a group of columns of some rows as they are loaded.
     #[inline(always)]
-    fn add_group<const GROUPS: usize, const MARKED: bool, const TURNS: usize>(
+    fn add_group<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
-        Turns { rows, lens, j, first }: Turns<P::Element, N, TURNS>,
+        NextRows { rows, lens, j, first }: NextRows<P::Element, N, TIMES>,
         group: usize,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let mut columns = [[self.weights.simd.splat(0.0); N]; TURNS];
-        for t in 0..TURNS {
+        let mut columns = [[self.weights.simd.splat(0.0); N]; TIMES];
+        for t in 0..TIMES {
             for n in 0..N {
                 columns[t][n] = self.load(rows[t][n], first + group, lens[t][n]);
             }
@@ -335,7 +335,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_whole<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        Turns { rows: [rows], lens: [lens], j, first }: Turns<P::Element, N, 1>,
+        NextRows { rows: [rows], lens: [lens], j, first }: NextRows<P::Element, N, 1>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let mut columns = [[self.weights.simd.splat(0.0); N]; GROUPS];
