@@ -111,6 +111,14 @@ prefetches! {
     prefetch_far: _MM_HINT_T2;
 }
 
+/// Asks for the cache lines of some elements of a row to be fetched into the first cache.
+#[inline(always)]
+pub(crate) fn prefetch_elements<T>(row: *const T, elements: core::ops::Range<usize>) {
+    for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
+        prefetch(row.wrapping_add(t));
+    }
+}
+
 /// A backend for `f64` that has the instructions of one for `f32`, and exists where that does.
 #[derive(Clone, Copy)]
 pub struct Double<S>(S);

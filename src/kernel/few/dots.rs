@@ -30,7 +30,7 @@ pub(super) fn dots<S: Simd, P: RowProduct<S, N>, const N: usize>(
         return;
     }
     let (later, to) = (first + keys.rows_ahead(), DotsOf::<_, _, N> { product, queries, scores });
-    read::<S, _>(product.simd(), to.scores.count, keys, Asked { first, soon: later, ahead: later }, to);
+    read::<S, _, _>(product.simd(), to.scores.count, keys, Asked { first, soon: later, ahead: later }, to);
 }
 
 /// All of [`Dots`] but the keys.
@@ -49,6 +49,8 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> DotsOf<'_, '_, S, P, N> {
 }
 
 impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for DotsOf<'_, '_, S, P, N> {
+    type Output = ();
+
     /// Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
     #[inline(always)]
     fn one<R: Reader<P::Element>>(self, keys: R) {
@@ -70,7 +72,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
             _ if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } => self.run::<4, 2, 4>(keys),
             // The fewer rows at once, the fewer streams for a CPU to follow.
             _ if const { S::FEW == 8 && !R::SOON } => self.run::<4, 4, 1>(keys),
-            _ if const { S::FEW == 4 && (N == 2 || R::SOON) } => self.run::<4, 2, 2>(keys),
+            _ if const { S::FEW == 4 && R::SOON } => self.run::<4, 2, 2>(keys),
             _ => self.run::<4, 2, 1>(keys),
         }
     }

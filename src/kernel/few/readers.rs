@@ -7,9 +7,11 @@ use crate::{
 
 /// What reads rows for one query, or for several.
 pub(super) trait ReadRows<T> {
-    fn one<R: Reader<T>>(self, rows: R);
+    type Output;
 
-    fn several<R: Reader<T>>(self, rows: R);
+    fn one<R: Reader<T>>(self, rows: R) -> Self::Output;
+
+    fn several<R: Reader<T>>(self, rows: R) -> Self::Output;
 }
 
 /// Which rows to ask for.
@@ -30,26 +32,24 @@ pub(super) struct Asked {
 /// vectors on others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
 /// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
-pub(super) fn read<S: Simd, T: Copy>(
+pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
     simd: S,
     count: usize,
     strip: Strip<'_, T>,
     Asked { first, soon, ahead }: Asked,
-    to: impl ReadRows<T>,
-) {
+    to: To,
+) -> To::Output {
     let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
     if const { S::FEW == 1 } {
         // Microcontrollers, which have little room for code, and `f64` in two lanes, where one way will do.
-        to.one(ByAddress::<_, _, Soon>::new(walk, soon));
+        to.one(ByAddress::<_, _, Soon>::new(walk, soon))
     } else if count == 1 {
         match strip.even() {
             Some(rows) if simd.asks_ahead() => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
-            Some(rows) if const { asks_from_rows::<S, T>() } => {
-                to.one(Evenly::new(rows, soon));
-            }
+            Some(rows) if const { asks_from_rows::<S, T>() } => to.one(Evenly::new(rows, soon)),
             Some(rows) => to.one(ByAddress::<_, _, Soon>::new(rows, soon)),
             None if const { asks_from_rows::<S, T>() } && strip.has_whole_groups(first) => {
-                to.one(ByStretch::new(strip, soon));
+                to.one(ByStretch::new(strip, soon))
             }
             None => to.one(ByAddress::<_, _, Soon>::new(walk, soon)),
         }
@@ -57,13 +57,11 @@ pub(super) fn read<S: Simd, T: Copy>(
         match strip.even() {
             // Only with many lanes: else it is more code than it is worth.
             Some(rows) if const { S::FEW == 8 } && simd.asks_ahead() => {
-                to.several(ByAddress::<_, _, Ahead<true, true>>::new(rows, ahead));
+                to.several(ByAddress::<_, _, Ahead<true, true>>::new(rows, ahead))
             }
             Some(rows) if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon>::new(rows, soon)),
             Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
-            None if const { S::FEW == 8 } && strip.has_whole_groups(first) => {
-                to.several(ByStretch::new(strip, soon));
-            }
+            None if const { S::FEW == 8 } && strip.has_whole_groups(first) => to.several(ByStretch::new(strip, soon)),
             None if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon>::new(walk, soon)),
             None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }

@@ -10,9 +10,9 @@ use super::{
 use crate::{
     pieces::pieces,
     scalar::Scalar,
-    simd::{CACHE_LINE, Simd, Task, prefetch},
+    simd::{CACHE_LINE, Simd, Task, prefetch, prefetch_elements},
     softmax::{FEW_TILES, FewScores},
-    view::{Reader, Strip},
+    view::{ByAddress, Reader, Soon, Strip},
 };
 
 /// Weights of some queries, and what else the sums want.
@@ -56,8 +56,21 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
     }
     // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
     let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len.min(S::KEY_TILE) };
-    let to = SumsOf::<_, _, N> { product, weights, output };
-    read::<S, _>(product.simd(), weights.count, values, asked, to);
+    let done = if P::HAS_MARKS && weights.are_marked {
+        0
+    } else {
+        let to = SumsOf::<_, _, N> { product, weights, output: &mut *output };
+        read::<S, _, _>(product.simd(), weights.count, values, asked, to)
+    };
+    if done < values.dim().div_ceil(N * S::LANES) {
+        let rows = ByAddress::<_, _, Soon>::new(|row| values.walk(row), [first, asked.soon]);
+        let to = SumsOf::<_, _, N> { product, weights, output };
+        match room::<S>(weights.count) {
+            8 if const { S::FEW == 8 } => to.rest::<8>(rows, done),
+            4 if const { S::FEW >= 4 } => to.rest::<4>(rows, done),
+            _ => to.rest::<1>(rows, done),
+        }
+    }
 }
 
 /// All of [`Sums`] but the values.
@@ -67,30 +80,44 @@ struct SumsOf<'t, S: Simd, P, const N: usize> {
     output: &'t mut [S::Vector],
 }
 
-impl<S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'_, S, P, N> {
+impl<'t, S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'t, S, P, N> {
     #[inline(always)]
-    fn run<const QUERIES: usize, const WIDTH: usize>(self, values: impl Reader<P::Element>) {
+    fn of<R, const QUERIES: usize>(self, values: R) -> Sums<'t, S, P, R, N, QUERIES> {
         let Self { product, weights, output } = self;
-        product.call(Sums::<_, _, _, N, QUERIES, WIDTH> { product, weights, values, output });
+        Sums { product, weights, values, output, rest: 0 }
+    }
+
+    /// [`WholeGroups`]
+    #[inline(always)]
+    fn run<const QUERIES: usize, const WIDTH: usize>(self, values: impl Reader<P::Element>) -> usize {
+        self.product.call(WholeGroups::<_, _, _, N, QUERIES, WIDTH>(self.of(values)))
+    }
+
+    #[inline(always)]
+    fn rest<const QUERIES: usize>(self, values: impl Reader<P::Element>, first: usize) {
+        self.product.call(RestOfGroups::<_, _, _, N, QUERIES> { sums: self.of(values), first });
     }
 }
 
 impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for SumsOf<'_, S, P, N> {
+    /// How many groups of columns are done.
+    type Output = usize;
+
     #[inline(always)]
-    fn one<R: Reader<P::Element>>(self, values: R) {
+    fn one<R: Reader<P::Element>>(self, values: R) -> usize {
         if const { N == 2 && S::FEW == 4 } {
-            self.run::<1, 8>(values);
+            self.run::<1, 8>(values)
         } else if const { N == 2 } {
-            self.run::<1, 4>(values);
+            self.run::<1, 4>(values)
         } else if const { S::FEW == 4 && (is_wide::<S>() || size_of::<P::Element>() == size_of::<S::Scalar>()) } {
-            self.run::<1, 16>(values);
+            self.run::<1, 16>(values)
         } else {
-            self.run::<1, 8>(values);
+            self.run::<1, 8>(values)
         }
     }
 
     #[inline(always)]
-    fn several<R: Reader<P::Element>>(self, values: R) {
+    fn several<R: Reader<P::Element>>(self, values: R) -> usize {
         match room::<S>(self.weights.count) {
             8 if const { S::FEW == 8 && N == 2 } => self.run::<8, 1>(values),
             8 if const { S::FEW == 8 } => self.run::<8, 2>(values),
@@ -99,23 +126,109 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
             _ if const { S::FEW == 8 && R::SOON } => self.run::<4, 8>(values),
             _ if const { S::FEW == 8 && N == 2 } => self.run::<4, 2>(values),
             _ if const { S::FEW == 8 } => self.run::<4, 4>(values),
-            _ if const { R::SOON && N == 2 } => self.run::<4, 8>(values),
+            _ if const { N == 2 } => self.run::<4, 8>(values),
             _ if const { R::SOON } => self.run::<4, 16>(values),
-            _ if const { N == 2 } => self.run::<4, 1>(values),
             _ => self.run::<4, 2>(values),
         }
     }
 }
 
-/// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over a tile of keys, for at most
-/// `QUERIES` queries; `WIDTH` times `N` vectors of columns at a time.
-struct Sums<'t, S: Simd, P: RowProduct<S, N>, R, const N: usize, const QUERIES: usize, const WIDTH: usize> {
+/// `output[query][c] = output[query][c] * rescale[query] + sum_j values[j][c] * weights[query][j]` over some keys, for at most `QUERIES` queries.
+struct Sums<'t, S: Simd, P, R, const N: usize, const QUERIES: usize> {
     product: P,
     weights: Weights<'t, S>,
     /// As many rows as weights, or more.
     values: R,
     /// `[query][column]`, as many vectors for each query as its columns take.
     output: &'t mut [S::Vector],
+    /// How many elements of a row are left to others.
+    rest: usize,
+}
+
+/// [`Sums`] in whole groups of `N` vectors of columns, `WIDTH` of them at a time, then half as many, down to two. Says how many are done: mostly all.
+struct WholeGroups<'t, S: Simd, P, R, const N: usize, const QUERIES: usize, const WIDTH: usize>(
+    Sums<'t, S, P, R, N, QUERIES>,
+);
+
+impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize> Task
+    for WholeGroups<'_, S, P, R, N, QUERIES, WIDTH>
+{
+    type Output = usize;
+
+    #[inline(always)]
+    fn run(mut self) -> usize {
+        // By itself, it stays in registers.
+        let mut values = self.0.values;
+        let (len, dim, width) = (self.0.weights.len, values.dim(), N * S::LANES);
+        self.0.rest = dim % if const { WIDTH > 1 } { 2 * width } else { width };
+        // What is passed over several times is to stay in the first cache.
+        let at_once = if dim <= WIDTH * width { len } else { S::KEY_TILE };
+        let (mut start, mut done) = (0, 0);
+        while start < len {
+            let keys = start..len.min(start + at_once);
+            start = keys.end;
+            done = self.add(&mut values, &keys, dim / width);
+            self.0.weights.rescale = self.0.weights.simd.splat(1.0);
+            values.stay();
+        }
+        done
+    }
+}
+
+impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
+    WholeGroups<'_, S, P, R, N, QUERIES, WIDTH>
+{
+    /// Sums for some keys, in as many passes over their values as it takes.
+    #[inline(always)]
+    fn add(&mut self, values: &mut R, keys: &Range<usize>, groups: usize) -> usize {
+        let (sums, width) = (&mut self.0, N * S::LANES);
+        let mut group = 0;
+        while group + WIDTH <= groups {
+            sums.columns::<WIDTH, false>(values, keys, group, width);
+            group += WIDTH;
+        }
+        if const { WIDTH == 16 } && group + 8 <= groups {
+            sums.columns::<8, false>(values, keys, group, width);
+            group += 8;
+        }
+        if const { WIDTH >= 8 } && group + 4 <= groups {
+            sums.columns::<4, false>(values, keys, group, width);
+            group += 4;
+        }
+        if const { WIDTH >= 4 } && group + 2 <= groups {
+            sums.columns::<2, false>(values, keys, group, width);
+            group += 2;
+        }
+        group
+    }
+}
+
+/// [`Sums`] of the columns from group `first` on, one group at a time.
+struct RestOfGroups<'t, S: Simd, P, R, const N: usize, const QUERIES: usize> {
+    sums: Sums<'t, S, P, R, N, QUERIES>,
+    first: usize,
+}
+
+impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize> Task
+    for RestOfGroups<'_, S, P, R, N, QUERIES>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        let (mut values, width) = (self.sums.values, N * S::LANES);
+        let (dim, keys) = (values.dim(), 0..self.sums.weights.len);
+        for group in self.first..dim.div_ceil(width) {
+            let len = width.min(dim - group * width);
+            if P::HAS_MARKS && self.sums.weights.are_marked {
+                self.sums.columns::<1, true>(&mut values, &keys, group, len);
+            } else if len == width {
+                self.sums.columns::<1, false>(&mut values, &keys, group, width);
+            } else {
+                self.sums.columns::<1, false>(&mut values, &keys, group, len);
+            }
+        }
+    }
 }
 
 /// `TIMES` times `N` rows, and how many elements of each are added, times weights from number `j` on, to the columns from group `first` on.
@@ -127,30 +240,8 @@ struct NextRows<T, const N: usize, const TIMES: usize> {
     first: usize,
 }
 
-impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize> Task
-    for Sums<'_, S, P, R, N, QUERIES, WIDTH>
-{
-    type Output = ();
-
-    #[inline(always)]
-    fn run(mut self) {
-        // By itself, it stays in registers.
-        let mut values = self.values;
-        let len = self.weights.len;
-        // What is passed over several times is to stay in the first cache.
-        if values.dim() <= WIDTH * N * S::LANES {
-            return self.all_columns(&mut values, &(0..len));
-        }
-        for start in (0..len).step_by(S::KEY_TILE) {
-            self.all_columns(&mut values, &(start..len.min(start + S::KEY_TILE)));
-            self.weights.rescale = self.weights.simd.splat(1.0);
-            values.stay();
-        }
-    }
-}
-
-impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
-    Sums<'_, S, P, R, N, QUERIES, WIDTH>
+impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize>
+    Sums<'_, S, P, R, N, QUERIES>
 {
     /// Whether columns are multiplied as they are loaded, and not after a whole row has been: the fewer instructions there are to a row, the more rows a CPU looks ahead
     /// while memory answers. For several queries, it leaves registers for sums.
@@ -159,48 +250,6 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         4 => R::SOON,
         _ => false,
     };
-
-    /// Sums for some keys, in as many passes over their values as it takes.
-    #[inline(always)]
-    fn all_columns(&mut self, values: &mut R, keys: &Range<usize>) {
-        let width = N * S::LANES;
-        let (groups, rest) = (values.dim() / width, values.dim() % width);
-        let mut group = 0;
-        if !self.weights.are_marked {
-            while group + WIDTH <= groups {
-                self.columns::<WIDTH, false>(values, keys, group, width);
-                group += WIDTH;
-            }
-            if const { WIDTH == 16 } && group + 8 <= groups {
-                self.columns::<8, false>(values, keys, group, width);
-                group += 8;
-            }
-            if const { WIDTH >= 8 } && group + 4 <= groups {
-                self.columns::<4, false>(values, keys, group, width);
-                group += 4;
-            }
-            if const { WIDTH == 4 || S::FEW == 4 && WIDTH >= 4 } && group + 2 <= groups {
-                self.columns::<2, false>(values, keys, group, width);
-                group += 2;
-            }
-        }
-        while group < groups {
-            self.one_group(values, keys, group, width);
-            group += 1;
-        }
-        if rest > 0 {
-            self.one_group(values, keys, group, rest);
-        }
-    }
-
-    #[inline(always)]
-    fn one_group(&mut self, values: &mut R, keys: &Range<usize>, first: usize, len: usize) {
-        if P::HAS_MARKS && self.weights.are_marked {
-            self.columns::<1, true>(values, keys, first, len);
-        } else {
-            self.columns::<1, false>(values, keys, first, len);
-        }
-    }
 
     /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
     #[inline(always)]
@@ -263,7 +312,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 self.add_group::<GROUPS, MARKED, TIMES>(rows, group, sums);
             }
             for rows in rows.rows {
-                Self::ask(values, rows, first, GROUPS * N * S::LANES);
+                self.ask(values, rows, first, GROUPS * N * S::LANES);
             }
         } else {
             for t in 0..TIMES {
@@ -299,9 +348,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
             if rows.first == 0 {
                 // What later passes read.
-                for t in (part..values.dim()).step_by(line) {
-                    prefetch(later.wrapping_add(t));
-                }
+                prefetch_elements(*later, part..values.dim());
             }
         }
     }
@@ -350,7 +397,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 if const { N == 2 } { touch_line(rows[n], rest) } else { touch(rows[n], rest) }
             }
         }
-        Self::ask(values, rows, first, GROUPS * N * S::LANES);
+        self.ask(values, rows, first, GROUPS * N * S::LANES);
         for columns in &mut columns {
             *columns = self.product.columns(*columns);
         }
@@ -390,21 +437,17 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 
     /// While a part of `N` rows is summed up, asks for as much of later ones; for all of those at first, if they are read soon.
     #[inline(always)]
-    fn ask(values: &mut R, rows: [*const P::Element; N], first: usize, part: usize) {
+    fn ask(&self, values: &mut R, rows: [*const P::Element; N], first: usize, part: usize) {
         if !R::SOON {
-            return values.ask(rows, part);
-        }
-        if first > 0 {
-            return;
-        }
-        if values.dim() == part {
-            return values.ask_whole(rows, part);
-        }
-        for row in rows {
-            values.ask([row], part);
-            // Mostly, the part is the row; of known length, it takes no loop.
-            if let Some(rest @ 1..) = values.dim().checked_sub(part) {
-                values.ask([row.wrapping_add(part)], rest);
+            values.ask(rows, part);
+            if first == 0 && self.rest > 0 {
+                values.ask(rows, self.rest);
+            }
+        } else if first == 0 {
+            for later in values.later(rows) {
+                // Mostly, the part is the row; of known length, it takes no loop.
+                prefetch_elements(later, 0..part);
+                prefetch_elements(later, part..values.dim());
             }
         }
     }

@@ -3,7 +3,7 @@
 use core::{array::from_fn, marker::PhantomData};
 
 use super::{Even, Strip, Walker, rows_ahead};
-use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_far};
+use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_elements, prefetch_far};
 
 /// How rows are asked for before they are read.
 ///
@@ -96,9 +96,7 @@ fn one_by_one<T>(reader: &mut impl Reader<T>, count: usize) -> [*const T; GROUP]
 #[inline(always)]
 fn ask_later<T, const N: usize>(rows: [*const T; N], distance: usize, elements: usize) {
     for row in rows {
-        for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            prefetch(row.wrapping_byte_add(distance).wrapping_add(t));
-        }
+        prefetch_elements(row.wrapping_byte_add(distance), 0..elements);
     }
 }
 
