@@ -1,6 +1,6 @@
 //! Sums of weighted values, columns in the lanes.
 
-use core::{ops::Range, ptr::null};
+use core::{hint::black_box, ops::Range, ptr::null};
 
 use super::{
     product::RowProduct,
@@ -231,12 +231,13 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     }
 }
 
-/// `TIMES` times `N` rows, and how many elements of each are added, times weights from number `j` on, to the columns from group `first` on.
+/// `TIMES` times `N` rows, and how many elements of each are added to the columns from group `first` on.
 #[derive(Clone, Copy)]
-struct NextRows<T, const N: usize, const TIMES: usize> {
+struct NextRows<T, W, const N: usize, const QUERIES: usize, const TIMES: usize> {
     rows: [[*const T; N]; TIMES],
     lens: [[usize; N]; TIMES],
-    j: usize,
+    /// What they are multiplied with for each query.
+    weights: [[W; TIMES]; QUERIES],
     first: usize,
 }
 
@@ -269,8 +270,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             let mut weights = piece.start / N..piece.end / N;
             if const { S::FEW == 4 && Self::AT_ONCE && QUERIES * GROUPS * N > 16 } {
                 // Sums that registers have no room for are in memory, and each is loaded and stored but once for twice as many rows.
+                let sums = black_box(&mut sums);
                 while weights.len() >= 2 {
-                    self.add_rows::<GROUPS, MARKED, 2>(values, weights.start, first, [[len; N]; 2], &mut sums);
+                    self.add_rows::<GROUPS, MARKED, 2>(values, weights.start, first, [[len; N]; 2], sums);
                     weights.start += 2;
                 }
             }
@@ -304,7 +306,14 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
             }
         }
-        let rows = NextRows { rows, lens, j, first };
+        let mut weights = [[S::Scalar::ZERO; TIMES]; QUERIES];
+        for (i, weights) in weights.iter_mut().enumerate() {
+            for (weight, j) in weights.iter_mut().zip(j..) {
+                // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
+                *weight = unsafe { *self.weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
+            }
+        }
+        let rows = NextRows { rows, lens, weights, first };
         if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(TIMES * N) } {
             self.add_asking_by_line::<GROUPS, MARKED, TIMES>(values, rows, sums);
         } else if const { Self::AT_ONCE } {
@@ -316,7 +325,8 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
         } else {
             for t in 0..TIMES {
-                let rows = NextRows { rows: [rows.rows[t]], lens: [rows.lens[t]], j: j + t, first };
+                let weights = weights.map(|weights| [weights[t]]);
+                let rows = NextRows { rows: [rows.rows[t]], lens: [rows.lens[t]], weights, first };
                 self.add_whole::<GROUPS, MARKED>(values, rows, sums);
             }
         }
@@ -327,7 +337,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_asking_by_line<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
         values: &mut R,
-        rows: NextRows<P::Element, N, TIMES>,
+        rows: NextRows<P::Element, S::Scalar, N, QUERIES, TIMES>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let (line, part) = const { (CACHE_LINE / size_of::<P::Element>(), GROUPS * N * S::LANES) };
@@ -357,7 +367,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     #[inline(always)]
     fn add_group<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
-        NextRows { rows, lens, j, first }: NextRows<P::Element, N, TIMES>,
+        NextRows { rows, lens, weights, first }: NextRows<P::Element, S::Scalar, N, QUERIES, TIMES>,
         group: usize,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
@@ -368,11 +378,13 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
             columns[t] = self.product.columns(columns[t]);
         }
-        for (i, sums) in sums.iter_mut().enumerate() {
-            if let Some(sum) = sums.get_mut(group) {
-                for (columns, j) in columns.into_iter().zip(j..) {
-                    *sum = self.add::<MARKED>(columns, [i, j], *sum);
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            if let Some(sums) = sums.get_mut(group) {
+                let mut sum = *sums;
+                for (columns, weight) in columns.into_iter().zip(weights) {
+                    sum = self.add::<MARKED>(columns, weight, sum);
                 }
+                *sums = sum;
             }
         }
     }
@@ -382,7 +394,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_whole<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        NextRows { rows: [rows], lens: [lens], j, first }: NextRows<P::Element, N, 1>,
+        NextRows { rows: [rows], lens: [lens], weights, first }: NextRows<P::Element, S::Scalar, N, QUERIES, 1>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let mut columns = [[self.weights.simd.splat(0.0); N]; GROUPS];
@@ -401,24 +413,22 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         for columns in &mut columns {
             *columns = self.product.columns(*columns);
         }
-        for (i, sums) in sums.iter_mut().enumerate() {
+        for (sums, [weight]) in sums.iter_mut().zip(weights) {
             for g in 0..GROUPS {
-                sums[g] = self.add::<MARKED>(columns[g], [i, j], sums[g]);
+                sums[g] = self.add::<MARKED>(columns[g], weight, sums[g]);
             }
         }
     }
 
-    /// Adds columns, times weights number `j` of query `i`.
+    /// Adds columns, times a weight.
     #[inline(always)]
     fn add<const MARKED: bool>(
         &self,
         columns: [S::Vector; N],
-        [i, j]: [usize; 2],
+        weight: S::Scalar,
         mut sums: [S::Vector; N],
     ) -> [S::Vector; N] {
         let Self { product, weights, .. } = *self;
-        // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
-        let weight = unsafe { *weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
         if MARKED {
             return product.add_unmarked(columns, weight, sums);
         }
