@@ -231,13 +231,20 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     }
 }
 
+/// One for all lanes, and by itself.
+#[derive(Clone, Copy)]
+struct Weight<S: Simd> {
+    in_lanes: S::Vector,
+    scalar: S::Scalar,
+}
+
 /// `TIMES` times `N` rows, and how many elements of each are added to the columns from group `first` on.
 #[derive(Clone, Copy)]
-struct NextRows<T, W, const N: usize, const QUERIES: usize, const TIMES: usize> {
+struct NextRows<S: Simd, T, const N: usize, const QUERIES: usize, const TIMES: usize> {
     rows: [[*const T; N]; TIMES],
     lens: [[usize; N]; TIMES],
     /// What they are multiplied with for each query.
-    weights: [[W; TIMES]; QUERIES],
+    weights: [[Weight<S>; TIMES]; QUERIES],
     first: usize,
 }
 
@@ -306,11 +313,13 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
             }
         }
-        let mut weights = [[S::Scalar::ZERO; TIMES]; QUERIES];
+        let simd = self.weights.simd;
+        let mut weights = [[Weight { in_lanes: simd.splat(0.0), scalar: S::Scalar::ZERO }; TIMES]; QUERIES];
         for (i, weights) in weights.iter_mut().enumerate() {
             for (weight, j) in weights.iter_mut().zip(j..) {
                 // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
-                *weight = unsafe { *self.weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
+                weight.scalar = unsafe { *self.weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
+                weight.in_lanes = simd.broadcast(weight.scalar);
             }
         }
         let rows = NextRows { rows, lens, weights, first };
@@ -337,7 +346,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_asking_by_line<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
         values: &mut R,
-        rows: NextRows<P::Element, S::Scalar, N, QUERIES, TIMES>,
+        rows: NextRows<S, P::Element, N, QUERIES, TIMES>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let (line, part) = const { (CACHE_LINE / size_of::<P::Element>(), GROUPS * N * S::LANES) };
@@ -367,7 +376,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     #[inline(always)]
     fn add_group<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
-        NextRows { rows, lens, weights, first }: NextRows<P::Element, S::Scalar, N, QUERIES, TIMES>,
+        NextRows { rows, lens, weights, first }: NextRows<S, P::Element, N, QUERIES, TIMES>,
         group: usize,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
@@ -394,7 +403,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_whole<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        NextRows { rows: [rows], lens: [lens], weights, first }: NextRows<P::Element, S::Scalar, N, QUERIES, 1>,
+        NextRows { rows: [rows], lens: [lens], weights, first }: NextRows<S, P::Element, N, QUERIES, 1>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let mut columns = [[self.weights.simd.splat(0.0); N]; GROUPS];
@@ -425,15 +434,15 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add<const MARKED: bool>(
         &self,
         columns: [S::Vector; N],
-        weight: S::Scalar,
+        weight: Weight<S>,
         mut sums: [S::Vector; N],
     ) -> [S::Vector; N] {
-        let Self { product, weights, .. } = *self;
+        let product = self.product;
         if MARKED {
-            return product.add_unmarked(columns, weight, sums);
+            return product.add_unmarked(columns, weight.scalar, sums);
         }
         for n in 0..N {
-            sums[n] = product.add(columns[n], weights.simd.broadcast(weight), sums[n]);
+            sums[n] = product.add(columns[n], weight.in_lanes, sums[n]);
         }
         sums
     }
