@@ -334,9 +334,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
         } else {
             for t in 0..TIMES {
-                let weights = weights.map(|weights| [weights[t]]);
-                let rows = NextRows { rows: [rows.rows[t]], lens: [rows.lens[t]], weights, first };
-                self.add_whole::<GROUPS, MARKED>(values, rows, sums);
+                self.add_whole::<GROUPS, MARKED, TIMES>(values, rows, t, sums);
             }
         }
     }
@@ -398,14 +396,16 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
     }
 
-    /// Adds rows after all of their columns have been loaded.
+    /// Adds the `N` rows of turn `t` after all of their columns have been loaded.
     #[inline(always)]
-    fn add_whole<const GROUPS: usize, const MARKED: bool>(
+    fn add_whole<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
         &self,
         values: &mut R,
-        NextRows { rows: [rows], lens: [lens], weights, first }: NextRows<S, P::Element, N, QUERIES, 1>,
+        NextRows { rows, lens, weights, first }: NextRows<S, P::Element, N, QUERIES, TIMES>,
+        t: usize,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
+        let (rows, lens) = (rows[t], lens[t]);
         let mut columns = [[self.weights.simd.splat(0.0); N]; GROUPS];
         for n in 0..N {
             for (g, columns) in columns.iter_mut().enumerate() {
@@ -422,9 +422,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         for columns in &mut columns {
             *columns = self.product.columns(*columns);
         }
-        for (sums, [weight]) in sums.iter_mut().zip(weights) {
+        for (sums, weights) in sums.iter_mut().zip(weights) {
             for g in 0..GROUPS {
-                sums[g] = self.add::<MARKED>(columns[g], weight, sums[g]);
+                sums[g] = self.add::<MARKED>(columns[g], weights[t], sums[g]);
             }
         }
     }
