@@ -1,6 +1,6 @@
 //! Sums of weighted values, columns in the lanes.
 
-use core::{hint::black_box, ops::Range, ptr::null};
+use core::{ops::Range, ptr::null};
 
 use super::{
     product::RowProduct,
@@ -12,7 +12,7 @@ use crate::{
     scalar::Scalar,
     simd::{CACHE_LINE, Simd, Task, prefetch, prefetch_elements},
     softmax::{FEW_TILES, FewScores},
-    view::{ByAddress, Reader, Soon, Strip},
+    view::{ByAddress, Reader, Soon, Strip, rows_ahead},
 };
 
 /// Weights of some queries, and what else the sums want.
@@ -39,6 +39,13 @@ impl<S: Simd> Weights<'_, S> {
     /// From a query to the next, where each element is of so many weights.
     pub(super) const fn stride(n: usize) -> usize {
         if n == 1 { FewScores::<S>::OF_QUERY * S::LANES } else { FEW_TILES * S::KEY_TILE / n }
+    }
+
+    /// The keys in blocks, of so many if they need not be in order.
+    #[inline(always)]
+    fn blocks(&self, keys_at_once: usize) -> impl Iterator<Item = Range<usize>> + use<S> {
+        let (first, piece) = self.in_order.map_or((keys_at_once, keys_at_once), |key| (key, S::PIECE));
+        pieces(first, self.len, piece)
     }
 }
 
@@ -84,7 +91,7 @@ impl<'t, S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'t, S, P, N> {
     #[inline(always)]
     fn of<R, const QUERIES: usize>(self, values: R) -> Sums<'t, S, P, R, N, QUERIES> {
         let Self { product, weights, output } = self;
-        Sums { product, weights, values, output, rest: 0 }
+        Sums { product, weights, values, output }
     }
 
     /// [`WholeGroups`]
@@ -126,8 +133,9 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
             _ if const { S::FEW == 8 && R::SOON } => self.run::<4, 8>(values),
             _ if const { S::FEW == 8 && N == 2 } => self.run::<4, 2>(values),
             _ if const { S::FEW == 8 } => self.run::<4, 4>(values),
-            _ if const { N == 2 } => self.run::<4, 8>(values),
-            _ if const { R::SOON } => self.run::<4, 16>(values),
+            _ if const { N == 2 } => self.run::<4, 1>(values),
+            // Sums for twelve registers, whose latency is hidden even where a core is shared.
+            _ if const { R::SOON } => self.run::<4, 3>(values),
             _ => self.run::<4, 2>(values),
         }
     }
@@ -141,8 +149,6 @@ struct Sums<'t, S: Simd, P, R, const N: usize, const QUERIES: usize> {
     values: R,
     /// `[query][column]`, as many vectors for each query as its columns take.
     output: &'t mut [S::Vector],
-    /// How many elements of a row are left to others.
-    rest: usize,
 }
 
 /// [`Sums`] in whole groups of `N` vectors of columns, `WIDTH` of them at a time, then half as many, down to two. Says how many are done: mostly all.
@@ -159,15 +165,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn run(mut self) -> usize {
         // By itself, it stays in registers.
         let mut values = self.0.values;
-        let (len, dim, width) = (self.0.weights.len, values.dim(), N * S::LANES);
-        self.0.rest = dim % if const { WIDTH > 1 } { 2 * width } else { width };
-        // What is passed over several times is to stay in the first cache.
-        let at_once = if dim <= WIDTH * width { len } else { S::KEY_TILE };
-        let (mut start, mut done) = (0, 0);
-        while start < len {
-            let keys = start..len.min(start + at_once);
-            start = keys.end;
-            done = self.add(&mut values, &keys, dim / width);
+        let mut done = 0;
+        for keys in self.0.weights.blocks(self.keys_at_once()) {
+            done = self.add(&mut values, &keys);
             self.0.weights.rescale = self.0.weights.simd.splat(1.0);
             values.stay();
         }
@@ -178,28 +178,58 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
     WholeGroups<'_, S, P, R, N, QUERIES, WIDTH>
 {
+    #[inline(always)]
+    fn groups(&self) -> usize {
+        self.0.values.dim() / const { N * S::LANES }
+    }
+
+    #[inline(always)]
+    fn passes(&self) -> usize {
+        self.groups().div_ceil(WIDTH)
+    }
+
+    /// What is passed over several times is to stay in the first cache.
+    #[inline(always)]
+    fn keys_at_once(&self) -> usize {
+        let (passes, dim) = (self.passes(), self.0.values.dim());
+        if dim <= WIDTH * N * S::LANES {
+            self.0.weights.len
+        } else if const { Sums::<S, P, R, N, QUERIES>::ASKS_IN_TURN } {
+            // About as many as rows are asked for before, and so that each pass asks for as many.
+            rows_ahead::<P::Element>(dim).next_multiple_of(N * passes.max(1))
+        } else {
+            S::KEY_TILE
+        }
+    }
+
     /// Sums for some keys, in as many passes over their values as it takes.
     #[inline(always)]
-    fn add(&mut self, values: &mut R, keys: &Range<usize>, groups: usize) -> usize {
-        let (sums, width) = (&mut self.0, N * S::LANES);
-        let mut group = 0;
-        while group + WIDTH <= groups {
-            sums.columns::<WIDTH, false>(values, keys, group, width);
-            group += WIDTH;
+    fn add(&mut self, values: &mut R, keys: &Range<usize>) -> usize {
+        let (groups, mut group) = (self.groups(), 0);
+        // Three and one take longer than two and two.
+        while group + WIDTH <= groups && !(const { WIDTH == 3 } && groups - group == 4) {
+            self.pass::<WIDTH>(values, keys, &mut group);
         }
         if const { WIDTH == 16 } && group + 8 <= groups {
-            sums.columns::<8, false>(values, keys, group, width);
-            group += 8;
+            self.pass::<8>(values, keys, &mut group);
         }
         if const { WIDTH >= 8 } && group + 4 <= groups {
-            sums.columns::<4, false>(values, keys, group, width);
-            group += 4;
+            self.pass::<4>(values, keys, &mut group);
         }
-        if const { WIDTH >= 4 } && group + 2 <= groups {
-            sums.columns::<2, false>(values, keys, group, width);
-            group += 2;
+        while const { WIDTH >= 3 } && group + 2 <= groups {
+            self.pass::<2>(values, keys, &mut group);
         }
         group
+    }
+
+    #[inline(always)]
+    fn pass<const GROUPS: usize>(&mut self, values: &mut R, keys: &Range<usize>, group: &mut usize) {
+        let (first, len, dim) = (*group, N * S::LANES, values.dim());
+        *group += GROUPS;
+        // Those that are left to others.
+        let rest = if first == 0 { dim % if const { WIDTH > 1 } { 2 * len } else { len } } else { 0 };
+        let columns = Columns { first, lens: [len; N], rest, turn: self.passes() };
+        self.0.columns::<GROUPS, false>(values, keys, &columns);
     }
 }
 
@@ -215,20 +245,37 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     type Output = ();
 
     #[inline(always)]
-    fn run(mut self) {
-        let (mut values, width) = (self.sums.values, N * S::LANES);
-        let (dim, keys) = (values.dim(), 0..self.sums.weights.len);
-        for group in self.first..dim.div_ceil(width) {
-            let len = width.min(dim - group * width);
-            if P::HAS_MARKS && self.sums.weights.are_marked {
-                self.sums.columns::<1, true>(&mut values, &keys, group, len);
-            } else if len == width {
-                self.sums.columns::<1, false>(&mut values, &keys, group, width);
-            } else {
-                self.sums.columns::<1, false>(&mut values, &keys, group, len);
+    fn run(self) {
+        let Self { mut sums, first } = self;
+        let (mut values, width) = (sums.values, N * S::LANES);
+        let dim = values.dim();
+        for keys in sums.weights.blocks(sums.weights.len) {
+            for first in first..dim.div_ceil(width) {
+                let len = width.min(dim - first * width);
+                let turn = if first == 0 { 1 } else { usize::MAX };
+                let columns = Columns { first, lens: [len; N], rest: 0, turn };
+                if P::HAS_MARKS && sums.weights.are_marked {
+                    sums.columns::<1, true>(&mut values, &keys, &columns);
+                } else if len == width {
+                    sums.columns::<1, false>(&mut values, &keys, &Columns { lens: [width; N], ..columns });
+                } else {
+                    sums.columns::<1, false>(&mut values, &keys, &columns);
+                }
             }
+            sums.weights.rescale = sums.weights.simd.splat(1.0);
+            values.stay();
         }
     }
+}
+
+/// Groups of columns that are summed up in one pass: from this one on, each of so many elements of `N` rows.
+struct Columns<const N: usize> {
+    first: usize,
+    lens: [usize; N],
+    /// How many more elements are asked for long before.
+    rest: usize,
+    /// Or how often it is the turn of `N` rows to ask for as many that are read soon.
+    turn: usize,
 }
 
 /// One for all lanes, and by itself.
@@ -238,14 +285,13 @@ struct Weight<S: Simd> {
     scalar: S::Scalar,
 }
 
-/// `TIMES` times `N` rows, and how many elements of each are added to the columns from group `first` on.
+/// `N` rows that are added to some columns.
 #[derive(Clone, Copy)]
-struct NextRows<S: Simd, T, const N: usize, const QUERIES: usize, const TIMES: usize> {
-    rows: [[*const T; N]; TIMES],
-    lens: [[usize; N]; TIMES],
+struct NextRows<'t, S: Simd, T, const N: usize, const QUERIES: usize> {
+    rows: [*const T; N],
     /// What they are multiplied with for each query.
-    weights: [[Weight<S>; TIMES]; QUERIES],
-    first: usize,
+    weights: [Weight<S>; QUERIES],
+    columns: &'t Columns<N>,
 }
 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize>
@@ -255,176 +301,153 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     /// while memory answers. For several queries, it leaves registers for sums.
     const AT_ONCE: bool = match S::FEW {
         8 => N == 1 && (QUERIES == 1 || R::SOON),
-        4 => R::SOON,
+        4 => R::SOON && QUERIES == 1,
         _ => false,
     };
 
-    /// `GROUPS` of `N` vectors of columns from number `first` on, of `len` elements each.
+    /// Whether each pass over some rows asks for some of the later ones, in the order of their addresses, and not the first one for all.
+    const ASKS_IN_TURN: bool = S::FEW == 4 && R::SOON && QUERIES > 1;
+
+    /// `GROUPS` of `N` vectors of columns, for some keys.
     #[inline(always)]
     fn columns<const GROUPS: usize, const MARKED: bool>(
         &mut self,
         values: &mut R,
         keys: &Range<usize>,
-        first: usize,
-        len: usize,
+        columns: &Columns<N>,
     ) {
-        let Weights { simd, in_order, mut rescale, .. } = self.weights;
         values.restart();
-        let (first_key, piece) = in_order.map_or((0, usize::MAX), |key| (key + keys.start, S::PIECE));
-        for piece in pieces(first_key, keys.len(), piece) {
-            let piece = keys.start + piece.start..keys.start + piece.end;
-            let mut sums = [[[simd.splat(0.0); N]; GROUPS]; QUERIES];
-            let mut weights = piece.start / N..piece.end / N;
-            if const { S::FEW == 4 && Self::AT_ONCE && QUERIES * GROUPS * N > 16 } {
-                // Sums that registers have no room for are in memory, and each is loaded and stored but once for twice as many rows.
-                let sums = black_box(&mut sums);
-                while weights.len() >= 2 {
-                    self.add_rows::<GROUPS, MARKED, 2>(values, weights.start, first, [[len; N]; 2], sums);
-                    weights.start += 2;
-                }
-            }
-            for j in weights {
-                self.add_rows::<GROUPS, MARKED, 1>(values, j, first, [[len; N]], &mut sums);
-            }
-            if !piece.end.is_multiple_of(N) {
-                // The last row has zeros for a counterpart.
-                let mut lens = [0; N];
-                lens[0] = len;
-                self.add_rows::<GROUPS, MARKED, 1>(values, piece.end / N, first, [lens], &mut sums);
-            }
-            self.store(first * N, sums, rescale);
-            rescale = simd.splat(1.0);
+        let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
+        let mut until_ask = 0;
+        for j in keys.start / N..keys.end / N {
+            let ask = const { Self::ASKS_IN_TURN } && until_ask == 0;
+            until_ask = if ask { columns.turn - 1 } else { until_ask.wrapping_sub(1) };
+            self.add_rows::<GROUPS, MARKED>(values, j, columns, ask, &mut sums);
         }
+        if !keys.end.is_multiple_of(N) {
+            // The last row has zeros for a counterpart.
+            let mut lens = [0; N];
+            lens[0] = columns.lens[0];
+            self.add_rows::<GROUPS, MARKED>(values, keys.end / N, &Columns { lens, ..*columns }, false, &mut sums);
+        }
+        self.store(columns.first * N, sums);
     }
 
-    /// Adds the next `TIMES` times `N` rows to the sums, as [`NextRows`] has it.
+    /// Adds the next `N` rows to the sums, as [`NextRows`] has it.
     #[inline(always)]
-    fn add_rows<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
+    fn add_rows<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
         j: usize,
-        first: usize,
-        lens: [[usize; N]; TIMES],
+        columns: &Columns<N>,
+        ask: bool,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let mut rows = [[null(); N]; TIMES];
-        for (rows, lens) in rows.iter_mut().zip(lens) {
-            for n in 0..N {
-                rows[n] = if lens[n] > 0 { values.next() } else { rows[0] };
-            }
+        let mut rows = [null(); N];
+        for n in 0..N {
+            rows[n] = if columns.lens[n] > 0 { values.next() } else { rows[0] };
+        }
+        if ask {
+            // Before weights are loaded, which are broadcast as they are then.
+            values.later(rows).into_iter().for_each(|later| Self::prefetch_row(later, values.dim()));
         }
         let simd = self.weights.simd;
-        let mut weights = [[Weight { in_lanes: simd.splat(0.0), scalar: S::Scalar::ZERO }; TIMES]; QUERIES];
-        for (i, weights) in weights.iter_mut().enumerate() {
-            for (weight, j) in weights.iter_mut().zip(j..) {
-                // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
-                weight.scalar = unsafe { *self.weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
-                weight.in_lanes = simd.broadcast(weight.scalar);
-            }
+        let mut weights = [Weight { in_lanes: simd.splat(0.0), scalar: S::Scalar::ZERO }; QUERIES];
+        for (i, weight) in weights.iter_mut().enumerate() {
+            // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
+            weight.scalar = unsafe { *self.weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
+            weight.in_lanes = simd.broadcast(weight.scalar);
         }
-        let rows = NextRows { rows, lens, weights, first };
-        if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(TIMES * N) } {
-            self.add_asking_by_line::<GROUPS, MARKED, TIMES>(values, rows, sums);
+        let next = NextRows { rows, weights, columns };
+        if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(N) } {
+            self.add_asking_by_line::<GROUPS, MARKED>(values, next, sums);
         } else if const { Self::AT_ONCE } {
             for group in 0..GROUPS {
-                self.add_group::<GROUPS, MARKED, TIMES>(rows, group, sums);
+                self.add_group::<GROUPS, MARKED>(next, group, sums);
             }
-            for rows in rows.rows {
-                self.ask(values, rows, first, GROUPS * N * S::LANES);
-            }
+            self.ask::<GROUPS>(values, next);
         } else {
-            for t in 0..TIMES {
-                self.add_whole::<GROUPS, MARKED, TIMES>(values, rows, t, sums);
-            }
+            self.add_whole::<GROUPS, MARKED>(values, next, sums);
         }
     }
 
     /// Asks for later rows line by line, as groups of columns are added: asked for all at once, they would keep those waiting that are read.
     #[inline(always)]
-    fn add_asking_by_line<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
+    fn add_asking_by_line<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        rows: NextRows<S, P::Element, N, QUERIES, TIMES>,
+        next: NextRows<'_, S, P::Element, N, QUERIES>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let (line, part) = const { (CACHE_LINE / size_of::<P::Element>(), GROUPS * N * S::LANES) };
-        let mut later = rows.rows;
-        if rows.first == 0 {
-            for later in &mut later {
-                *later = values.later(*later);
-            }
+        let mut later = next.rows;
+        if next.columns.first == 0 {
+            later = values.later(later);
         }
-        let groups_of_row = const { GROUPS / (TIMES * N) };
-        for (i, later) in later.as_flattened().iter().enumerate() {
+        let groups_of_row = const { GROUPS / N };
+        for (i, later) in later.into_iter().enumerate() {
             for group in 0..groups_of_row {
                 let t = group * part / groups_of_row;
-                if rows.first == 0 && t.is_multiple_of(line) {
+                if next.columns.first == 0 && t.is_multiple_of(line) {
                     prefetch(later.wrapping_add(t));
                 }
-                self.add_group::<GROUPS, MARKED, TIMES>(rows, i * groups_of_row + group, sums);
+                self.add_group::<GROUPS, MARKED>(next, i * groups_of_row + group, sums);
             }
-            if rows.first == 0 {
+            if next.columns.first == 0 {
                 // What later passes read.
-                prefetch_elements(*later, part..values.dim());
+                prefetch_elements(later, part..values.dim());
             }
         }
     }
 
     /// Adds a group of columns of some rows as they are loaded.
     #[inline(always)]
-    fn add_group<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
+    fn add_group<const GROUPS: usize, const MARKED: bool>(
         &self,
-        NextRows { rows, lens, weights, first }: NextRows<S, P::Element, N, QUERIES, TIMES>,
+        next: NextRows<'_, S, P::Element, N, QUERIES>,
         group: usize,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let mut columns = [[self.weights.simd.splat(0.0); N]; TIMES];
-        for t in 0..TIMES {
-            for n in 0..N {
-                columns[t][n] = self.load(rows[t][n], first + group, lens[t][n]);
-            }
-            columns[t] = self.product.columns(columns[t]);
+        let mut columns = [self.weights.simd.splat(0.0); N];
+        for (columns, (row, len)) in columns.iter_mut().zip(next.rows.iter().zip(&next.columns.lens)) {
+            *columns = self.load(*row, next.columns.first + group, *len);
         }
-        for (sums, weights) in sums.iter_mut().zip(weights) {
+        let columns = self.product.columns(columns);
+        for (sums, weight) in sums.iter_mut().zip(next.weights) {
             if let Some(sums) = sums.get_mut(group) {
-                let mut sum = *sums;
-                for (columns, weight) in columns.into_iter().zip(weights) {
-                    sum = self.add::<MARKED>(columns, weight, sum);
-                }
-                *sums = sum;
+                *sums = self.add::<MARKED>(columns, weight, *sums);
             }
         }
     }
 
-    /// Adds the `N` rows of turn `t` after all of their columns have been loaded.
+    /// Adds rows after all of their columns have been loaded.
     #[inline(always)]
-    fn add_whole<const GROUPS: usize, const MARKED: bool, const TIMES: usize>(
+    fn add_whole<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        NextRows { rows, lens, weights, first }: NextRows<S, P::Element, N, QUERIES, TIMES>,
-        t: usize,
+        next: NextRows<'_, S, P::Element, N, QUERIES>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
-        let (rows, lens) = (rows[t], lens[t]);
+        let Columns { first, lens, .. } = *next.columns;
         let mut columns = [[self.weights.simd.splat(0.0); N]; GROUPS];
         for n in 0..N {
             for (g, columns) in columns.iter_mut().enumerate() {
-                columns[n] = self.load(rows[n], first + g, lens[n]);
+                columns[n] = self.load(next.rows[n], first + g, lens[n]);
             }
             if !R::SOON && !R::TWICE && first == 0 && lens[n] > 0 {
                 // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
                 let rest = GROUPS * N * S::LANES..values.dim();
                 // Of two rows of bytes, mostly a line each.
-                if const { N == 2 } { touch_line(rows[n], rest) } else { touch(rows[n], rest) }
+                if const { N == 2 } { touch_line(next.rows[n], rest) } else { touch(next.rows[n], rest) }
             }
         }
-        self.ask(values, rows, first, GROUPS * N * S::LANES);
+        self.ask::<GROUPS>(values, next);
         for columns in &mut columns {
             *columns = self.product.columns(*columns);
         }
-        for (sums, weights) in sums.iter_mut().zip(weights) {
+        for (sums, weight) in sums.iter_mut().zip(next.weights) {
             for g in 0..GROUPS {
-                sums[g] = self.add::<MARKED>(columns[g], weights[t], sums[g]);
+                sums[g] = self.add::<MARKED>(columns[g], weight, sums[g]);
             }
         }
     }
@@ -454,44 +477,59 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         self.product.load_columns(unsafe { core::slice::from_raw_parts(row.add(group * N * S::LANES), len) })
     }
 
-    /// While a part of `N` rows is summed up, asks for as much of later ones; for all of those at first, if they are read soon.
+    /// While `GROUPS` of columns of `N` rows are summed up, asks for as much of later ones, or first for all of those.
     #[inline(always)]
-    fn ask(&self, values: &mut R, rows: [*const P::Element; N], first: usize, part: usize) {
+    fn ask<const GROUPS: usize>(
+        &self,
+        values: &mut R,
+        NextRows { rows, columns, .. }: NextRows<'_, S, P::Element, N, QUERIES>,
+    ) {
+        let (dim, part) = (values.dim(), const { GROUPS * N * S::LANES });
         if !R::SOON {
             values.ask(rows, part);
-            if first == 0 && self.rest > 0 {
-                values.ask(rows, self.rest);
+            if columns.rest > 0 {
+                values.ask(rows, columns.rest);
             }
-        } else if first == 0 {
+        } else if const { !Self::ASKS_IN_TURN } && columns.first == 0 {
             for later in values.later(rows) {
                 // Mostly, the part is the row; of known length, it takes no loop.
                 prefetch_elements(later, 0..part);
-                prefetch_elements(later, part..values.dim());
+                prefetch_elements(later, part..dim);
             }
+        }
+    }
+
+    /// Asks for all of a row. Mostly, bytes are two lines, which take no loop.
+    #[inline(always)]
+    fn prefetch_row(row: *const P::Element, dim: usize) {
+        let lines = const { 2 * (CACHE_LINE / size_of::<P::Element>()) };
+        prefetch_elements(row, 0..lines);
+        if dim > lines {
+            prefetch_elements(row, lines..dim);
         }
     }
 
     /// Adds sums of so many columns from vector `first` on to the output, multiplied with a number for each query.
     #[inline(always)]
-    fn store<const GROUPS: usize>(
-        &mut self,
-        first: usize,
-        sums: [[[S::Vector; N]; GROUPS]; QUERIES],
-        factors: S::Vector,
-    ) {
+    fn store<const GROUPS: usize>(&mut self, first: usize, sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
         let Self { product, weights, ref values, .. } = *self;
         let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
         let mut rescale = [S::Scalar::ZERO; 16];
-        simd.store(factors, &mut rescale);
-        for (i, ((sums, rescale), factor)) in sums.iter().zip(rescale).zip(weights.factors).enumerate() {
-            let rescale = simd.broadcast(rescale);
-            for (g, sums) in sums.iter().enumerate() {
-                // Each by itself: along with a slice of the output, the sums would be kept in memory.
-                for (column, sum) in (first + g * N..per_query).zip(product.in_order(*sums, *factor)) {
-                    if let Some(output) = self.output.get_mut(i * per_query + column) {
-                        *output = simd.mul_add(*output, rescale, sum);
+        simd.store(weights.rescale, &mut rescale);
+        for i in 0..QUERIES {
+            let (rescale, factor) = (simd.broadcast(rescale[i]), weights.factors[i]);
+            let add = |output: &mut S::Vector, sum| *output = simd.mul_add(*output, rescale, sum);
+            let Some(row) = self.output.get_mut(i * per_query + first..(i + 1) * per_query) else { return };
+            if let Some(groups) = row.as_chunks_mut::<N>().0.first_chunk_mut::<GROUPS>() {
+                for g in 0..GROUPS {
+                    let sums = product.in_order(sums[i][g], factor);
+                    for n in 0..N {
+                        add(&mut groups[g][n], sums[n]);
                     }
                 }
+            } else {
+                let sums = sums[i].first().map_or([simd.splat(0.0); N], |sums| product.in_order(*sums, factor));
+                row.iter_mut().zip(sums).for_each(|(output, sum)| add(output, sum));
             }
         }
     }
