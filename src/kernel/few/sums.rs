@@ -133,9 +133,8 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
             _ if const { S::FEW == 8 && R::SOON } => self.run::<4, 8>(values),
             _ if const { S::FEW == 8 && N == 2 } => self.run::<4, 2>(values),
             _ if const { S::FEW == 8 } => self.run::<4, 4>(values),
-            _ if const { N == 2 } => self.run::<4, 1>(values),
-            // Sums for twelve registers, whose latency is hidden even where a core is shared.
-            _ if const { R::SOON } => self.run::<4, 3>(values),
+            _ if const { N == 2 } => self.run::<4, { width_in_turn(2) }>(values),
+            _ if const { R::SOON } => self.run::<4, { width_in_turn(1) }>(values),
             _ => self.run::<4, 2>(values),
         }
     }
@@ -178,25 +177,13 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
     WholeGroups<'_, S, P, R, N, QUERIES, WIDTH>
 {
-    #[inline(always)]
-    fn groups(&self) -> usize {
-        self.0.values.dim() / const { N * S::LANES }
-    }
-
-    #[inline(always)]
-    fn passes(&self) -> usize {
-        self.groups().div_ceil(WIDTH)
-    }
-
     /// What is passed over several times is to stay in the first cache.
     #[inline(always)]
     fn keys_at_once(&self) -> usize {
-        let (passes, dim) = (self.passes(), self.0.values.dim());
-        if dim <= WIDTH * N * S::LANES {
+        if const { Sums::<S, P, R, N, QUERIES>::ASKS_IN_TURN } {
+            self.0.keys_in_turn()
+        } else if self.0.values.dim() <= WIDTH * N * S::LANES {
             self.0.weights.len
-        } else if const { Sums::<S, P, R, N, QUERIES>::ASKS_IN_TURN } {
-            // About as many as rows are asked for before, and so that each pass asks for as many.
-            rows_ahead::<P::Element>(dim).next_multiple_of(N * passes.max(1))
         } else {
             S::KEY_TILE
         }
@@ -205,7 +192,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     /// Sums for some keys, in as many passes over their values as it takes.
     #[inline(always)]
     fn add(&mut self, values: &mut R, keys: &Range<usize>) -> usize {
-        let (groups, mut group) = (self.groups(), 0);
+        let (groups, mut group) = (self.0.groups(), 0);
         // Three and one take longer than two and two.
         while group + WIDTH <= groups && !(const { WIDTH == 3 } && groups - group == 4) {
             self.pass::<WIDTH>(values, keys, &mut group);
@@ -228,7 +215,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         *group += GROUPS;
         // Those that are left to others.
         let rest = if first == 0 { dim % if const { WIDTH > 1 } { 2 * len } else { len } } else { 0 };
-        let columns = Columns { first, lens: [len; N], rest, turn: self.passes() };
+        let columns = Columns { first, lens: [len; N], rest, turn: self.0.passes() };
         self.0.columns::<GROUPS, false>(values, keys, &columns);
     }
 }
@@ -249,7 +236,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         let Self { mut sums, first } = self;
         let (mut values, width) = (sums.values, N * S::LANES);
         let dim = values.dim();
-        for keys in sums.weights.blocks(sums.weights.len) {
+        for keys in sums.weights.blocks(sums.keys_in_turn()) {
             for first in first..dim.div_ceil(width) {
                 let len = width.min(dim - first * width);
                 let turn = if first == 0 { 1 } else { usize::MAX };
@@ -266,6 +253,11 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             values.stay();
         }
     }
+}
+
+/// Groups of `n` vectors of columns for four queries and sixteen registers: eight sums or, as their latency is hidden even where a core is shared, twelve.
+const fn width_in_turn(n: usize) -> usize {
+    if n == 2 { 1 } else { 3 }
 }
 
 /// Groups of columns that are summed up in one pass: from this one on, each of so many elements of `N` rows.
@@ -306,7 +298,30 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     };
 
     /// Whether each pass over some rows asks for some of the later ones, in the order of their addresses, and not the first one for all.
-    const ASKS_IN_TURN: bool = S::FEW == 4 && R::SOON && QUERIES > 1;
+    const ASKS_IN_TURN: bool = S::FEW == 4 && is_wide::<S>() && QUERIES > 1;
+
+    #[inline(always)]
+    fn groups(&self) -> usize {
+        self.values.dim() / const { N * S::LANES }
+    }
+
+    /// Passes over whole groups, if they ask in turn.
+    #[inline(always)]
+    fn passes(&self) -> usize {
+        self.groups().div_ceil(width_in_turn(N))
+    }
+
+    /// Keys that are summed up by themselves if rows are asked for in turn, else all. They are the same whether or not some are marked, so that the sums are.
+    #[inline(always)]
+    fn keys_in_turn(&self) -> usize {
+        let passes = self.passes();
+        if const { Self::ASKS_IN_TURN } && passes > 1 {
+            // About as many as rows are asked for before, and so that each pass asks for as many.
+            rows_ahead::<P::Element>(self.values.dim()).next_multiple_of(N * passes)
+        } else {
+            self.weights.len
+        }
+    }
 
     /// `GROUPS` of `N` vectors of columns, for some keys.
     #[inline(always)]
