@@ -429,6 +429,17 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
+    /// Those of the first four queries with key `j`.
+    #[inline(always)]
+    pub(crate) fn set_key(&mut self, j: usize, scores: [S::Scalar; 4]) {
+        let per_query = FEW_TILES * S::KEY_TILE;
+        if let Some(to) = elements_mut::<S>(self.vectors).get_mut(j..j + 3 * per_query + 1) {
+            for i in 0..4 {
+                to[i * per_query] = scores[i];
+            }
+        }
+    }
+
     /// That of query `i`, if there is one, with key `j`.
     #[inline(always)]
     pub(crate) fn set_one(&mut self, i: usize, j: usize, score: S::Scalar) {

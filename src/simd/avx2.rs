@@ -2,7 +2,7 @@
 
 mod double;
 
-use core::arch::x86_64::*;
+use core::arch::{asm, x86_64::*};
 
 use super::{Double, Kernel, Known, NoPairs, Pairs, Simd, Task, extension, instructions};
 use crate::{
@@ -255,6 +255,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn settled(self, x: __m256) -> __m256 {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe { settled(x) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe { _mm256_set1_ps(x) }
@@ -464,4 +470,13 @@ fn transpose(m: &mut [__m256; 8]) {
         m[k] = _mm256_permute2f128_ps::<0x20>(lo, hi);
         m[4 + k] = _mm256_permute2f128_ps::<0x31>(lo, hi);
     }
+}
+
+/// [`Simd::settled`]
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settled(mut x: __m256) -> __m256 {
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {} */", inout(ymm_reg) x, options(nostack, preserves_flags)) };
+    x
 }

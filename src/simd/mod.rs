@@ -17,7 +17,7 @@ pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};
 
-use core::{convert::Infallible, marker::PhantomData};
+use core::{convert::Infallible, marker::PhantomData, ops::Range};
 
 use crate::{
     element::{Bf16, Store},
@@ -113,10 +113,17 @@ prefetches! {
 
 /// Asks for the cache lines of some elements of a row to be fetched into the first cache.
 #[inline(always)]
-pub(crate) fn prefetch_elements<T>(row: *const T, elements: core::ops::Range<usize>) {
+pub(crate) fn prefetch_elements<T>(row: *const T, elements: Range<usize>) {
     for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
         prefetch(row.wrapping_add(t));
     }
+}
+
+/// The same for a whole row, of which the first elements, of a number known when it is compiled, take no loop.
+#[inline(always)]
+pub(crate) fn prefetch_row<T>(row: *const T, known: usize, dim: usize) {
+    prefetch_elements(row, 0..known);
+    prefetch_elements(row, known..dim);
 }
 
 /// A backend for `f64` that has the instructions of one for `f32`, and exists where that does.
@@ -232,6 +239,12 @@ pub trait Simd: Copy {
         return is_of_intel();
         #[cfg(not(target_arch = "x86_64"))]
         false
+    }
+
+    /// The same vector, computed before anything is loaded that comes later. Where all registers are taken, a compiler that loads earlier keeps some of them in memory.
+    #[inline(always)]
+    fn settled(self, x: Self::Vector) -> Self::Vector {
+        x
     }
 
     /// A number that `f32` has, in all lanes.

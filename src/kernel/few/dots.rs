@@ -72,7 +72,11 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
             _ if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } => self.run::<4, 2, 4>(keys),
             // The fewer rows at once, the fewer streams for a CPU to follow.
             _ if const { S::FEW == 8 && !R::SOON } => self.run::<4, 4, 1>(keys),
-            _ if const { S::FEW == 4 && R::SOON } => self.run::<4, 2, 2>(keys),
+            // Sums for all registers, and of each key a cache line.
+            _ if const { S::FEW == 4 && R::SOON && size_of::<P::Element>() < size_of::<S::Scalar>() } => {
+                self.run::<4, 3, 4>(keys);
+            }
+            _ if const { S::FEW == 4 && R::SOON } => self.run::<4, 3, 2>(keys),
             _ => self.run::<4, 2, 1>(keys),
         }
     }
@@ -81,7 +85,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
 /// `scores[query][j] = queries[query] . keys[j]` for at most `QUERIES` queries, with elements in the lanes; `RUN` vectors of `KEYS` keys in one go.
 ///
 /// One query has each key read from its first element to its last, one after the other. Several queries are loaded for several keys at a time instead, vector by
-/// vector.
+/// vector. Lanes are added up for four keys with each query or, if three keys are multiplied at a time, for four queries with each key.
 struct Dots<
     't,
     's,
@@ -122,6 +126,7 @@ impl<
         let (runs, whole) = whole.as_chunks::<RUN>();
         let rest = Rest { whole, last };
         match runs {
+            _ if const { KEYS == 3 } => self.multiply_by_threes(runs, rest),
             // There are registers for all of the queries.
             [run] if const { S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16 } && rest.is_empty() => {
                 let run = [*run];
@@ -149,7 +154,7 @@ impl<
         let (simd, len) = (scores.simd, scores.len);
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
-            let mut rows = keys.next_group(len - first);
+            let mut rows = keys.next_group::<4>(len - first);
             let mut sums = [[simd.splat(0.0); QUERIES]; 4];
             for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
                 // SAFETY: the rows exist, and have as many elements.
@@ -174,6 +179,30 @@ impl<
         }
         if QUERIES == 1 {
             add_lanes(product, waiting, len.saturating_sub(1) / 4 * 4, scores);
+        }
+    }
+
+    /// The same for three keys at a time, of which all sums but those of lanes stay in registers.
+    #[inline(always)]
+    fn multiply_by_threes(self, runs: &[[[S::Vector; QUERIES]; RUN]], rest: Rest<'_, S::Vector, QUERIES>) {
+        let Self { product, mut keys, scores, .. } = self;
+        let len = scores.len;
+        for first in (0..len).step_by(KEYS) {
+            let mut rows = keys.next_group(len - first);
+            let mut sums = [[scores.simd.splat(0.0); QUERIES]; KEYS];
+            // SAFETY: the rows exist, and have as many elements.
+            unsafe { add_runs(product, runs, &mut rows, &mut sums, &mut keys) };
+            if !rest.is_empty() {
+                // SAFETY: the rows have as many elements more.
+                unsafe { add_rest::<_, _, _, _, _, RUN>(product, rest, &mut rows, &mut sums, &mut keys) };
+            }
+            for k in 0..KEYS {
+                if first + k < len
+                    && let Some(sums) = sums[k].first_chunk()
+                {
+                    scores.set_key(first + k, product.sum_each(*sums));
+                }
+            }
         }
     }
 }
@@ -273,7 +302,16 @@ unsafe fn add_runs<
     for run in runs {
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
-        if const { S::FEW == 8 && QUERIES == 1 } {
+        if const { KEYS == 3 } {
+            reader.ask(*rows, RUN * width);
+            for (c, queries) in run.iter().enumerate() {
+                let mut keys = [product.simd().splat(0.0); KEYS];
+                for k in 0..KEYS {
+                    keys[k] = product.load(load(rows[k], c));
+                }
+                add_products(product, queries, keys, sums);
+            }
+        } else if const { S::FEW == 8 && QUERIES == 1 } {
             // Asked for first, later rows are not held up by products that wait for memory. These take fewer instructions as elements are loaded, so that a CPU looks further ahead.
             reader.ask(*rows, RUN * width);
             compiler_fence(Ordering::SeqCst);
@@ -316,8 +354,11 @@ fn add_products<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usi
     sums: &mut [[S::Vector; QUERIES]; KEYS],
 ) {
     for (i, query) in queries.iter().enumerate() {
+        let query = *query;
         for k in 0..KEYS {
-            sums[k][i] = product.add(keys[k], *query, sums[k][i]);
+            let sum = product.add(keys[k], query, sums[k][i]);
+            // The next query or key is not to be loaded before, as registers are taken.
+            sums[k][i] = if const { KEYS == 3 } { product.simd().settled(sum) } else { sum };
         }
     }
 }

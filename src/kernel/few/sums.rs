@@ -10,7 +10,7 @@ use super::{
 use crate::{
     pieces::pieces,
     scalar::Scalar,
-    simd::{CACHE_LINE, Simd, Task, prefetch, prefetch_elements},
+    simd::{CACHE_LINE, Simd, Task, prefetch, prefetch_elements, prefetch_row},
     softmax::{FEW_TILES, FewScores},
     view::{ByAddress, Reader, Soon, Strip, rows_ahead},
 };
@@ -150,7 +150,7 @@ struct Sums<'t, S: Simd, P, R, const N: usize, const QUERIES: usize> {
     output: &'t mut [S::Vector],
 }
 
-/// [`Sums`] in whole groups of `N` vectors of columns, `WIDTH` of them at a time, then half as many, down to two. Says how many are done: mostly all.
+/// [`Sums`] in whole groups of `N` vectors of columns, `WIDTH` of them at a time, then fewer, down to two. Says how many are done: mostly all.
 struct WholeGroups<'t, S: Simd, P, R, const N: usize, const QUERIES: usize, const WIDTH: usize>(
     Sums<'t, S, P, R, N, QUERIES>,
 );
@@ -215,7 +215,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         *group += GROUPS;
         // Those that are left to others.
         let rest = if first == 0 { dim % if const { WIDTH > 1 } { 2 * len } else { len } } else { 0 };
-        let columns = Columns { first, lens: [len; N], rest, turn: self.0.passes() };
+        let columns = Columns { first, lens: [len; N], rest, turn: Some(self.0.passes()) };
         self.0.columns::<GROUPS, false>(values, keys, &columns);
     }
 }
@@ -239,7 +239,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         for keys in sums.weights.blocks(sums.keys_in_turn()) {
             for first in first..dim.div_ceil(width) {
                 let len = width.min(dim - first * width);
-                let turn = if first == 0 { 1 } else { usize::MAX };
+                let turn = (first == 0).then_some(1);
                 let columns = Columns { first, lens: [len; N], rest: 0, turn };
                 if P::HAS_MARKS && sums.weights.are_marked {
                     sums.columns::<1, true>(&mut values, &keys, &columns);
@@ -266,8 +266,8 @@ struct Columns<const N: usize> {
     lens: [usize; N],
     /// How many more elements are asked for long before.
     rest: usize,
-    /// Or how often it is the turn of `N` rows to ask for as many that are read soon.
-    turn: usize,
+    /// Or how often it is the turn of `N` rows to ask for as many that are read soon, if ever.
+    turn: Option<usize>,
 }
 
 /// One for all lanes, and by itself.
@@ -279,10 +279,10 @@ struct Weight<S: Simd> {
 
 /// `N` rows that are added to some columns.
 #[derive(Clone, Copy)]
-struct NextRows<'t, S: Simd, T, const N: usize, const QUERIES: usize> {
+struct NextRows<'t, T, E, const N: usize> {
     rows: [*const T; N],
-    /// What they are multiplied with for each query.
-    weights: [Weight<S>; QUERIES],
+    /// Where what they are multiplied with for the first query is.
+    weights: *const E,
     columns: &'t Columns<N>,
 }
 
@@ -333,17 +333,36 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     ) {
         values.restart();
         let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
-        let mut until_ask = 0;
-        for j in keys.start / N..keys.end / N {
-            let ask = const { Self::ASKS_IN_TURN } && until_ask == 0;
-            until_ask = if ask { columns.turn - 1 } else { until_ask.wrapping_sub(1) };
-            self.add_rows::<GROUPS, MARKED>(values, j, columns, ask, &mut sums);
+        // By itself, it stays in a register.
+        let weights = self.weights.elements.as_ptr();
+        let (mut j, end) = (keys.start / N, keys.end / N);
+        while j < end {
+            let mut until = end;
+            if const { Self::ASKS_IN_TURN }
+                && let Some(turn) = columns.turn
+            {
+                until = end.min(j + turn);
+                // Nothing is asked for while weights are loaded, which are broadcast as they are then.
+                for later in values.later([null(); N]) {
+                    // Mostly, bytes are two lines.
+                    prefetch_row(later, const { 2 * (CACHE_LINE / size_of::<P::Element>()) }, values.dim());
+                }
+            }
+            for j in j..until {
+                self.add_rows::<GROUPS, MARKED>(values, weights.wrapping_add(j), columns, &mut sums);
+            }
+            j = until;
         }
         if !keys.end.is_multiple_of(N) {
             // The last row has zeros for a counterpart.
             let mut lens = [0; N];
             lens[0] = columns.lens[0];
-            self.add_rows::<GROUPS, MARKED>(values, keys.end / N, &Columns { lens, ..*columns }, false, &mut sums);
+            self.add_rows::<GROUPS, MARKED>(
+                values,
+                weights.wrapping_add(end),
+                &Columns { lens, ..*columns },
+                &mut sums,
+            );
         }
         self.store(columns.first * N, sums);
     }
@@ -353,32 +372,21 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_rows<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        j: usize,
+        weights: *const S::Scalar,
         columns: &Columns<N>,
-        ask: bool,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let mut rows = [null(); N];
         for n in 0..N {
             rows[n] = if columns.lens[n] > 0 { values.next() } else { rows[0] };
         }
-        if ask {
-            // Before weights are loaded, which are broadcast as they are then.
-            values.later(rows).into_iter().for_each(|later| Self::prefetch_row(later, values.dim()));
-        }
-        let simd = self.weights.simd;
-        let mut weights = [Weight { in_lanes: simd.splat(0.0), scalar: S::Scalar::ZERO }; QUERIES];
-        for (i, weight) in weights.iter_mut().enumerate() {
-            // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
-            weight.scalar = unsafe { *self.weights.elements.as_ptr().add(i * Weights::<S>::stride(N) + j) };
-            weight.in_lanes = simd.broadcast(weight.scalar);
-        }
         let next = NextRows { rows, weights, columns };
         if const { Self::AT_ONCE && S::FEW == 4 && GROUPS.is_multiple_of(N) } {
             self.add_asking_by_line::<GROUPS, MARKED>(values, next, sums);
         } else if const { Self::AT_ONCE } {
+            let weights = self.weights(&next);
             for group in 0..GROUPS {
-                self.add_group::<GROUPS, MARKED>(next, group, sums);
+                self.add_group::<GROUPS, MARKED>(next, &weights, group, sums);
             }
             self.ask::<GROUPS>(values, next);
         } else {
@@ -386,15 +394,32 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
     }
 
+    #[inline(always)]
+    fn weight(&self, next: &NextRows<'_, P::Element, S::Scalar, N>, query: usize) -> Weight<S> {
+        // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
+        let scalar = unsafe { *next.weights.add(query * Weights::<S>::stride(N)) };
+        Weight { in_lanes: self.weights.simd.broadcast(scalar), scalar }
+    }
+
+    #[inline(always)]
+    fn weights(&self, next: &NextRows<'_, P::Element, S::Scalar, N>) -> [Weight<S>; QUERIES] {
+        let mut weights = [self.weight(next, 0); QUERIES];
+        for (query, weight) in weights.iter_mut().enumerate().skip(1) {
+            *weight = self.weight(next, query);
+        }
+        weights
+    }
+
     /// Asks for later rows line by line, as groups of columns are added: asked for all at once, they would keep those waiting that are read.
     #[inline(always)]
     fn add_asking_by_line<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        next: NextRows<'_, S, P::Element, N, QUERIES>,
+        next: NextRows<'_, P::Element, S::Scalar, N>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let (line, part) = const { (CACHE_LINE / size_of::<P::Element>(), GROUPS * N * S::LANES) };
+        let weights = self.weights(&next);
         let mut later = next.rows;
         if next.columns.first == 0 {
             later = values.later(later);
@@ -406,7 +431,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 if next.columns.first == 0 && t.is_multiple_of(line) {
                     prefetch(later.wrapping_add(t));
                 }
-                self.add_group::<GROUPS, MARKED>(next, i * groups_of_row + group, sums);
+                self.add_group::<GROUPS, MARKED>(next, &weights, i * groups_of_row + group, sums);
             }
             if next.columns.first == 0 {
                 // What later passes read.
@@ -419,7 +444,8 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     #[inline(always)]
     fn add_group<const GROUPS: usize, const MARKED: bool>(
         &self,
-        next: NextRows<'_, S, P::Element, N, QUERIES>,
+        next: NextRows<'_, P::Element, S::Scalar, N>,
+        weights: &[Weight<S>; QUERIES],
         group: usize,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
@@ -428,9 +454,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             *columns = self.load(*row, next.columns.first + group, *len);
         }
         let columns = self.product.columns(columns);
-        for (sums, weight) in sums.iter_mut().zip(next.weights) {
+        for (sums, weight) in sums.iter_mut().zip(weights) {
             if let Some(sums) = sums.get_mut(group) {
-                *sums = self.add::<MARKED>(columns, weight, *sums);
+                *sums = self.add::<MARKED>(columns, *weight, *sums);
             }
         }
     }
@@ -440,7 +466,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn add_whole<const GROUPS: usize, const MARKED: bool>(
         &self,
         values: &mut R,
-        next: NextRows<'_, S, P::Element, N, QUERIES>,
+        next: NextRows<'_, P::Element, S::Scalar, N>,
         sums: &mut [[[S::Vector; N]; GROUPS]; QUERIES],
     ) {
         let Columns { first, lens, .. } = *next.columns;
@@ -460,7 +486,8 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         for columns in &mut columns {
             *columns = self.product.columns(*columns);
         }
-        for (sums, weight) in sums.iter_mut().zip(next.weights) {
+        for (query, sums) in sums.iter_mut().enumerate() {
+            let weight = self.weight(&next, query);
             for g in 0..GROUPS {
                 sums[g] = self.add::<MARKED>(columns[g], weight, sums[g]);
             }
@@ -481,6 +508,10 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
         for n in 0..N {
             sums[n] = product.add(columns[n], weight.in_lanes, sums[n]);
+            if const { Self::ASKS_IN_TURN } {
+                // Registers are taken: the next weight is not to be loaded before.
+                sums[n] = self.weights.simd.settled(sums[n]);
+            }
         }
         sums
     }
@@ -497,7 +528,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn ask<const GROUPS: usize>(
         &self,
         values: &mut R,
-        NextRows { rows, columns, .. }: NextRows<'_, S, P::Element, N, QUERIES>,
+        NextRows { rows, columns, .. }: NextRows<'_, P::Element, S::Scalar, N>,
     ) {
         let (dim, part) = (values.dim(), const { GROUPS * N * S::LANES });
         if !R::SOON {
@@ -507,20 +538,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
         } else if const { !Self::ASKS_IN_TURN } && columns.first == 0 {
             for later in values.later(rows) {
-                // Mostly, the part is the row; of known length, it takes no loop.
-                prefetch_elements(later, 0..part);
-                prefetch_elements(later, part..dim);
+                // Mostly, the part is the row.
+                prefetch_row(later, part, dim);
             }
-        }
-    }
-
-    /// Asks for all of a row. Mostly, bytes are two lines, which take no loop.
-    #[inline(always)]
-    fn prefetch_row(row: *const P::Element, dim: usize) {
-        let lines = const { 2 * (CACHE_LINE / size_of::<P::Element>()) };
-        prefetch_elements(row, 0..lines);
-        if dim > lines {
-            prefetch_elements(row, lines..dim);
         }
     }
 

@@ -83,6 +83,12 @@ impl Simd for Double<Avx2> {
     }
 
     #[inline(always)]
+    fn settled(self, x: __m256d) -> __m256d {
+        // SAFETY: `self` exists, so the CPU has AVX.
+        unsafe { _mm256_castps_pd(self.0.settled(_mm256_castpd_ps(x))) }
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256d {
         self.broadcast(f64::from(x))
     }

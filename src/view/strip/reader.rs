@@ -35,7 +35,7 @@ impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWIC
     const LARGE_TWICE: bool = LARGE_TWICE;
 }
 
-/// Rows that are read side by side.
+/// Rows that are mostly read side by side.
 const GROUP: usize = 4;
 
 /// How later rows are asked for while some are read.
@@ -71,7 +71,7 @@ pub(crate) trait Reader<T>: Ask<T> {
 
     /// Where the next rows begin, of which there are so many; past the last one, it is repeated.
     #[inline(always)]
-    fn next_group(&mut self, count: usize) -> [*const T; GROUP] {
+    fn next_group<const N: usize>(&mut self, count: usize) -> [*const T; N] {
         one_by_one(self, count)
     }
 
@@ -84,12 +84,16 @@ pub(crate) trait Reader<T>: Ask<T> {
 
 /// [`Reader::next_group`]
 #[inline(always)]
-fn one_by_one<T>(reader: &mut impl Reader<T>, count: usize) -> [*const T; GROUP] {
-    let a = reader.next();
-    let mut next = |i, last| if i < count { reader.next() } else { last };
-    let b = next(1, a);
-    let c = next(2, b);
-    [a, b, c, next(3, c)]
+fn one_by_one<T, const N: usize>(reader: &mut impl Reader<T>, count: usize) -> [*const T; N] {
+    let mut last = reader.next();
+    let mut rows = [last; N];
+    for (i, row) in rows.iter_mut().enumerate().skip(1) {
+        if i < count {
+            last = reader.next();
+        }
+        *row = last;
+    }
+    rows
 }
 
 /// Asks for so many elements of each of some rows, as many bytes later.
@@ -283,10 +287,10 @@ impl<T: Copy> Reader<T> for ByStretch<'_, T> {
         self.advance(1)
     }
 
-    /// A group is in one stretch.
+    /// A whole group is in one stretch.
     #[inline(always)]
-    fn next_group(&mut self, count: usize) -> [*const T; GROUP] {
-        if count < GROUP {
+    fn next_group<const N: usize>(&mut self, count: usize) -> [*const T; N] {
+        if N != GROUP || count < GROUP {
             return one_by_one(self, count);
         }
         let first = self.advance(GROUP);
@@ -381,12 +385,15 @@ impl<R: Walker<T>, T: Copy, W: When> Ask<T> for ByAddress<R, T, W> {
     const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
     const BY_ADDRESS: bool = true;
 
-    /// Soon before they are read, two rows at once where it is less than a cache line of each; long before, as many as have two lines together, and of each turn no more than a row
+    /// Soon before they are read, for all at once as long as it is of one row, else for two where it is less than a cache line of each; long before, as many as have two lines together, and of each turn no more than a row
     /// has.
     #[inline(always)]
     fn ask<const N: usize>(&mut self, _: [*const T; N], elements: usize) {
         let line = const { CACHE_LINE / size_of::<T>() };
         if Self::SOON {
+            if self.asked + N * elements <= self.near.dim() {
+                return self.ask_for(N * elements);
+            }
             return self.ask_in_turn(N, if elements < line { N.min(2) } else { 1 }, elements);
         }
         let most = self.near.dim().min(2 * line);
