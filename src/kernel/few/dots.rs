@@ -182,7 +182,7 @@ impl<
         }
     }
 
-    /// The same for three keys at a time, of which all sums but those of lanes stay in registers.
+    /// The same for three keys at a time, whose sums with four queries take all registers, and are scores before the next keys are read.
     #[inline(always)]
     fn multiply_by_threes(self, runs: &[[[S::Vector; QUERIES]; RUN]], rest: Rest<'_, S::Vector, QUERIES>) {
         let Self { product, mut keys, scores, .. } = self;
