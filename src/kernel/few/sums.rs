@@ -342,7 +342,6 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 && let Some(turn) = columns.turn
             {
                 until = end.min(j + turn);
-                // Nothing is asked for while weights are loaded, which are broadcast as they are then.
                 for later in values.later([null(); N]) {
                     // Mostly, bytes are two lines.
                     prefetch_row(later, const { 2 * (CACHE_LINE / size_of::<P::Element>()) }, values.dim());
