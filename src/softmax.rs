@@ -284,7 +284,7 @@ pub(crate) const FEW_TILES: usize = 4;
 pub(crate) const MOST_KEYS: usize = 512;
 
 /// Scores or weights of few queries with the keys of some tiles: those of one query, with room for [`FEW_TILES`], then those of the next.
-pub(crate) struct FewScores<'t, S: Simd> {
+pub struct FewScores<'t, S: Simd> {
     pub(crate) simd: S,
     vectors: &'t mut [S::Vector],
     /// Queries.

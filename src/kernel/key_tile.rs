@@ -200,7 +200,7 @@ impl<E: Scalar> Side<'_, E> {
 
 /// Rows as memory has them, those from number `first` on.
 #[derive(Clone, Copy)]
-pub(super) struct RawRows<'t, E> {
+pub struct RawRows<'t, E> {
     pub(super) strips: Strips<'t, E>,
     pub(super) first: usize,
 }

@@ -11,6 +11,11 @@ pub(crate) mod reach;
 mod score_matrix;
 pub(crate) mod transpose;
 
+pub(crate) use self::{
+    few::{Weights, add_values, multiply_keys, products_of_rows},
+    key_tile::RawRows,
+};
+
 use core::num::NonZeroUsize;
 
 use crate::{

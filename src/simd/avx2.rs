@@ -244,6 +244,8 @@ impl Simd for Avx2 {
         unsafe { self.outlined(task) }
     }
 
+    crate::kernel::products_of_rows!();
+
     #[inline(always)]
     fn double(self) -> Double<Self> {
         Double(self)

@@ -366,6 +366,8 @@ impl Simd for Avx512 {
         unsafe { self.outlined(task) }
     }
 
+    crate::kernel::products_of_rows!();
+
     #[inline(always)]
     fn double(self) -> Double<Self> {
         Double(self)

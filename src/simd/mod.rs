@@ -21,7 +21,9 @@ use core::{convert::Infallible, marker::PhantomData, ops::Range};
 
 use crate::{
     element::{Bf16, Store},
+    kernel::{RawRows, Weights},
     scalar::Scalar,
+    softmax::FewScores,
     view::{Pair, Rows},
 };
 
@@ -216,6 +218,24 @@ pub trait Simd: Copy {
 
     /// Runs `task`, compiled for this backend.
     fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// [`kernel::multiply_keys`](crate::kernel::multiply_keys). Of `f32`, it is compiled with the crate, not once more with each that names a score function.
+    fn multiply_keys(
+        self,
+        queries: &[Self::Vector],
+        in_pairs: bool,
+        keys: RawRows<'_, Self::Scalar>,
+        scores: &mut FewScores<'_, Self>,
+    );
+
+    /// [`kernel::add_values`](crate::kernel::add_values), likewise.
+    fn add_values(
+        self,
+        weights: Weights<'_, Self>,
+        in_pairs: bool,
+        values: RawRows<'_, Self::Scalar>,
+        output: &mut [Self::Vector],
+    );
 
     /// The backend that has these instructions for `f64`.
     fn double(self) -> Self::Double;

@@ -72,6 +72,8 @@ impl Simd for Portable {
         task.run()
     }
 
+    crate::kernel::products_of_rows!();
+
     #[inline(always)]
     fn double(self) -> Double<Self> {
         Double(self)

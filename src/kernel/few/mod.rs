@@ -19,11 +19,12 @@ mod sums;
 
 pub(super) use self::rounded::Rounded;
 use self::{
-    dots::dots,
     in_order::in_order_products,
-    product::with_product,
     rounded::{ExactScores, ExactSums, Grid, Round},
-    sums::{Weights, accumulate},
+};
+pub(crate) use self::{
+    product::{add_values, multiply_keys, products_of_rows},
+    sums::Weights,
 };
 use super::{
     Products,
@@ -34,7 +35,6 @@ use super::{
 use crate::{
     Stage,
     element::{Load, Store},
-    floats::FloatStrip,
     scalar::Scalar,
     score::{
         function::Score,
@@ -87,7 +87,7 @@ const fn room<S: Simd>(count: usize) -> usize {
     }
 }
 
-/// Queries as [`dots()`] wants them, scaled; past the last one, it is repeated.
+/// Queries as [`multiply_keys`] wants them, scaled; past the last one, it is repeated.
 ///
 /// # Safety
 ///
@@ -258,11 +258,12 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
 
     /// The products with keys, as many as scores.
     #[inline(always)]
-    fn few_with_keys(&self, RawRows { strips, first }: RawRows<'_, S::Scalar>, scores: &mut FewScores<'_, S>) {
+    fn few_with_keys(&self, keys: RawRows<'_, S::Scalar>, scores: &mut FewScores<'_, S>) {
+        let RawRows { strips, first } = keys;
         let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, self.queries.as_flattened());
         let (rows, vectors) = (room::<S>(scores.count), strips.dim().div_ceil(S::LANES));
         let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
-        with_product!((simd, in_pairs, true), strips, (product, strip) => dots(product, queries, strip, first, scores));
+        simd.multiply_keys(queries, in_pairs, keys, scores);
         if let Strips::I8(strip, _) = strips {
             for i in self.rounded.exact_rows() {
                 let query = Grid { vectors: all, strides: [1, rows] };
@@ -288,11 +289,12 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
     #[inline(always)]
     fn few_with_values(
         &mut self,
-        RawRows { strips, first }: RawRows<'_, S::Scalar>,
+        values: RawRows<'_, S::Scalar>,
         weights: &FewScores<'_, S>,
         single: Weights<'_, S>,
         room: &mut [S::Vector],
     ) {
+        let RawRows { strips, first } = values;
         let (simd, in_pairs) = (self.simd, self.products == Products::FewInPairs);
         let (output, per_query) = (self.output.as_flattened_mut(), FewScores::<S>::OF_QUERY);
         let (mut elements, mut rounded) = (single.elements, Rounded::NOT);
@@ -305,7 +307,7 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
             elements = scratch::elements::<S>(room);
         }
         let weights = Weights { elements, factors: &rounded.factors, ..single };
-        with_product!((simd, in_pairs, Products::may_be_of_rows::<F>()), strips, (product, strip) => accumulate(product, weights, strip, first, output));
+        simd.add_values(weights, in_pairs, values, output);
         if let Strips::I8(strip, _) = strips {
             for i in rounded.exact_rows() {
                 let of_query =

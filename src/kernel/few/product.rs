@@ -2,11 +2,18 @@
 
 use core::marker::PhantomData;
 
+use super::{
+    dots::dots,
+    sums::{Weights, accumulate},
+};
 use crate::{
     element::Load,
-    kernel::has_i8_pairs,
+    floats::FloatStrip,
+    kernel::{has_i8_pairs, key_tile::RawRows},
     scalar::Scalar,
     simd::{Pairs, Simd, Task},
+    softmax::FewScores,
+    store::{Strips, with_elements},
     view::Strip,
 };
 
@@ -199,22 +206,72 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 }
 
-/// `$body` with `$product` bound to what is made of some rows, and `$strip` to them; `$have_pairs` is constant, and says whether some are ever multiplied in pairs.
+/// `$body` with `$product` bound to what is made of some rows, and `$strip` to them.
 macro_rules! with_product {
-    (($simd:expr, $in_pairs:expr, $have_pairs:expr), $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
+    ($simd:expr, $in_pairs:expr, $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
         if !$in_pairs {
-            $crate::store::with_elements!($strips, $strip => {
-                let $product = $crate::kernel::few::product::Single::of($simd, &$strip);
+            with_elements!($strips, $strip => {
+                let $product = Single::of($simd, &$strip);
                 $body
             });
-        } else if const { !$have_pairs } {
         } else if let (Some($strip), Some(pairs)) = ($strips.bf16(), $simd.bf16_pairs()) {
-            let $product = $crate::kernel::few::product::InPairs { simd: $simd, pairs };
+            let $product = InPairs { simd: $simd, pairs };
             $body
-        } else if let ($crate::store::Strips::I8($strip, _), Some(pairs)) = ($strips, $simd.i8_pairs()) {
-            let $product = $crate::kernel::few::product::InPairs { simd: $simd, pairs };
+        } else if let (Strips::I8($strip, _), Some(pairs)) = ($strips, $simd.i8_pairs()) {
+            let $product = InPairs { simd: $simd, pairs };
             $body
         }
     };
 }
-pub(super) use with_product;
+
+/// Scores of queries with keys: one number or pair of numbers of each query, `[vector of elements][query]`, with as much of a key.
+#[inline(always)]
+pub(crate) fn multiply_keys<S: Simd>(
+    simd: S,
+    queries: &[S::Vector],
+    in_pairs: bool,
+    keys: RawRows<'_, S::Scalar>,
+    scores: &mut FewScores<'_, S>,
+) {
+    with_product!(simd, in_pairs, keys.strips, (product, strip) => dots(product, queries, strip, keys.first, scores));
+}
+
+/// Adds weighted values to sums of columns, `[query][column]`.
+#[inline(always)]
+pub(crate) fn add_values<S: Simd>(
+    weights: Weights<'_, S>,
+    in_pairs: bool,
+    values: RawRows<'_, S::Scalar>,
+    output: &mut [S::Vector],
+) {
+    let simd = weights.simd;
+    with_product!(simd, in_pairs, values.strips, (product, strip) => accumulate(product, weights, strip, values.first, output));
+}
+
+/// [`multiply_keys`] and [`add_values`] as functions of a backend, which are compiled where it is.
+macro_rules! products_of_rows {
+    ($(#[$inline:meta])?) => {
+        $(#[$inline])?
+        fn multiply_keys(
+            self,
+            queries: &[Self::Vector],
+            in_pairs: bool,
+            keys: $crate::kernel::RawRows<'_, Self::Scalar>,
+            scores: &mut $crate::softmax::FewScores<'_, Self>,
+        ) {
+            $crate::kernel::multiply_keys(self, queries, in_pairs, keys, scores);
+        }
+
+        $(#[$inline])?
+        fn add_values(
+            self,
+            weights: $crate::kernel::Weights<'_, Self>,
+            in_pairs: bool,
+            values: $crate::kernel::RawRows<'_, Self::Scalar>,
+            output: &mut [Self::Vector],
+        ) {
+            $crate::kernel::add_values(weights, in_pairs, values, output);
+        }
+    };
+}
+pub(crate) use products_of_rows;

@@ -17,7 +17,7 @@ use crate::{
 
 /// Weights of some queries, and what else the sums want.
 #[derive(Clone, Copy)]
-pub(super) struct Weights<'t, S: Simd> {
+pub struct Weights<'t, S: Simd> {
     pub(super) simd: S,
     /// Those of a query, one number or pair of numbers after the other; there is room for [`FEW`](Simd::FEW) queries.
     pub(super) elements: &'t [S::Scalar],

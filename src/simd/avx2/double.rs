@@ -66,6 +66,8 @@ impl Simd for Double<Avx2> {
     const KEY_TILE: usize = <Avx2 as Simd>::KEY_TILE;
     const FAR: Option<usize> = <Avx2 as Simd>::FAR;
 
+    crate::kernel::products_of_rows!(#[inline]);
+
     #[inline(always)]
     fn double(self) -> Self {
         self

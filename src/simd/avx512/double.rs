@@ -57,6 +57,8 @@ impl Simd for Double<Avx512> {
     const KEY_TILE: usize = <Avx512 as Simd>::KEY_TILE;
     const FAR: Option<usize> = <Avx512 as Simd>::FAR;
 
+    crate::kernel::products_of_rows!(#[inline]);
+
     #[inline(always)]
     fn double(self) -> Self {
         self

@@ -45,6 +45,8 @@ impl Simd for Double<Portable> {
     const KEY_TILE: usize = <Portable as Simd>::KEY_TILE;
     const FAR: Option<usize> = <Portable as Simd>::FAR;
 
+    crate::kernel::products_of_rows!(#[inline]);
+
     #[inline(always)]
     fn double(self) -> Self {
         self
