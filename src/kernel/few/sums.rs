@@ -393,6 +393,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
     }
 
+    /// What the next rows are multiplied with for a query.
     #[inline(always)]
     fn weight(&self, next: &NextRows<'_, P::Element, S::Scalar, N>, query: usize) -> Weight<S> {
         // SAFETY: there is room for `QUERIES` rows, all of which have weights or what else is a number.
@@ -400,6 +401,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         Weight { in_lanes: self.weights.simd.broadcast(scalar), scalar }
     }
 
+    /// The same for all queries.
     #[inline(always)]
     fn weights(&self, next: &NextRows<'_, P::Element, S::Scalar, N>) -> [Weight<S>; QUERIES] {
         let mut weights = [self.weight(next, 0); QUERIES];
