@@ -12,7 +12,7 @@ use std::{
     ops::Range,
 };
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::case::{Case, Shape};
@@ -98,16 +98,18 @@ impl<'a> Matrix<'a> {
 /// `out = scale * left * right`, a row of `out` every `stride` elements.
 fn product(scale: f32, left: Matrix<'_>, right: Matrix<'_>, out: &mut [f32], stride: usize) {
     assert!(left.columns == right.rows && right.columns <= stride && left.rows * stride <= out.len());
+    // What `gemm::gemm` makes of it: the other way round, as it wants a result's columns to be contiguous.
+    let (left, right) = (right.transposed(), left.transposed());
     // SAFETY: by the assertions here and in `Matrix::new`, every element lies within its slice; the slices don't overlap, as
     // `out` is borrowed exclusively; with `read_dst` false, `out` is only written.
     unsafe {
-        gemm::gemm(
+        gemm_f32::gemm::f32::get_gemm_fn()(
             left.rows,
             right.columns,
             left.columns,
             out.as_mut_ptr(),
-            1,
             stride as isize,
+            1,
             false,
             left.data.as_ptr(),
             left.column_stride as isize,
