@@ -114,8 +114,15 @@ impl<'a, E> FloatView<'a, E> {
     }
 }
 
+impl<'a, E: Copy> FloatStrip<'a, E> {
+    pub(crate) fn row(&self, i: usize) -> FloatRow<'a, E> {
+        with_floats!(FloatStrip::self, strip => FloatRow(strip.row(i)))
+    }
+}
+
 impl<E: Scalar> FloatRow<'_, E> {
     /// An element, or zero where there is none.
+    #[inline]
     pub(crate) fn at(&self, t: usize) -> f64 {
         with_floats!(FloatRow::self, row => row.get(t).map_or(0.0, |x| (*x).into()))
     }

@@ -31,8 +31,12 @@ pub fn forward<'a, F: Score, Q: Float, T: Element<Sum = Q::Sum>>(
     for index in 0..call.sequences() {
         let sequence = call.sequence(index);
         for head in 0..q.shape().heads {
+            let (call, function, sequence, key_dim) = (&call, score, &sequence, call.kv.shape().dim);
+            let kv_len = sequence.room.start.saturating_add(sequence.kv_len);
+            let kv = call.kv.head(sequence.batch, head / call.group, kv_len);
+            let projection = score.projection().and_then(|of| of.head(q.shape(), key_dim, sequence.batch, head));
             for i in 0..sequence.queries.len() {
-                Row { call: &call, function: score, sequence: &sequence, head, i }.forward(&mut out);
+                Row { call, function, sequence, kv, projection, head, i }.forward(&mut out);
             }
         }
     }
@@ -44,6 +48,10 @@ struct Row<'r, 'a, F, E> {
     call: &'r Call<'a, E>,
     function: &'r F,
     sequence: &'r Sequence,
+    /// Keys and values, if there are any.
+    kv: Option<[Strips<'a, E>; 2]>,
+    /// Of queries, if there is one.
+    projection: Option<HeadProjection<'r>>,
     head: usize,
     i: usize,
 }
@@ -54,14 +62,14 @@ impl<'a, F: Score, E: Scalar> Row<'_, 'a, F, E> {
         let (batch, row, heads) = (sequence.batch, sequence.queries.start + self.i, call.queries.shape());
         let (max, sum) = self.max_and_sum();
 
-        let values = self.kv().map(|[_, values]| values);
         let result = out.values.row_mut(batch, head, row);
         result.fill(0.0);
         let attended = if max == f64::NEG_INFINITY { 0 } else { sequence.kv_len };
         for j in (0..attended).filter(|j| self.sees(*j)) {
             let weight = weight(self.score(j), max, sum);
+            let value = self.kv.map(|[_, values]| values.row(sequence.room.start + j));
             for (c, out) in result.iter_mut().enumerate() {
-                *out += weight * values.map_or(0.0, |values| values.at(sequence.room.start + j, c));
+                *out += weight * value.map_or(0.0, |value| value.at(c));
             }
         }
 
@@ -125,25 +133,18 @@ impl<'a, F: Score, E: Scalar> Row<'_, 'a, F, E> {
     }
 
     fn scaled(&self, j: usize) -> f64 {
-        let Self { call, function, sequence, head, i } = *self;
+        let Self { call, function, sequence, kv, head, i, .. } = *self;
         let query = call.queries.row(sequence.batch, head, sequence.queries.start + i);
-        let sum = self.kv().map_or(0.0, |[keys, _]| {
-            let key = |t| keys.at(sequence.room.start + j, t);
-            (0..keys.dim()).fold(0.0, |sum, t| function.add(sum, self.projected(query, t), key(t), t))
+        let sum = kv.map_or(0.0, |[keys, _]| {
+            let key = keys.row(sequence.room.start + j);
+            (0..keys.dim()).fold(0.0, |sum, t| function.add(sum, self.projected(query, t), key.at(t), t))
         });
         call.scale * sum
     }
 
-    fn kv(&self) -> Option<[Strips<'a, E>; 2]> {
-        let Self { call, sequence, head, .. } = *self;
-        call.kv.head(sequence.batch, head / call.group, sequence.room.start.saturating_add(sequence.kv_len))
-    }
-
     /// Element `t` of a query, after its projection.
     fn projected(&self, query: FloatRow<'_, E>, t: usize) -> f64 {
-        let (q, key_dim) = (self.call.queries.shape(), self.call.kv.shape().dim);
-        let projection = self.function.projection();
-        match projection.and_then(|projection| projection.head(q, key_dim, self.sequence.batch, self.head)) {
+        match self.projection {
             None => query.at(t),
             Some(HeadProjection::Rows(weights)) => dot(weights.row(t).iter().copied(), query),
             Some(HeadProjection::Columns(weights)) => {

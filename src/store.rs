@@ -3,7 +3,7 @@
 use crate::{
     Shape, View,
     element::Bf16,
-    floats::{FloatStrip, FloatView, with_floats},
+    floats::{FloatRow, FloatStrip, FloatView, with_floats},
     scalar::Scalar,
     view::Strip,
 };
@@ -21,6 +21,14 @@ pub enum Store<'a, E> {
 pub(crate) enum Strips<'a, E> {
     Floats(FloatStrip<'a, E>),
     I8(Strip<'a, i8>, Strip<'a, f32>),
+}
+
+/// One key or value.
+#[derive(Clone, Copy)]
+pub(crate) enum StoreRow<'a, E> {
+    Floats(FloatRow<'a, E>),
+    /// With its scales.
+    I8(&'a [i8], &'a [f32]),
 }
 
 /// `$body` with `$strip` bound to what there is of numbers, of whatever type.
@@ -96,12 +104,24 @@ impl<'a, E: Scalar> Strips<'a, E> {
         matches!(self, Self::I8(..))
     }
 
-    /// What element `c` of a row stands for, or zero where there is none.
-    pub(crate) fn at(&self, row: usize, c: usize) -> f64 {
-        let number = with_elements!(self, strip => strip.row(row).get(c).map_or(0.0, |x| (*x).into()));
-        let Self::I8(_, scales) = self else { return number };
-        let scales = scales.row(row);
-        let of_group = self.dim().checked_div(scales.len()).and_then(|group| c.checked_div(group));
-        number * of_group.and_then(|group| scales.get(group)).copied().map_or(0.0, f64::from)
+    pub(crate) fn row(&self, i: usize) -> StoreRow<'a, E> {
+        match self {
+            Self::Floats(strip) => StoreRow::Floats(strip.row(i)),
+            Self::I8(numbers, scales) => StoreRow::I8(numbers.row(i), scales.row(i)),
+        }
+    }
+}
+
+impl<E: Scalar> StoreRow<'_, E> {
+    /// What element `c` stands for, or zero where there is none.
+    #[inline]
+    pub(crate) fn at(&self, c: usize) -> f64 {
+        let (numbers, scales) = match self {
+            Self::Floats(row) => return row.at(c),
+            Self::I8(numbers, scales) => (numbers, scales),
+        };
+        let of_group = numbers.len().checked_div(scales.len()).and_then(|group| c.checked_div(group));
+        let scale = of_group.and_then(|group| scales.get(group)).copied();
+        numbers.get(c).copied().map_or(0.0, f64::from) * scale.map_or(0.0, f64::from)
     }
 }
