@@ -159,12 +159,12 @@ impl<S: Simd, const COLS: usize> Softmax<S, COLS> {
     #[inline(always)]
     fn raise_scaled(
         &mut self,
-        tile_max: [S::Vector; COLS],
+        mut tile_max: [S::Vector; COLS],
         factor: S::Vector,
         scores: &mut [[S::Vector; COLS]],
     ) -> Raised<S, COLS> {
         let (simd, zero, one) = (self.simd, self.simd.splat(0.0), self.simd.splat(1.0));
-        let tile_max = tile_max.map(|max| simd.mul(max, factor));
+        tile_max.iter_mut().for_each(|max| *max = simd.mul(*max, factor));
         let Raised { mut offset, rescale } = self.raise(tile_max, SLACK);
         let is_huge = |x: S::Vector| simd.less(simd.splat(S::Scalar::SPARSE), simd.max(x, simd.sub(zero, x)));
         let any = offset.iter().fold(zero, |any, offset| simd.select(is_huge(*offset), one, any));

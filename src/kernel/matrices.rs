@@ -221,7 +221,8 @@ fn halves<S: Simd>(simd: S, pairs: S::Vector) -> [S::Vector; 2] {
         let bits = first.to_word();
         (*first, *second) = (Scalar::from_word(bits << 16), Scalar::from_word(bits & 0xffff_0000));
     }
-    lanes.map(|lanes| simd.load(&lanes))
+    let [first, second] = &lanes;
+    [simd.load(first), simd.load(second)]
 }
 
 /// `rows[2 i], rows[2 i + 1] = rows[i]` for the pairs of the first half of the rows.

@@ -125,8 +125,8 @@ impl<S: Simd> Task for PairValues<'_, '_, S> {
                 }
             }
             while let Some(to @ [_, ..]) = to.get_mut(t..) {
-                let rows = [first, second].map(|row| row.get(t..).unwrap_or_default());
-                simd.store(pairs.load_both(rows), to);
+                let (first, second) = (first.get(t..).unwrap_or_default(), second.get(t..).unwrap_or_default());
+                simd.store(pairs.load_both([first, second]), to);
                 t += S::LANES;
             }
         });

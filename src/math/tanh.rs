@@ -62,13 +62,12 @@ impl Constants<f64> {
 pub(crate) fn tanh<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let Constants { ln_2, rate, limit } = S::Scalar::TANH;
     let (zero, one, two, least) = (simd.splat(0.0), simd.splat(1.0), simd.splat(2.0), simd.splat(-limit));
-    let ln_2 = ln_2.map(|part| simd.broadcast(part));
     // In this order, a NaN in `x` stays.
     let x = simd.max(least, x);
     let x = simd.sub(zero, simd.max(least, simd.sub(zero, x)));
     let n = simd.round(simd.mul(x, simd.broadcast(rate)));
-    let t = simd.mul_add(simd.sub(zero, n), ln_2[0], simd.mul(x, two));
-    let t = simd.mul_add(simd.sub(zero, n), ln_2[1], t);
+    let t = simd.mul_add(simd.sub(zero, n), simd.broadcast(ln_2[0]), simd.mul(x, two));
+    let t = simd.mul_add(simd.sub(zero, n), simd.broadcast(ln_2[1]), t);
     let p = S::Scalar::exp_rest(simd, t);
     let power = simd.power_of_two(n);
     let less_one = simd.mul_add(power, simd.mul_add(simd.mul(t, t), p, t), simd.sub(power, one));

@@ -269,7 +269,8 @@ impl<S: Simd, F: Score> Task for Look<'_, '_, S, F> {
         let Self { simd, head, queries, first, ref keys, .. } = self;
         let [base, _] = queries.ends(first, S::LANES);
         let at: [[usize; 2]; 16] = core::array::from_fn(|lane| queries.at(first + lane));
-        let offsets = at.map(|[_, query]| (query - base) as i32);
+        let mut offsets = [0; 16];
+        offsets.iter_mut().zip(&at).for_each(|(offset, [_, query])| *offset = (query - base) as i32);
         let ends = head.band.ends(base, keys.start);
         let mut lanes = [[0; 16]; MAX_WORDS];
         let firsts = || (0..keys.len()).step_by(32);

@@ -212,7 +212,8 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
     fn bias_square(&self, keys: &Range<usize>, of: &BiasRows<'a>) -> S::Square {
         let (simd, [_, first_key]) = (self.simd, self.head.origin());
         let start = first_key + self.key + keys.start;
-        let pointers = of.rows.map(<[_]>::as_ptr);
+        let mut pointers = [core::ptr::null(); 16];
+        pointers.iter_mut().zip(of.rows).for_each(|(pointer, row)| *pointer = row.as_ptr());
         for row in pointers.iter().take(S::LANES) {
             // Where the same of the next tile ends, and the next square; they begin where those before end.
             prefetch_early(row.wrapping_add(start + S::KEY_TILE + S::LANES - 1));

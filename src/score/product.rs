@@ -83,8 +83,8 @@ impl<S: Simd, F: Score, T: Copy + Into<S::Scalar>> Product<S> for Function<'_, S
 
     #[inline(always)]
     fn add(&self, sum: S::Vector, in_lanes: S::Vector, other: S::Vector, t: usize) -> S::Vector {
-        let [sum, in_lanes, other] = [sum, in_lanes, other].map(|x| InLanes(self.simd, x));
-        self.score.add(sum, in_lanes, other, t).1
+        let lanes = |x| InLanes(self.simd, x);
+        self.score.add(lanes(sum), lanes(in_lanes), lanes(other), t).1
     }
 
     #[inline(always)]

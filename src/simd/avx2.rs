@@ -165,9 +165,12 @@ impl Pairs<Avx2> for I8s {
     }
 
     #[inline(always)]
-    fn unzip(self, sums: [__m256; 2]) -> [__m256; 2] {
+    fn unzip(self, [first, second]: [__m256; 2]) -> [__m256; 2] {
         // SAFETY: `self` exists, so the CPU has AVX2.
-        sums.map(|sums| unsafe { _mm256_cvtepi32_ps(_mm256_castps_si256(sums)) })
+        unsafe {
+            let (first, second) = (_mm256_castps_si256(first), _mm256_castps_si256(second));
+            [_mm256_cvtepi32_ps(first), _mm256_cvtepi32_ps(second)]
+        }
     }
 
     #[inline(always)]

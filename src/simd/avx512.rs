@@ -3,7 +3,7 @@
 mod amx;
 mod double;
 
-use core::arch::x86_64::*;
+use core::{arch::x86_64::*, mem::transmute};
 
 use self::amx::Amx;
 use super::{
@@ -153,7 +153,7 @@ impl Pairs<Avx512> for Bf16s {
     #[inline(always)]
     fn join(self, [a, b]: [__m512; 2]) -> __m512 {
         // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
-        unsafe { core::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a)) }
+        unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a)) }
     }
 
     #[inline(always)]
@@ -165,16 +165,13 @@ impl Pairs<Avx512> for Bf16s {
     #[inline(always)]
     fn dot(self, a: __m512, b: __m512, sum: __m512) -> __m512 {
         // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
-        unsafe {
-            let [a, b] = [a, b].map(|pairs| core::mem::transmute::<__m512, __m512bh>(pairs));
-            _mm512_dpbf16_ps(sum, a, b)
-        }
+        unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
     }
 
     #[inline(always)]
     fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
         // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
-        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps)) }
+        unsafe { transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps)) }
     }
 }
 
@@ -190,11 +187,12 @@ impl Bf16Pairs<Avx512> for Bf16s {
     }
 
     #[inline(always)]
-    fn load_both(self, rows: [&[Bf16]; 2]) -> __m512 {
+    fn load_both(self, [first, second]: [&[Bf16]; 2]) -> __m512 {
         // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of a slice are masked off. The numbers have 16 bits.
-        let [first, second] = rows.map(|row| unsafe {
+        let load = |row: &[Bf16]| unsafe {
             _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(row.len()), row.as_ptr().cast()))
-        });
+        };
+        let (first, second) = (load(first), load(second));
         // SAFETY: `self` exists, so the CPU has AVX-512F.
         unsafe { _mm512_castsi512_ps(_mm512_or_si512(first, _mm512_slli_epi32::<16>(second))) }
     }
@@ -310,7 +308,7 @@ impl Pairs<Avx512> for I8s {
         // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
         unsafe {
             let sums = _mm_castps_si128(reduce!(of, add_16, add_8, add_4));
-            core::mem::transmute::<__m128, [f32; 4]>(_mm_cvtepi32_ps(sums))
+            transmute::<__m128, [f32; 4]>(_mm_cvtepi32_ps(sums))
         }
     }
 }
@@ -547,13 +545,13 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn sum_each(self, of: [__m512; 4]) -> [f32; 4] {
         // SAFETY: `self` exists, so the CPU has AVX-512F, DQ and VL.
-        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps)) }
+        unsafe { transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_add_ps, _mm256_add_ps, _mm_add_ps)) }
     }
 
     #[inline(always)]
     fn max_each(self, of: [__m512; 4]) -> [f32; 4] {
         // SAFETY: as above.
-        unsafe { core::mem::transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_max_ps, _mm256_max_ps, _mm_max_ps)) }
+        unsafe { transmute::<__m128, [f32; 4]>(reduce!(of, _mm512_max_ps, _mm256_max_ps, _mm_max_ps)) }
     }
 }
 

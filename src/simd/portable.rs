@@ -108,7 +108,7 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_f16(self, from: &[half::f16]) -> Floats {
         padded(from, |x| {
-            let [sign, magnitude] = [x.to_bits() & 0x8000, x.to_bits() & 0x7fff].map(u32::from);
+            let (sign, magnitude) = (u32::from(x.to_bits() & 0x8000), u32::from(x.to_bits() & 0x7fff));
             // With the bits where `f32` has them, the number is this much too small; infinities and NaN get their exponent back.
             let magnitude = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 112) << 23);
             let infinite = if magnitude >= 65536.0 { 0x7f80_0000 } else { 0 };
@@ -214,14 +214,18 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn sum_each(self, of: [Floats; 4]) -> [f32; 4] {
-        of.map(Floats::reduce_add)
+        let mut sums = [0.0; 4];
+        sums.iter_mut().zip(of).for_each(|(sum, lanes)| *sum = lanes.reduce_add());
+        sums
     }
 
     #[inline(always)]
     fn max_each(self, of: [Floats; 4]) -> [f32; 4] {
-        of.map(|lanes| {
-            lanes.to_array().into_iter().fold(f32::NEG_INFINITY, |max, lane| if lane > max { lane } else { max })
-        })
+        let mut largest = [f32::NEG_INFINITY; 4];
+        for (max, lanes) in largest.iter_mut().zip(of) {
+            *max = lanes.to_array().into_iter().fold(*max, |max, lane| if lane > max { lane } else { max });
+        }
+        largest
     }
 }
 
@@ -230,7 +234,8 @@ impl Simd for Portable {
 fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f32) -> Floats {
     let mut lanes = [0.0; LANES];
     match from.first_chunk::<LANES>() {
-        Some(full) => lanes = full.map(convert),
+        // With a length that is known.
+        Some(full) => lanes.iter_mut().zip(full).for_each(|(lane, x)| *lane = convert(*x)),
         None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = convert(*x)),
     }
     Floats::new(lanes)
@@ -239,11 +244,15 @@ fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f32) -> Floats {
 /// The bits of each lane.
 #[inline(always)]
 fn bits(x: Floats) -> Ints {
-    Ints::new(x.to_array().map(|lane| lane.to_bits().cast_signed()))
+    let mut bits = [0; LANES];
+    bits.iter_mut().zip(x.to_array()).for_each(|(bits, lane)| *bits = lane.to_bits().cast_signed());
+    Ints::new(bits)
 }
 
 /// The lanes of these bits.
 #[inline(always)]
 fn floats(x: Ints) -> Floats {
-    Floats::new(x.to_array().map(|lane| f32::from_bits(lane.cast_unsigned())))
+    let mut lanes = [0.0; LANES];
+    lanes.iter_mut().zip(x.to_array()).for_each(|(lane, bits)| *lane = f32::from_bits(bits.cast_unsigned()));
+    Floats::new(lanes)
 }

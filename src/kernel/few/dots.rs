@@ -271,7 +271,10 @@ unsafe fn add_rest<
             add_runs(product, whole.as_chunks::<1>().0, rows, sums, reader);
         }
         if let Some((queries, len)) = last {
-            let keys = rows.map(|row| product.load(core::slice::from_raw_parts(row, len)));
+            let mut keys = [product.simd().splat(0.0); KEYS];
+            for (key, row) in keys.iter_mut().zip(rows.iter()) {
+                *key = product.load(core::slice::from_raw_parts(*row, len));
+            }
             reader.ask(*rows, len);
             add_products(product, queries, keys, sums);
         }

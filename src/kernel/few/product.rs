@@ -177,15 +177,15 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 
     #[inline(always)]
-    fn add_unmarked(self, columns: [S::Vector; 2], weights: S::Scalar, sums: [S::Vector; 2]) -> [S::Vector; 2] {
+    fn add_unmarked(self, [first, second]: [S::Vector; 2], weights: S::Scalar, sums: [S::Vector; 2]) -> [S::Vector; 2] {
         // Of a mark, -1, the sign is set and the largest bit of the exponent is not; of no weight, NaN included.
         let is_marked = |half: u32| half >> 14 == 0b10;
         let bits = weights.to_word();
         let (of_both, weights) = match [is_marked(bits & 0xffff), is_marked(bits >> 16)] {
-            [false, false] => (columns, bits),
+            [false, false] => ([first, second], bits),
             [true, true] => return sums,
-            [false, true] => (columns.map(|pairs| self.pairs.split(pairs)[0]), bits & 0xffff),
-            [true, false] => (columns.map(|pairs| self.pairs.split(pairs)[1]), bits & !0xffff),
+            [false, true] => ([self.pairs.split(first)[0], self.pairs.split(second)[0]], bits & 0xffff),
+            [true, false] => ([self.pairs.split(first)[1], self.pairs.split(second)[1]], bits & !0xffff),
         };
         let (weights, mut sums) = (self.simd.splat(f32::from_bits(weights)), sums);
         for n in 0..2 {

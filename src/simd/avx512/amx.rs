@@ -262,5 +262,7 @@ unsafe fn transpose_eights(rows: &[*const Bf16; 32], t: usize) -> [__m512; 8] {
             b[4 * h + 2 * k + 1] = _mm512_unpackhi_epi64(a[4 * h + k], a[4 * h + 2 + k]);
         }
     }
-    b.map(|of_column| _mm512_castsi512_ps(of_column))
+    let mut columns = [_mm512_setzero_ps(); 8];
+    columns.iter_mut().zip(b).for_each(|(column, pairs)| *column = _mm512_castsi512_ps(pairs));
+    columns
 }

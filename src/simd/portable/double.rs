@@ -185,14 +185,18 @@ impl Simd for Double<Portable> {
 
     #[inline(always)]
     fn sum_each(self, of: [Floats; 4]) -> [f64; 4] {
-        of.map(Floats::reduce_add)
+        let mut sums = [0.0; 4];
+        sums.iter_mut().zip(of).for_each(|(sum, lanes)| *sum = lanes.reduce_add());
+        sums
     }
 
     #[inline(always)]
     fn max_each(self, of: [Floats; 4]) -> [f64; 4] {
-        of.map(|lanes| {
-            lanes.to_array().into_iter().fold(f64::NEG_INFINITY, |max, lane| if lane > max { lane } else { max })
-        })
+        let mut largest = [f64::NEG_INFINITY; 4];
+        for (max, lanes) in largest.iter_mut().zip(of) {
+            *max = lanes.to_array().into_iter().fold(*max, |max, lane| if lane > max { lane } else { max });
+        }
+        largest
     }
 }
 
@@ -201,7 +205,8 @@ impl Simd for Double<Portable> {
 fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f64) -> Floats {
     let mut lanes = [0.0; LANES];
     match from.first_chunk::<LANES>() {
-        Some(full) => lanes = full.map(convert),
+        // With a length that is known.
+        Some(full) => lanes.iter_mut().zip(full).for_each(|(lane, x)| *lane = convert(*x)),
         None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = convert(*x)),
     }
     Floats::new(lanes)

@@ -191,8 +191,9 @@ impl<T> Ask<T> for Evenly {
     }
 
     #[inline(always)]
-    fn later<const N: usize>(&mut self, rows: [*const T; N]) -> [*const T; N] {
-        rows.map(|row| row.wrapping_byte_add(self.0))
+    fn later<const N: usize>(&mut self, mut rows: [*const T; N]) -> [*const T; N] {
+        rows.iter_mut().for_each(|row| *row = row.wrapping_byte_add(self.0));
+        rows
     }
 }
 
@@ -271,8 +272,9 @@ impl<T: Copy> Ask<T> for ByStretch<'_, T> {
     }
 
     #[inline(always)]
-    fn later<const N: usize>(&mut self, rows: [*const T; N]) -> [*const T; N] {
-        rows.map(|row| row.wrapping_byte_add(self.now.near))
+    fn later<const N: usize>(&mut self, mut rows: [*const T; N]) -> [*const T; N] {
+        rows.iter_mut().for_each(|row| *row = row.wrapping_byte_add(self.now.near));
+        rows
     }
 }
 
@@ -358,7 +360,8 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
     #[inline(always)]
     fn ask_from(&self, first: usize, elements: usize) {
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
-            let [near, far] = self.rows.map(|row| row.wrapping_add(first + t));
+            let [near, far] = self.rows;
+            let (near, far) = (near.wrapping_add(first + t), far.wrapping_add(first + t));
             if Self::SOON {
                 prefetch(near);
             } else {
