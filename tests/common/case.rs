@@ -98,10 +98,7 @@ macro_rules! with_attention {
                 $result
             }
             #[cfg(not(elsewhere))]
-            (Function::Sizes(of), ..) => {
-                let $attention = case.configure(Attention::with_score(Sizes(of)))?;
-                $result
-            }
+            (Function::Sizes(_), ..) => panic!("only the reference is asked for sizes: {}", case.name),
             #[cfg(not(elsewhere))]
             (Function::Additive(v, weights), None, None) => {
                 let $attention = case.configure(Attention::with_score(additive(v, weights.as_ref())?))?;
@@ -290,10 +287,7 @@ impl Case {
         threads: usize,
         shortage: usize,
     ) -> Result<(), Error> {
-        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
-            let output = answer.output(self.stage())?;
-            run(&attention.backend(backend).prepare(q, kv, output)?, threads, shortage)
-        })))
+        self.compute(backend, answer, By::Threads { threads, shortage })
     }
 
     /// Gives the answer, the work shared out over threads of a pool several times: after the first, there is nothing left.
@@ -305,17 +299,23 @@ impl Case {
         pool: &rayon::ThreadPool,
         times: usize,
     ) -> Result<(), Error> {
-        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
-            let output = answer.output(self.stage())?;
-            share(&attention.backend(backend).prepare(q, kv, output)?, pool, times)
-        })))
+        self.compute(backend, answer, By::Pool { pool, times })
     }
 
     /// [`Attention::forward`].
     pub fn forward(&self, backend: Backend, answer: &mut Answer<f32>, scratch: &mut [f32]) -> Result<(), Error> {
+        self.compute(backend, answer, By::Forward(scratch))
+    }
+
+    fn compute(&self, backend: Backend, answer: &mut Answer<f32>, by: By<'_>) -> Result<(), Error> {
         with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
-            let output = answer.output(self.stage())?;
-            attention.backend(backend).forward(q, kv, output, scratch)
+            let (attention, output) = (attention.backend(backend), answer.output(self.stage())?);
+            match by {
+                By::Threads { threads, shortage } => run(&attention.prepare(q, kv, output)?, threads, shortage),
+                #[cfg(feature = "rayon")]
+                By::Pool { pool, times } => share(&attention.prepare(q, kv, output)?, pool, times),
+                By::Forward(scratch) => attention.forward(q, kv, output, scratch),
+            }
         })))
     }
 
@@ -351,10 +351,28 @@ impl Case {
     }
 
     pub fn reference_into(&self, answer: &mut Answer<f64>) -> Result<(), Error> {
-        with_attention!(self, attention => with_kv!(self, kv => with_queries!(self, q => {
-            reference::forward(&attention, q, kv, answer.output(self.stage())?)
-        })))
+        match &self.function {
+            Function::Sizes(of) => self.reference_with(&self.configure(Attention::with_score(Sizes(of)))?, answer),
+            _ => with_attention!(self, attention => self.reference_with(&attention, answer)),
+        }
     }
+
+    fn reference_with<F: Score>(&self, attention: &Attention<'_, F>, answer: &mut Answer<f64>) -> Result<(), Error> {
+        with_kv!(self, kv => with_queries!(self, q => {
+            reference::forward(attention, q, kv, answer.output(self.stage())?)
+        }))
+    }
+}
+
+/// Who computes an answer.
+enum By<'a> {
+    /// See [`Case::execute`].
+    Threads { threads: usize, shortage: usize },
+    /// See [`Case::share`].
+    #[cfg(feature = "rayon")]
+    Pool { pool: &'a rayon::ThreadPool, times: usize },
+    /// With this scratch.
+    Forward(&'a mut [f32]),
 }
 
 /// With as much scratch as the work asks for and no more, or with less; what is in it must not matter.
