@@ -299,6 +299,9 @@ impl<'t, S: Simd> FewScores<'t, S> {
     const OF_TILE: usize = S::KEY_TILE / S::LANES;
     pub(crate) const OF_QUERY: usize = FEW_TILES * Self::OF_TILE;
 
+    /// From a query's elements to the next one's.
+    pub(crate) const STRIDE: usize = Self::OF_QUERY * S::LANES;
+
     #[inline(always)]
     pub(crate) fn new(simd: S, vectors: &'t mut [S::Vector], count: usize, tiles: usize) -> Self {
         const { assert!(S::KEY_TILE.is_multiple_of(2 * S::LANES) && S::KEY_TILE <= MOST_KEYS) };
@@ -424,7 +427,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
     #[inline(always)]
     pub(crate) fn set_four(&mut self, i: usize, first: usize, scores: [S::Scalar; 4]) {
         let tile = elements_mut::<S>(self.vectors);
-        if let Some(to) = tile.get_mut(i * FEW_TILES * S::KEY_TILE + first..).and_then(<[_]>::first_chunk_mut) {
+        if let Some(to) = tile.get_mut(i * Self::STRIDE + first..).and_then(<[_]>::first_chunk_mut) {
             *to = scores;
         }
     }
@@ -432,10 +435,9 @@ impl<'t, S: Simd> FewScores<'t, S> {
     /// Those of the first four queries with key `j`.
     #[inline(always)]
     pub(crate) fn set_key(&mut self, j: usize, scores: [S::Scalar; 4]) {
-        let per_query = FEW_TILES * S::KEY_TILE;
-        if let Some(to) = elements_mut::<S>(self.vectors).get_mut(j..j + 3 * per_query + 1) {
+        if let Some(to) = elements_mut::<S>(self.vectors).get_mut(j..j + 3 * Self::STRIDE + 1) {
             for i in 0..4 {
-                to[i * per_query] = scores[i];
+                to[i * Self::STRIDE] = scores[i];
             }
         }
     }
@@ -443,7 +445,7 @@ impl<'t, S: Simd> FewScores<'t, S> {
     /// That of query `i`, if there is one, with key `j`.
     #[inline(always)]
     pub(crate) fn set_one(&mut self, i: usize, j: usize, score: S::Scalar) {
-        if let Some(to) = elements_mut::<S>(self.vectors).get_mut(i * FEW_TILES * S::KEY_TILE + j) {
+        if let Some(to) = elements_mut::<S>(self.vectors).get_mut(i * Self::STRIDE + j) {
             *to = score;
         }
     }

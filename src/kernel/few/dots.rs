@@ -126,7 +126,7 @@ impl<
         let (runs, whole) = whole.as_chunks::<RUN>();
         let rest = Rest { whole, last };
         match runs {
-            _ if const { KEYS == 3 } => self.multiply_by_threes(runs, rest),
+            _ if const { takes_registers(KEYS) } => self.multiply_by_threes(runs, rest),
             // There are registers for all of the queries.
             [run] if const { S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16 } && rest.is_empty() => {
                 let run = [*run];
@@ -205,6 +205,11 @@ impl<
             }
         }
     }
+}
+
+/// Whether sums of four queries with so many keys, and what they are made of, take all of sixteen registers.
+const fn takes_registers(keys: usize) -> bool {
+    keys == 3
 }
 
 /// Makes sums with four keys, those from `first` on, scores.
@@ -305,7 +310,7 @@ unsafe fn add_runs<
     for run in runs {
         // SAFETY: the caller's promise.
         let load = |row: *const P::Element, c| unsafe { core::slice::from_raw_parts(row.add(c * width), width) };
-        if const { KEYS == 3 } {
+        if const { takes_registers(KEYS) } {
             reader.ask(*rows, RUN * width);
             for (c, queries) in run.iter().enumerate() {
                 let mut keys = [product.simd().splat(0.0); KEYS];
@@ -339,8 +344,8 @@ unsafe fn add_runs<
                 compiler_fence(Ordering::SeqCst);
                 *rows = black_box(*rows);
             }
-            for (keys, queries) in keys.into_iter().zip(run) {
-                add_products(product, queries, keys, sums);
+            for (keys, queries) in keys.iter().zip(run) {
+                add_products(product, queries, *keys, sums);
             }
         }
         for row in &mut *rows {
@@ -357,11 +362,12 @@ fn add_products<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usi
     sums: &mut [[S::Vector; QUERIES]; KEYS],
 ) {
     for (i, query) in queries.iter().enumerate() {
+        // Loaded once, though products are settled one after the other.
         let query = *query;
         for k in 0..KEYS {
             let sum = product.add(keys[k], query, sums[k][i]);
-            // The next query or key is not to be loaded before, as registers are taken.
-            sums[k][i] = if const { KEYS == 3 } { product.simd().settled(sum) } else { sum };
+            // The next query or key is not to be loaded before.
+            sums[k][i] = if const { takes_registers(KEYS) } { product.simd().settled(sum) } else { sum };
         }
     }
 }

@@ -227,12 +227,12 @@ macro_rules! with_product {
 /// Scores of queries with keys: one number or pair of numbers of each query, `[vector of elements][query]`, with as much of a key.
 #[inline(always)]
 pub(crate) fn multiply_keys<S: Simd>(
-    simd: S,
     queries: &[S::Vector],
     in_pairs: bool,
     keys: RawRows<'_, S::Scalar>,
     scores: &mut FewScores<'_, S>,
 ) {
+    let simd = scores.simd;
     with_product!(simd, in_pairs, keys.strips, (product, strip) => dots(product, queries, strip, keys.first, scores));
 }
 
@@ -259,7 +259,7 @@ macro_rules! products_of_rows {
             keys: $crate::kernel::RawRows<'_, Self::Scalar>,
             scores: &mut $crate::softmax::FewScores<'_, Self>,
         ) {
-            $crate::kernel::multiply_keys(self, queries, in_pairs, keys, scores);
+            $crate::kernel::multiply_keys(queries, in_pairs, keys, scores);
         }
 
         $(#[$inline])?

@@ -11,7 +11,7 @@ use crate::{
     pieces::pieces,
     scalar::Scalar,
     simd::{CACHE_LINE, Simd, Task, prefetch, prefetch_elements, prefetch_row},
-    softmax::{FEW_TILES, FewScores},
+    softmax::FewScores,
     view::{ByAddress, Reader, Soon, Strip, rows_ahead},
 };
 
@@ -38,14 +38,17 @@ pub struct Weights<'t, S: Simd> {
 impl<S: Simd> Weights<'_, S> {
     /// From a query to the next, where each element is of so many weights.
     pub(super) const fn stride(n: usize) -> usize {
-        if n == 1 { FewScores::<S>::OF_QUERY * S::LANES } else { FEW_TILES * S::KEY_TILE / n }
+        FewScores::<S>::STRIDE / n
     }
 
     /// The keys in blocks, of so many if they need not be in order.
     #[inline(always)]
     fn blocks(&self, keys_at_once: usize) -> impl Iterator<Item = Range<usize>> + use<S> {
-        let (first, piece) = self.in_order.map_or((keys_at_once, keys_at_once), |key| (key, S::PIECE));
-        pieces(first, self.len, piece)
+        match self.in_order {
+            Some(key) => pieces(key, self.len, S::PIECE),
+            // From the second piece on, as the first one is cut in two.
+            None => pieces(keys_at_once, self.len, keys_at_once),
+        }
     }
 }
 
