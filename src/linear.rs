@@ -211,9 +211,9 @@ impl<S: Simd, const ROWS: usize, const NARROW: usize, const COLS: usize> Groups<
         let weight = |i: usize, t| unsafe { *rows[i].add(t) };
         let next_group = |t: usize| prefetch_next_group(&rows, weights.stride(), t);
         let products: [[S::Vector; COLS]; N] = multiply(Function::dot(simd), Columns::new(0), x, weight, next_group);
-        for (sums, products) in sums.iter_mut().zip(products) {
+        for (sums, products) in sums.iter_mut().zip(&products) {
             for (sum, product) in sums.iter_mut().zip(products) {
-                *sum = simd.add(*sum, product);
+                *sum = simd.add(*sum, *product);
             }
         }
     }

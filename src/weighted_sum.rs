@@ -88,9 +88,9 @@ impl<S: Simd, P: Product<S>, const COLS: usize, const WITHIN: bool> Groups<[S::V
             multiply(product, columns, weights, value, later_row)
         };
         let simd = product.simd();
-        for (output, sum) in output.iter_mut().zip(sum) {
+        for (output, sum) in output.iter_mut().zip(&sum) {
             match &rescale {
-                None => *output = sum,
+                None => *output = *sum,
                 Some(rescale) => {
                     for c in 0..COLS {
                         output[c] = simd.mul_add(output[c], rescale[c], sum[c]);

@@ -1,6 +1,5 @@
 //! Functions over vectors held to what they should give, over every `f32` of a range.
 
-use core::array::from_fn;
 use std::vec::Vec;
 
 use crate::{
@@ -22,8 +21,10 @@ const CHUNK: usize = 16;
 #[inline(always)]
 fn apply<S: Simd<Scalar = f32>>(simd: S, of: impl Function, x: [f32; CHUNK]) -> [f32; CHUNK] {
     let mut result = [0.0; CHUNK];
-    for (to, from) in result.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-        simd.store(of.vector(simd, simd.load(from)), to);
+    let mut lanes = 0;
+    while lanes < CHUNK {
+        simd.store(of.vector(simd, simd.load(&x[lanes..])), &mut result[lanes..]);
+        lanes += S::LANES;
     }
     result
 }
@@ -50,7 +51,10 @@ impl<F: Function> Kernel for Sweep<F> {
     fn run<S: Simd<Scalar = f32>, const ROWS: usize, const NARROW: usize, const COLS: usize>(self, simd: S) -> f64 {
         let mut errors = [0.0; CHUNK];
         for start in (self.first..=self.last).step_by(CHUNK) {
-            let x = from_fn(|i| f32::from_bits((start + i as u32).min(self.last)));
+            let mut x = [0.0; CHUNK];
+            for i in 0..CHUNK {
+                x[i] = f32::from_bits((start + i as u32).min(self.last));
+            }
             let actual = apply(simd, self.of, x);
             for i in 0..CHUNK {
                 errors[i] = worse(errors[i], ulps(actual[i], self.of.exact(x[i])));
@@ -103,7 +107,10 @@ pub(super) fn exact_exp2<const TERMS: usize>(x: f64) -> f64 {
     // Ends in the integer nearest to `x`: at this magnitude the spacing of f64 is one.
     let shifted = x + MAGIC;
     let r = (x - (shifted - MAGIC)) * core::f64::consts::LN_2;
-    let sum = INVERSE_FACTORIALS[..TERMS].iter().rev().fold(0.0, |sum, inverse| sum * r + inverse);
+    let mut sum = 0.0;
+    for inverse in INVERSE_FACTORIALS[..TERMS].iter().rev() {
+        sum = sum * r + inverse;
+    }
     f64::from_bits(sum.to_bits().wrapping_add(shifted.to_bits() << 52))
 }
 

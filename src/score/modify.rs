@@ -213,7 +213,7 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
         let (simd, [_, first_key]) = (self.simd, self.head.origin());
         let start = first_key + self.key + keys.start;
         let mut pointers = [core::ptr::null(); 16];
-        pointers.iter_mut().zip(of.rows).for_each(|(pointer, row)| *pointer = row.as_ptr());
+        pointers.iter_mut().zip(&of.rows).for_each(|(pointer, row)| *pointer = row.as_ptr());
         for row in pointers.iter().take(S::LANES) {
             // Where the same of the next tile ends, and the next square; they begin where those before end.
             prefetch_early(row.wrapping_add(start + S::KEY_TILE + S::LANES - 1));
@@ -224,7 +224,7 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
             return unsafe { load_square(simd, &pointers, start, S::LANES) };
         }
         let mut square = simd.zeros();
-        for (lane, row) in square.as_mut().iter_mut().zip(of.rows) {
+        for (lane, row) in square.as_mut().iter_mut().zip(&of.rows) {
             *lane = match row {
                 [only] => simd.splat(*only),
                 _ => {

@@ -82,12 +82,12 @@ impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vecto
                 *sum = simd.mul(*sum, simd.broadcast(factor));
             }
         }
-        for (scores, products) in scores.iter_mut().zip(sums) {
+        for (scores, products) in scores.iter_mut().zip(&sums) {
             if let Some(scores) = columns.of_mut(scores) {
-                *scores = products;
+                *scores = *products;
             }
             for (max, product) in self.max.iter_mut().zip(products) {
-                *max = simd.max(*max, product);
+                *max = simd.max(*max, *product);
             }
         }
     }

@@ -103,7 +103,7 @@ fn whole_or_padded<T: Copy + Default, const N: usize>(from: &[T], load: impl Fn(
 fn store_halves<T>(halves: __m128i, to: &mut [T], from_bits: impl Fn(u16) -> T) {
     // SAFETY: the same 128 bits.
     let halves: [u16; 8] = unsafe { core::mem::transmute(halves) };
-    to.iter_mut().zip(halves).for_each(|(to, bits)| *to = from_bits(bits));
+    to.iter_mut().zip(&halves).for_each(|(to, bits)| *to = from_bits(*bits));
 }
 
 /// All lanes of each of four vectors become one, by a sum or whatever else in whatever order: pairs of lanes that stand side by side as two vectors meet,

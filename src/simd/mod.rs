@@ -324,7 +324,7 @@ pub trait Simd: Copy {
     fn store_others<T: Store>(self, x: Self::Vector, to: &mut [T]) {
         let mut lanes = [Self::Scalar::ZERO; 16];
         self.store(x, &mut lanes);
-        to.iter_mut().zip(lanes).take(Self::LANES).for_each(|(to, lane)| *to = T::nearest(lane));
+        to.iter_mut().zip(&lanes).take(Self::LANES).for_each(|(to, lane)| *to = T::nearest(*lane));
     }
 
     /// [`store_others`](Self::store_others)

@@ -127,7 +127,7 @@ impl Simd for Portable {
         let lanes = x.to_array();
         match to.first_chunk_mut::<LANES>() {
             Some(full) => *full = lanes,
-            None => to.iter_mut().zip(lanes).for_each(|(x, lane)| *x = lane),
+            None => to.iter_mut().zip(&lanes).for_each(|(x, lane)| *x = *lane),
         }
     }
 
@@ -215,15 +215,19 @@ impl Simd for Portable {
     #[inline(always)]
     fn sum_each(self, of: [Floats; 4]) -> [f32; 4] {
         let mut sums = [0.0; 4];
-        sums.iter_mut().zip(of).for_each(|(sum, lanes)| *sum = lanes.reduce_add());
+        for i in 0..4 {
+            sums[i] = of[i].reduce_add();
+        }
         sums
     }
 
     #[inline(always)]
     fn max_each(self, of: [Floats; 4]) -> [f32; 4] {
         let mut largest = [f32::NEG_INFINITY; 4];
-        for (max, lanes) in largest.iter_mut().zip(of) {
-            *max = lanes.to_array().into_iter().fold(*max, |max, lane| if lane > max { lane } else { max });
+        for i in 0..4 {
+            for lane in of[i].to_array() {
+                largest[i] = if lane > largest[i] { lane } else { largest[i] };
+            }
         }
         largest
     }
@@ -234,8 +238,11 @@ impl Simd for Portable {
 fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f32) -> Floats {
     let mut lanes = [0.0; LANES];
     match from.first_chunk::<LANES>() {
-        // With a length that is known.
-        Some(full) => lanes.iter_mut().zip(full).for_each(|(lane, x)| *lane = convert(*x)),
+        Some(full) => {
+            for i in 0..LANES {
+                lanes[i] = convert(full[i]);
+            }
+        }
         None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = convert(*x)),
     }
     Floats::new(lanes)
@@ -244,15 +251,19 @@ fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f32) -> Floats {
 /// The bits of each lane.
 #[inline(always)]
 fn bits(x: Floats) -> Ints {
-    let mut bits = [0; LANES];
-    bits.iter_mut().zip(x.to_array()).for_each(|(bits, lane)| *bits = lane.to_bits().cast_signed());
+    let (lanes, mut bits) = (x.to_array(), [0; LANES]);
+    for i in 0..LANES {
+        bits[i] = lanes[i].to_bits().cast_signed();
+    }
     Ints::new(bits)
 }
 
 /// The lanes of these bits.
 #[inline(always)]
 fn floats(x: Ints) -> Floats {
-    let mut lanes = [0.0; LANES];
-    lanes.iter_mut().zip(x.to_array()).for_each(|(lane, bits)| *lane = f32::from_bits(bits.cast_unsigned()));
+    let (bits, mut lanes) = (x.to_array(), [0.0; LANES]);
+    for i in 0..LANES {
+        lanes[i] = f32::from_bits(bits[i].cast_unsigned());
+    }
     Floats::new(lanes)
 }

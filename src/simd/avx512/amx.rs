@@ -263,6 +263,6 @@ unsafe fn transpose_eights(rows: &[*const Bf16; 32], t: usize) -> [__m512; 8] {
         }
     }
     let mut columns = [_mm512_setzero_ps(); 8];
-    columns.iter_mut().zip(b).for_each(|(column, pairs)| *column = _mm512_castsi512_ps(pairs));
+    columns.iter_mut().zip(&b).for_each(|(column, pairs)| *column = _mm512_castsi512_ps(*pairs));
     columns
 }

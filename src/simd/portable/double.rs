@@ -97,7 +97,7 @@ impl Simd for Double<Portable> {
         let lanes = x.to_array();
         match to.first_chunk_mut::<LANES>() {
             Some(full) => *full = lanes,
-            None => to.iter_mut().zip(lanes).for_each(|(x, lane)| *x = lane),
+            None => to.iter_mut().zip(&lanes).for_each(|(x, lane)| *x = *lane),
         }
     }
 
@@ -186,15 +186,19 @@ impl Simd for Double<Portable> {
     #[inline(always)]
     fn sum_each(self, of: [Floats; 4]) -> [f64; 4] {
         let mut sums = [0.0; 4];
-        sums.iter_mut().zip(of).for_each(|(sum, lanes)| *sum = lanes.reduce_add());
+        for i in 0..4 {
+            sums[i] = of[i].reduce_add();
+        }
         sums
     }
 
     #[inline(always)]
     fn max_each(self, of: [Floats; 4]) -> [f64; 4] {
         let mut largest = [f64::NEG_INFINITY; 4];
-        for (max, lanes) in largest.iter_mut().zip(of) {
-            *max = lanes.to_array().into_iter().fold(*max, |max, lane| if lane > max { lane } else { max });
+        for i in 0..4 {
+            for lane in of[i].to_array() {
+                largest[i] = if lane > largest[i] { lane } else { largest[i] };
+            }
         }
         largest
     }
@@ -205,8 +209,11 @@ impl Simd for Double<Portable> {
 fn padded<T: Copy>(from: &[T], convert: impl Fn(T) -> f64) -> Floats {
     let mut lanes = [0.0; LANES];
     match from.first_chunk::<LANES>() {
-        // With a length that is known.
-        Some(full) => lanes.iter_mut().zip(full).for_each(|(lane, x)| *lane = convert(*x)),
+        Some(full) => {
+            for i in 0..LANES {
+                lanes[i] = convert(full[i]);
+            }
+        }
         None => lanes.iter_mut().zip(from).for_each(|(lane, x)| *lane = convert(*x)),
     }
     Floats::new(lanes)
