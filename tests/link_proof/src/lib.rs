@@ -12,9 +12,8 @@
 
 use half::{bf16, f16};
 use simd_attention::{
-    Additive, Attention, Backend, Bilinear, CacheMut, Error, Kv, KvMut, Linear, Mask, MultiHead, Output, Quantized,
-    Shape, Strides, View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, quantize, reference,
-    scratch_len,
+    Additive, Attention, Backend, CacheMut, Error, Kv, KvMut, Linear, Mask, MultiHead, Output, Quantized, Shape,
+    Strides, View, ViewMut, Work, cache_scratch_len, merge, multi_head_scratch_len, quantize, reference, scratch_len,
 };
 
 #[panic_handler]
@@ -78,7 +77,7 @@ macro_rules! entry_points_of {
 entry_points_of!(f32, f32, f32, kv_mut_append_f32, attention_forward_f32, reference_forward_f32);
 entry_points_of!(f16, f16, f32, kv_mut_append_f16, attention_forward_f16, reference_forward_f16);
 entry_points_of!(bf16, bf16, f32, kv_mut_append_bf16, attention_forward_bf16, reference_forward_bf16);
-#[cfg(feature = "double")]
+#[cfg(feature = "generic")]
 entry_points_of!(f64, f64, f64, kv_mut_append_f64, attention_forward_f64, reference_forward_f64);
 entry_points_of!(i8, f32, f32, kv_mut_append_i8, attention_forward_i8, reference_forward_i8);
 
@@ -154,35 +153,6 @@ entry_points! {
         Mask::bits(elements).blocks(queries, keys)
     }
 
-    fn attention_forward_with_closures<'a>(
-        attention: &Attention<'a>,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        let attention = attention.mask_mod(|at| at.query & 1 == at.key & 1);
-        attention.score_mod(|score, at| score + at.head as f32).forward(q, kv, out, scratch)
-    }
-    fn bilinear_forward<'a>(
-        weights: View<'a, f32>,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        Attention::with_score(Bilinear::new(weights)).forward(q, kv, out, scratch)
-    }
-    fn additive_forward<'a>(
-        v: &'a [f32],
-        weights: View<'a, f32>,
-        q: View<'a, f32>,
-        kv: Kv<'a, f32>,
-        out: Output<'a, f32>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        Attention::with_score(Additive::new(v).query_weights(weights)).forward(q, kv, out, scratch)
-    }
     fn linear_forward(
         linear: &Linear<'_>,
         x: View<'_, f32>,
@@ -268,6 +238,39 @@ entry_points! {
     }
     fn view_mut_strided_f64(data: &mut [f64], shape: Shape, strides: Strides) -> Result<ViewMut<'_, f64>, Error> {
         ViewMut::strided(data, shape, strides)
+    }
+}
+
+#[cfg(feature = "generic")]
+entry_points! {
+    fn attention_forward_with_closures<'a>(
+        attention: &Attention<'a>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        let attention = attention.mask_mod(|at| at.query & 1 == at.key & 1);
+        attention.score_mod(|score, at| score + at.head as f32).forward(q, kv, out, scratch)
+    }
+    fn bilinear_forward<'a>(
+        weights: View<'a, f32>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        Attention::with_score(simd_attention::Bilinear::new(weights)).forward(q, kv, out, scratch)
+    }
+    fn additive_forward<'a>(
+        v: &'a [f32],
+        weights: View<'a, f32>,
+        q: View<'a, f32>,
+        kv: Kv<'a, f32>,
+        out: Output<'a, f32>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        Attention::with_score(Additive::new(v).query_weights(weights)).forward(q, kv, out, scratch)
     }
 }
 
