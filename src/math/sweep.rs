@@ -52,8 +52,8 @@ impl<F: Function> Kernel for Sweep<F> {
         let mut errors = [0.0; CHUNK];
         for start in (self.first..=self.last).step_by(CHUNK) {
             let mut x = [0.0; CHUNK];
-            for i in 0..CHUNK {
-                x[i] = f32::from_bits((start + i as u32).min(self.last));
+            for (i, x) in x.iter_mut().enumerate() {
+                *x = f32::from_bits((start + i as u32).min(self.last));
             }
             let actual = apply(simd, self.of, x);
             for i in 0..CHUNK {
