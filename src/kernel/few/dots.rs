@@ -344,8 +344,8 @@ unsafe fn add_runs<
                 compiler_fence(Ordering::SeqCst);
                 *rows = black_box(*rows);
             }
-            for (keys, queries) in keys.iter().zip(run) {
-                add_products(product, queries, *keys, sums);
+            for c in 0..RUN {
+                add_products(product, &run[c], keys[c], sums);
             }
         }
         for row in &mut *rows {
