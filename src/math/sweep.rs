@@ -21,10 +21,8 @@ const CHUNK: usize = 16;
 #[inline(always)]
 fn apply<S: Simd<Scalar = f32>>(simd: S, of: impl Function, x: [f32; CHUNK]) -> [f32; CHUNK] {
     let mut result = [0.0; CHUNK];
-    let mut lanes = 0;
-    while lanes < CHUNK {
-        simd.store(of.vector(simd, simd.load(&x[lanes..])), &mut result[lanes..]);
-        lanes += S::LANES;
+    for first in (0..CHUNK).step_by(S::LANES) {
+        simd.store(of.vector(simd, simd.load(&x[first..])), &mut result[first..]);
     }
     result
 }
