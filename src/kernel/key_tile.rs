@@ -333,7 +333,7 @@ impl<S: Simd> Task for Stage<'_, '_, S> {
         let Self { simd, from, rows, spacing, to } = self;
         with_elements!(*from, strip => {
             let (dim, later) = (strip.dim(), rows.start + ROWS_AHEAD);
-            let mut walk = ByAddress::<_, _, Soon>::new(|row| strip.walk(row), [rows.start, later]);
+            let mut walk = ByAddress::<_, _, Soon<1>>::new(|row| strip.walk(row), [rows.start, later]);
             each(to, spacing, rows.len(), |to| {
                 let row = walk.next();
                 walk.ask([row], dim);

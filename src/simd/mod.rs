@@ -74,14 +74,43 @@ impl Known {
     }
 }
 
-/// Whether the CPU reads faster what it is asked for than what it foresees, even if rows lie evenly: Intel's foresee no further than a page of 4 KB.
+/// Who made the CPU, in its own words.
+#[cfg(target_arch = "x86_64")]
+fn maker() -> [u8; 12] {
+    let core::arch::x86_64::CpuidResult { ebx, ecx, edx, .. } = core::arch::x86_64::__cpuid(0);
+    let mut name = [0; 12];
+    for (to, word) in name.as_chunks_mut::<4>().0.iter_mut().zip([ebx, edx, ecx]) {
+        *to = word.to_le_bytes();
+    }
+    name
+}
+
 #[cfg(target_arch = "x86_64")]
 fn is_of_intel() -> bool {
     static KNOWN: Known = Known::new();
+    KNOWN.get_or(|| maker() == *b"GenuineIntel")
+}
+
+/// Whether the CPU is a Zen 4: of AMD's family 25, and with AVX-512.
+#[cfg(target_arch = "x86_64")]
+fn is_zen_4() -> bool {
+    static KNOWN: Known = Known::new();
     KNOWN.get_or(|| {
-        let core::arch::x86_64::CpuidResult { ebx, ecx, edx, .. } = core::arch::x86_64::__cpuid(0);
-        [ebx, edx, ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+        use core::arch::x86_64::{__cpuid, __cpuid_count};
+        const FAMILY: u32 = 0x0ff0_0f00;
+        maker() == *b"AuthenticAMD" && __cpuid(1).eax & FAMILY == 0x00a0_0f00 && __cpuid_count(7, 0).ebx & 1 << 16 != 0
     })
+}
+
+/// How a CPU is asked for rows, so that it reads them fastest.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asking {
+    /// Soon before, into the first cache.
+    First,
+    /// Soon before, into the second one: what a Zen 4 reads waits for what it fetches into the first one.
+    Second,
+    /// Long before, even if rows lie evenly: Intel's CPUs foresee no further than a page of 4 KB.
+    Ahead,
 }
 
 /// Bytes that come from memory together.
@@ -113,19 +142,20 @@ prefetches! {
     prefetch_far: _MM_HINT_T2;
 }
 
-/// Asks for the cache lines of some elements of a row to be fetched into the first cache.
+/// Asks for the cache lines of some elements of a row to be fetched into the first cache, or that of another level.
 #[inline(always)]
-pub(crate) fn prefetch_elements<T>(row: *const T, elements: Range<usize>) {
+pub(crate) fn prefetch_elements<T>(row: *const T, elements: Range<usize>, level: usize) {
     for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
-        prefetch(row.wrapping_add(t));
+        let line = row.wrapping_add(t);
+        if level == 1 { prefetch(line) } else { prefetch_early(line) }
     }
 }
 
 /// The same for a whole row, of which the first elements, of a number known when it is compiled, take no loop.
 #[inline(always)]
-pub(crate) fn prefetch_row<T>(row: *const T, known: usize, dim: usize) {
-    prefetch_elements(row, 0..known);
-    prefetch_elements(row, known..dim);
+pub(crate) fn prefetch_row<T>(row: *const T, known: usize, dim: usize, level: usize) {
+    prefetch_elements(row, 0..known, level);
+    prefetch_elements(row, known..dim, level);
 }
 
 /// A backend for `f64` that has the instructions of one for `f32`, and exists where that does.
@@ -252,13 +282,16 @@ pub trait Simd: Copy {
         None
     }
 
-    /// Whether rows that lie evenly had better be asked for, too.
+    /// How this CPU is asked for rows.
     #[inline(always)]
-    fn asks_ahead(self) -> bool {
+    fn asking(self) -> Asking {
         #[cfg(target_arch = "x86_64")]
-        return is_of_intel();
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        if is_of_intel() {
+            return Asking::Ahead;
+        } else if is_zen_4() {
+            return Asking::Second;
+        }
+        Asking::First
     }
 
     /// The same vector, computed before anything is loaded that comes later. Where all registers are taken, a compiler that loads earlier keeps some of them in memory.

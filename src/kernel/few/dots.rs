@@ -49,6 +49,8 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> DotsOf<'_, '_, S, P, N> {
 }
 
 impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for DotsOf<'_, '_, S, P, N> {
+    const AS_STORED: bool = P::AS_STORED;
+
     type Output = ();
 
     /// Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.

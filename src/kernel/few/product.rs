@@ -27,6 +27,9 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
         (scalar == size_of::<f32>() || element == scalar) && !(N == 1 && element == 1 && has_i8_pairs::<S>())
     };
 
+    /// Whether elements are multiplied as memory has them, not converted.
+    const AS_STORED: bool = N > 1 || size_of::<Self::Element>() == size_of::<S::Scalar>();
+
     /// Whether there are weights that are marks.
     const HAS_MARKS: bool;
 

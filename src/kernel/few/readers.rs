@@ -1,12 +1,15 @@
 //! Which reader reads rows.
 
 use crate::{
-    simd::{CACHE_LINE, Simd},
+    simd::{Asking, CACHE_LINE, Simd},
     view::{Ahead, ByAddress, ByStretch, Evenly, Reader, Soon, Strip},
 };
 
 /// What reads rows for one query, or for several.
 pub(super) trait ReadRows<T> {
+    /// [`RowProduct::AS_STORED`](super::product::RowProduct::AS_STORED)
+    const AS_STORED: bool;
+
     type Output;
 
     fn one<R: Reader<T>>(self, rows: R) -> Self::Output;
@@ -29,7 +32,8 @@ pub(super) struct Asked {
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes with many registers and for narrow
-/// vectors on others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
+/// vectors on others too. On a Zen 4, numbers had better be fetched into the second cache: in pages, they come up to twice as fast then. For one query,
+/// [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
 /// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
@@ -40,32 +44,45 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
     to: To,
 ) -> To::Output {
     let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
+    let asking = simd.asking();
+    let second = const { S::FEW == 8 && size_of::<T>() > 1 } && asking == Asking::Second;
     if const { S::FEW == 1 } {
         // Microcontrollers, which have little room for code, and `f64` in two lanes, where one way will do.
-        to.one(ByAddress::<_, _, Soon>::new(walk, soon))
+        to.one(ByAddress::<_, _, Soon<1>>::new(walk, soon))
     } else if count == 1 {
+        let in_stretches = const { asks_from_rows::<S, T>() } && strip.has_whole_groups(first);
         match strip.even() {
-            Some(rows) if simd.asks_ahead() => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
-            Some(rows) if const { asks_from_rows::<S, T>() } => to.one(Evenly::new(rows, soon)),
-            Some(rows) => to.one(ByAddress::<_, _, Soon>::new(rows, soon)),
-            None if const { asks_from_rows::<S, T>() } && strip.has_whole_groups(first) => {
-                to.one(ByStretch::new(strip, soon))
+            Some(rows) if asking == Asking::Ahead => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
+            Some(rows) if second => {
+                to.one(Evenly::<2>::new(rows, if To::AS_STORED { half_as_soon(soon) } else { soon }))
             }
-            None => to.one(ByAddress::<_, _, Soon>::new(walk, soon)),
+            Some(rows) if const { asks_from_rows::<S, T>() } => to.one(Evenly::<1>::new(rows, soon)),
+            Some(rows) => to.one(ByAddress::<_, _, Soon<1>>::new(rows, soon)),
+            None if in_stretches && second => to.one(ByStretch::<_, 2>::new(strip, soon)),
+            None if in_stretches => to.one(ByStretch::<_, 1>::new(strip, soon)),
+            None => to.one(ByAddress::<_, _, Soon<1>>::new(walk, soon)),
         }
     } else {
+        let in_stretches = const { S::FEW == 8 } && strip.has_whole_groups(first);
         match strip.even() {
             // Only with many lanes: else it is more code than it is worth.
-            Some(rows) if const { S::FEW == 8 } && simd.asks_ahead() => {
+            Some(rows) if const { S::FEW == 8 } && asking == Asking::Ahead => {
                 to.several(ByAddress::<_, _, Ahead<true, true>>::new(rows, ahead))
             }
-            Some(rows) if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon>::new(rows, soon)),
+            Some(rows) if second => to.several(ByAddress::<_, _, Soon<2>>::new(rows, soon)),
+            Some(rows) if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon<1>>::new(rows, soon)),
             Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
-            None if const { S::FEW == 8 } && strip.has_whole_groups(first) => to.several(ByStretch::new(strip, soon)),
-            None if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon>::new(walk, soon)),
+            None if in_stretches && second => to.several(ByStretch::<_, 2>::new(strip, soon)),
+            None if in_stretches => to.several(ByStretch::<_, 1>::new(strip, soon)),
+            None if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon<1>>::new(walk, soon)),
             None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }
     }
+}
+
+/// Half as far before what is read, or a little more.
+const fn half_as_soon([first, soon]: [usize; 2]) -> [usize; 2] {
+    [first, first.midpoint(soon + 1)]
 }
 
 /// Whether several queries ask for rows soon before: but for bytes with many registers, and for narrow vectors.

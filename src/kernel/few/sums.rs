@@ -73,7 +73,7 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
         read::<S, _, _>(product.simd(), weights.count, values, asked, to)
     };
     if done < values.dim().div_ceil(N * S::LANES) {
-        let rows = ByAddress::<_, _, Soon>::new(|row| values.walk(row), [first, asked.soon]);
+        let rows = ByAddress::<_, _, Soon<1>>::new(|row| values.walk(row), [first, asked.soon]);
         let to = SumsOf::<_, _, N> { product, weights, output };
         match room::<S>(weights.count) {
             8 if const { S::FEW == 8 } => to.rest::<8>(rows, done),
@@ -110,6 +110,8 @@ impl<'t, S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'t, S, P, N> {
 }
 
 impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for SumsOf<'_, S, P, N> {
+    const AS_STORED: bool = P::AS_STORED;
+
     /// How many groups of columns are done.
     type Output = usize;
 
@@ -347,7 +349,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                 until = end.min(j + turn);
                 for later in values.later([null(); N]) {
                     // Mostly, bytes are two lines.
-                    prefetch_row(later, const { 2 * (CACHE_LINE / size_of::<P::Element>()) }, values.dim());
+                    prefetch_row(later, const { 2 * (CACHE_LINE / size_of::<P::Element>()) }, values.dim(), R::LEVEL);
                 }
             }
             for j in j..until {
@@ -439,7 +441,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
             if next.columns.first == 0 {
                 // What later passes read.
-                prefetch_elements(later, part..values.dim());
+                prefetch_elements(later, part..values.dim(), R::LEVEL);
             }
         }
     }
@@ -543,7 +545,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         } else if const { !Self::ASKS_IN_TURN } && columns.first == 0 {
             for later in values.later(rows) {
                 // Mostly, the part is the row.
-                prefetch_row(later, part, dim);
+                prefetch_row(later, part, dim, R::LEVEL);
             }
         }
     }

@@ -3,34 +3,38 @@
 use core::{array::from_fn, marker::PhantomData};
 
 use super::{Even, Strip, Walker, rows_ahead};
-use crate::simd::{CACHE_LINE, prefetch, prefetch_early, prefetch_elements, prefetch_far};
+use crate::simd::{CACHE_LINE, prefetch_elements, prefetch_far};
 
 /// How rows are asked for before they are read.
 ///
-/// Those that are read soon are to be in the first cache, others in one that has room for them. Whether to ask twice, then for later rows as well, depends on how large
+/// Those that are read soon are to be in the first cache or, where a CPU reads faster then, the second one; others in one that has room for them. Whether to ask twice, then for later rows as well, depends on how large
 /// elements are: it takes instructions, and where these are what a CPU is busy with, more time than it saves.
 pub(crate) trait When: Copy {
     const SOON: bool;
+    /// Of the cache.
+    const LEVEL: usize;
     const SMALL_TWICE: bool;
     const LARGE_TWICE: bool;
 }
 
 /// Soon before, and once.
 #[derive(Clone, Copy)]
-pub(crate) struct Soon;
+pub(crate) struct Soon<const LEVEL: usize>;
 
 /// Long before, and twice where elements are small, or large.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<const SMALL_TWICE: bool, const LARGE_TWICE: bool>;
 
-impl When for Soon {
+impl<const LEVEL: usize> When for Soon<LEVEL> {
     const SOON: bool = true;
+    const LEVEL: usize = LEVEL;
     const SMALL_TWICE: bool = false;
     const LARGE_TWICE: bool = false;
 }
 
 impl<const SMALL_TWICE: bool, const LARGE_TWICE: bool> When for Ahead<SMALL_TWICE, LARGE_TWICE> {
     const SOON: bool = false;
+    const LEVEL: usize = 2;
     const SMALL_TWICE: bool = SMALL_TWICE;
     const LARGE_TWICE: bool = LARGE_TWICE;
 }
@@ -42,6 +46,9 @@ const GROUP: usize = 4;
 pub(crate) trait Ask<T>: Copy {
     /// Whether rows are read soon after they have been asked for, or long after.
     const SOON: bool;
+
+    /// That of the cache they are fetched into.
+    const LEVEL: usize;
 
     /// Whether they are asked for once more, further ahead.
     const TWICE: bool;
@@ -98,9 +105,9 @@ fn one_by_one<T, const N: usize>(reader: &mut impl Reader<T>, count: usize) -> [
 
 /// Asks for so many elements of each of some rows, as many bytes later.
 #[inline(always)]
-fn ask_later<T, const N: usize>(rows: [*const T; N], distance: usize, elements: usize) {
+fn ask_later<T, const N: usize>(rows: [*const T; N], distance: usize, elements: usize, level: usize) {
     for row in rows {
-        prefetch_elements(row.wrapping_byte_add(distance), 0..elements);
+        prefetch_elements(row.wrapping_byte_add(distance), 0..elements, level);
     }
 }
 
@@ -121,6 +128,7 @@ impl<W: Copy, A> Passes<W, A> {
 
 impl<T, W: Walker<T>, A: Ask<T>> Ask<T> for Passes<W, A> {
     const SOON: bool = A::SOON;
+    const LEVEL: usize = A::LEVEL;
     const TWICE: bool = A::TWICE;
     const BY_ADDRESS: bool = A::BY_ADDRESS;
 
@@ -165,9 +173,9 @@ impl<T, W: Walker<T>, A: Ask<T>> Reader<T> for Passes<W, A> {
 
 /// Asks, soon before it is read, for what is always so many bytes from what is read.
 #[derive(Clone, Copy)]
-pub(crate) struct Evenly(usize);
+pub(crate) struct Evenly<const LEVEL: usize>(usize);
 
-impl Evenly {
+impl<const LEVEL: usize> Evenly<LEVEL> {
     /// For rows that lie evenly, from the first one on, asking for those from the second on, of which there need not be any.
     #[inline(always)]
     pub(crate) fn new<'a, T: Copy>(
@@ -180,14 +188,15 @@ impl Evenly {
     }
 }
 
-impl<T> Ask<T> for Evenly {
+impl<T, const LEVEL: usize> Ask<T> for Evenly<LEVEL> {
     const SOON: bool = true;
+    const LEVEL: usize = LEVEL;
     const TWICE: bool = false;
     const BY_ADDRESS: bool = false;
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        ask_later(rows, self.0, elements);
+        ask_later(rows, self.0, elements, LEVEL);
     }
 
     #[inline(always)]
@@ -199,7 +208,7 @@ impl<T> Ask<T> for Evenly {
 
 /// Reads rows in pages of whole groups, and asks, soon before, for what is as far from what is read until either turns a page.
 #[derive(Clone, Copy)]
-pub(crate) struct ByStretch<'a, T> {
+pub(crate) struct ByStretch<'a, T, const LEVEL: usize> {
     strip: Strip<'a, T>,
     first: usize,
     /// How many rows later those are that are asked for.
@@ -236,7 +245,7 @@ impl<'a, T: Copy> Strip<'a, T> {
     }
 }
 
-impl<'a, T: Copy> ByStretch<'a, T> {
+impl<'a, T: Copy, const LEVEL: usize> ByStretch<'a, T, LEVEL> {
     /// The rows from the first one on, asking for those from about the second on, of which there need not be any: so that both turn pages together, or seldom.
     #[inline(always)]
     pub(crate) fn new(strip: Strip<'a, T>, [first, later]: [usize; 2]) -> Self {
@@ -261,14 +270,15 @@ impl<'a, T: Copy> ByStretch<'a, T> {
     }
 }
 
-impl<T: Copy> Ask<T> for ByStretch<'_, T> {
+impl<T: Copy, const LEVEL: usize> Ask<T> for ByStretch<'_, T, LEVEL> {
     const SOON: bool = true;
+    const LEVEL: usize = LEVEL;
     const TWICE: bool = false;
     const BY_ADDRESS: bool = false;
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        ask_later(rows, self.now.near, elements);
+        ask_later(rows, self.now.near, elements, LEVEL);
     }
 
     #[inline(always)]
@@ -278,7 +288,7 @@ impl<T: Copy> Ask<T> for ByStretch<'_, T> {
     }
 }
 
-impl<T: Copy> Reader<T> for ByStretch<'_, T> {
+impl<T: Copy, const LEVEL: usize> Reader<T> for ByStretch<'_, T, LEVEL> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.strip.dim()
@@ -361,14 +371,9 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
     fn ask_from(&self, first: usize, elements: usize) {
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
             let [near, far] = self.rows;
-            let (near, far) = (near.wrapping_add(first + t), far.wrapping_add(first + t));
-            if Self::SOON {
-                prefetch(near);
-            } else {
-                prefetch_early(near);
-            }
+            prefetch_elements(near.wrapping_add(first + t), 0..1, Self::LEVEL);
             if Self::TWICE {
-                prefetch_far(far);
+                prefetch_far(far.wrapping_add(first + t));
             }
         }
     }
@@ -385,6 +390,7 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
 
 impl<R: Walker<T>, T: Copy, W: When> Ask<T> for ByAddress<R, T, W> {
     const SOON: bool = W::SOON;
+    const LEVEL: usize = W::LEVEL;
     const TWICE: bool = if size_of::<T>() < size_of::<f32>() { W::SMALL_TWICE } else { W::LARGE_TWICE };
     const BY_ADDRESS: bool = true;
 
