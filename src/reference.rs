@@ -36,7 +36,8 @@ pub fn forward<'a, F: Score, Q: Float, T: Element<Sum = Q::Sum>>(
             let kv = call.kv.head(sequence.batch, head / call.group, kv_len);
             let projection = score.projection().and_then(|of| of.head(q.shape(), key_dim, sequence.batch, head));
             for i in 0..sequence.queries.len() {
-                Row { call, function, sequence, kv, projection, head, i }.forward(&mut out);
+                let query = call.queries.row(sequence.batch, head, sequence.queries.start + i);
+                Row { call, function, sequence, query, kv, projection, head, i }.forward(&mut out);
             }
         }
     }
@@ -48,6 +49,7 @@ struct Row<'r, 'a, F, E> {
     call: &'r Call<'a, E>,
     function: &'r F,
     sequence: &'r Sequence,
+    query: FloatRow<'a, E>,
     /// Keys and values, if there are any.
     kv: Option<[Strips<'a, E>; 2]>,
     /// Of queries, if there is one.
@@ -133,22 +135,20 @@ impl<'a, F: Score, E: Scalar> Row<'_, 'a, F, E> {
     }
 
     fn scaled(&self, j: usize) -> f64 {
-        let Self { call, function, sequence, kv, head, i, .. } = *self;
-        let query = call.queries.row(sequence.batch, head, sequence.queries.start + i);
-        let sum = kv.map_or(0.0, |[keys, _]| {
-            let key = keys.row(sequence.room.start + j);
-            (0..keys.dim()).fold(0.0, |sum, t| function.add(sum, self.projected(query, t), key.at(t), t))
+        let sum = self.kv.map_or(0.0, |[keys, _]| {
+            let key = keys.row(self.sequence.room.start + j);
+            (0..keys.dim()).fold(0.0, |sum, t| self.function.add(sum, self.projected(t), key.at(t), t))
         });
-        call.scale * sum
+        self.call.scale * sum
     }
 
-    /// Element `t` of a query, after its projection.
-    fn projected(&self, query: FloatRow<'_, E>, t: usize) -> f64 {
+    /// Element `t` of the query, after its projection.
+    fn projected(&self, t: usize) -> f64 {
         match self.projection {
-            None => query.at(t),
-            Some(HeadProjection::Rows(weights)) => dot(weights.row(t).iter().copied(), query),
+            None => self.query.at(t),
+            Some(HeadProjection::Rows(weights)) => dot(weights.row(t).iter().copied(), self.query),
             Some(HeadProjection::Columns(weights)) => {
-                dot((0..weights.len()).map(|s| weights.row(s).get(t).copied().unwrap_or_default()), query)
+                dot((0..weights.len()).map(|s| weights.row(s).get(t).copied().unwrap_or_default()), self.query)
             }
         }
     }
