@@ -32,9 +32,9 @@ pub(super) struct Asked {
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes with many registers and for narrow
-/// vectors on others too. On a Zen 4, numbers had better be fetched into the second cache: in pages, they come up to twice as fast then. For one query,
-/// [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for numbers of 32 bits or more
-/// with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
+/// vectors on others too. On a Zen 4, numbers had better be fetched into the second cache: in pages, they come up to twice as fast then; for one query, in even rows and
+/// not converted, they come fastest if they are asked for some 4 KB before. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for
+/// numbers of 32 bits or more with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
     simd: S,
@@ -54,7 +54,7 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
         match strip.even() {
             Some(rows) if asking == Asking::Ahead => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
             Some(rows) if second => {
-                to.one(Evenly::<2>::new(rows, if To::AS_STORED { half_as_soon(soon) } else { soon }))
+                to.one(Evenly::<2>::new(rows, if To::AS_STORED { half_as_far(soon) } else { soon }))
             }
             Some(rows) if const { asks_from_rows::<S, T>() } => to.one(Evenly::<1>::new(rows, soon)),
             Some(rows) => to.one(ByAddress::<_, _, Soon<1>>::new(rows, soon)),
@@ -80,8 +80,8 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
     }
 }
 
-/// Half as far before what is read, or a little more.
-const fn half_as_soon([first, soon]: [usize; 2]) -> [usize; 2] {
+/// Half as long before it is read, or a little more.
+const fn half_as_far([first, soon]: [usize; 2]) -> [usize; 2] {
     [first, first.midpoint(soon + 1)]
 }
 
