@@ -32,7 +32,7 @@ pub(super) struct Asked {
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes with many registers and for narrow
-/// vectors on others too. On a Zen 4, numbers had better be fetched into the second cache: in pages, they come up to twice as fast then; for one query, in even rows and
+/// vectors on others too. On a Zen 4, numbers had better be fetched into the second cache: in pages, they come up to twice as fast then, for several queries if they are asked for long before; for one query, in even rows and
 /// not converted, they come fastest if they are asked for some 4 KB before. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for
 /// numbers of 32 bits or more with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
 #[inline(always)]
@@ -58,8 +58,8 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
             }
             Some(rows) if const { asks_from_rows::<S, T>() } => to.one(Evenly::<1>::new(rows, soon)),
             Some(rows) => to.one(ByAddress::<_, _, Soon<1>>::new(rows, soon)),
-            None if in_stretches && second => to.one(ByStretch::<_, 2>::new(strip, soon)),
-            None if in_stretches => to.one(ByStretch::<_, 1>::new(strip, soon)),
+            None if second => to.one(ByAddress::<_, _, Soon<2>>::new(walk, soon)),
+            None if in_stretches => to.one(ByStretch::new(strip, soon)),
             None => to.one(ByAddress::<_, _, Soon<1>>::new(walk, soon)),
         }
     } else {
@@ -72,8 +72,8 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
             Some(rows) if second => to.several(ByAddress::<_, _, Soon<2>>::new(rows, soon)),
             Some(rows) if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon<1>>::new(rows, soon)),
             Some(rows) => to.several(ByAddress::<_, _, Ahead<false, true>>::new(rows, ahead)),
-            None if in_stretches && second => to.several(ByStretch::<_, 2>::new(strip, soon)),
-            None if in_stretches => to.several(ByStretch::<_, 1>::new(strip, soon)),
+            None if second => to.several(ByAddress::<_, _, Ahead<true, true>>::new(walk, ahead)),
+            None if in_stretches => to.several(ByStretch::new(strip, soon)),
             None if const { is_soon::<S, T>() } => to.several(ByAddress::<_, _, Soon<1>>::new(walk, soon)),
             None => to.several(ByAddress::<_, _, Ahead<false, true>>::new(walk, ahead)),
         }

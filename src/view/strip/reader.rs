@@ -208,7 +208,7 @@ impl<T, const LEVEL: usize> Ask<T> for Evenly<LEVEL> {
 
 /// Reads rows in pages of whole groups, and asks, soon before, for what is as far from what is read until either turns a page.
 #[derive(Clone, Copy)]
-pub(crate) struct ByStretch<'a, T, const LEVEL: usize> {
+pub(crate) struct ByStretch<'a, T> {
     strip: Strip<'a, T>,
     first: usize,
     /// How many rows later those are that are asked for.
@@ -245,7 +245,7 @@ impl<'a, T: Copy> Strip<'a, T> {
     }
 }
 
-impl<'a, T: Copy, const LEVEL: usize> ByStretch<'a, T, LEVEL> {
+impl<'a, T: Copy> ByStretch<'a, T> {
     /// The rows from the first one on, asking for those from about the second on, of which there need not be any: so that both turn pages together, or seldom.
     #[inline(always)]
     pub(crate) fn new(strip: Strip<'a, T>, [first, later]: [usize; 2]) -> Self {
@@ -270,15 +270,15 @@ impl<'a, T: Copy, const LEVEL: usize> ByStretch<'a, T, LEVEL> {
     }
 }
 
-impl<T: Copy, const LEVEL: usize> Ask<T> for ByStretch<'_, T, LEVEL> {
+impl<T: Copy> Ask<T> for ByStretch<'_, T> {
     const SOON: bool = true;
-    const LEVEL: usize = LEVEL;
+    const LEVEL: usize = 1;
     const TWICE: bool = false;
     const BY_ADDRESS: bool = false;
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        ask_later(rows, self.now.near, elements, LEVEL);
+        ask_later(rows, self.now.near, elements, 1);
     }
 
     #[inline(always)]
@@ -288,7 +288,7 @@ impl<T: Copy, const LEVEL: usize> Ask<T> for ByStretch<'_, T, LEVEL> {
     }
 }
 
-impl<T: Copy, const LEVEL: usize> Reader<T> for ByStretch<'_, T, LEVEL> {
+impl<T: Copy> Reader<T> for ByStretch<'_, T> {
     #[inline(always)]
     fn dim(&self) -> usize {
         self.strip.dim()
