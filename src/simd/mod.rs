@@ -142,12 +142,17 @@ prefetches! {
     prefetch_far: _MM_HINT_T2;
 }
 
-/// Asks for the cache lines of some elements of a row to be fetched into the first cache, or that of another level.
+/// Into the first cache, or that of the second level.
+#[inline(always)]
+pub(crate) fn prefetch_into<T>(level: usize, address: *const T) {
+    if level == 1 { prefetch(address) } else { prefetch_early(address) }
+}
+
+/// The same for the cache lines of some elements of a row.
 #[inline(always)]
 pub(crate) fn prefetch_elements<T>(row: *const T, elements: Range<usize>, level: usize) {
     for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
-        let line = row.wrapping_add(t);
-        if level == 1 { prefetch(line) } else { prefetch_early(line) }
+        prefetch_into(level, row.wrapping_add(t));
     }
 }
 

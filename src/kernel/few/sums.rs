@@ -10,7 +10,7 @@ use super::{
 use crate::{
     pieces::pieces,
     scalar::Scalar,
-    simd::{CACHE_LINE, Simd, Task, prefetch, prefetch_elements, prefetch_row},
+    simd::{CACHE_LINE, Simd, Task, prefetch_elements, prefetch_into, prefetch_row},
     softmax::FewScores,
     view::{ByAddress, Reader, Soon, Strip, rows_ahead},
 };
@@ -435,7 +435,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             for group in 0..groups_of_row {
                 let t = group * part / groups_of_row;
                 if next.columns.first == 0 && t.is_multiple_of(line) {
-                    prefetch(later.wrapping_add(t));
+                    prefetch_into(R::LEVEL, later.wrapping_add(t));
                 }
                 self.add_group::<GROUPS, MARKED>(next, &weights, i * groups_of_row + group, sums);
             }

@@ -3,7 +3,7 @@
 use core::{array::from_fn, marker::PhantomData};
 
 use super::{Even, Strip, Walker, rows_ahead};
-use crate::simd::{CACHE_LINE, prefetch_elements, prefetch_far};
+use crate::simd::{CACHE_LINE, prefetch_elements, prefetch_far, prefetch_into};
 
 /// How rows are asked for before they are read.
 ///
@@ -278,7 +278,7 @@ impl<T: Copy> Ask<T> for ByStretch<'_, T> {
 
     #[inline(always)]
     fn ask<const N: usize>(&mut self, rows: [*const T; N], elements: usize) {
-        ask_later(rows, self.now.near, elements, 1);
+        ask_later(rows, self.now.near, elements, <Self as Ask<T>>::LEVEL);
     }
 
     #[inline(always)]
@@ -371,7 +371,7 @@ impl<R: Walker<T>, T: Copy, W: When> ByAddress<R, T, W> {
     fn ask_from(&self, first: usize, elements: usize) {
         for t in (0..elements).step_by(const { CACHE_LINE / size_of::<T>() }) {
             let [near, far] = self.rows;
-            prefetch_elements(near.wrapping_add(first + t), 0..1, Self::LEVEL);
+            prefetch_into(Self::LEVEL, near.wrapping_add(first + t));
             if Self::TWICE {
                 prefetch_far(far.wrapping_add(first + t));
             }
