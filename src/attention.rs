@@ -464,7 +464,7 @@ impl<'a, F: Score> Attention<'a, F> {
     ///   `f32::MIN_POSITIVE` count as zeros. [`Backend::Avx512Amx`] does the same with 16 by 16 of them at a time, if `head_dim` is even and there are more
     ///   queries; fewer are computed with in `f32` there.
     /// - with [`Backend::Avx2`] and all that have AVX-512, of at most 4 queries of heads that share keys, or 8, with [bytes](crate::Quantized) that have
-    ///   one scale a row, if `head_dim` is at most 512. Queries become integers of 16 bits, off by up to 1/65534 of their largest element; so do
+    ///   one scale a row, if `head_dim` is at most 512. Queries become integers of 16 bits, off by up to 1/65266 of their largest element; so do
     ///   weights times scales, with up to 512 keys at a time. That is less by far than what the bytes are off by. Sums are exact for as many, and `f32` from then on.
     ///
     /// Query head `h` uses key/value head `h * kv_heads / q_heads`. `scratch` is working memory of at least

@@ -401,24 +401,30 @@ impl<'t, S: Simd> FewScores<'t, S> {
         }
     }
 
-    /// Multiplies those of each key with a number of its own, which are rows from the first one on.
+    /// Multiplies those of each query, and those of each key, with a number of its own. Keys' are rows from the first one on.
     ///
     /// # Safety
     ///
     /// There are as many.
     #[inline(always)]
-    pub(crate) unsafe fn scale(&mut self, numbers: &Strip<'_, f32>, first: usize) {
-        let (simd, len) = (self.simd, self.len);
-        numbers.ask_in_pages(first + len, len);
-        let mut of_keys = [0.0; MOST_KEYS];
+    pub(crate) unsafe fn scale(&mut self, factors: &[S::Scalar; 16], numbers: &Strip<'_, f32>, first: usize) {
+        let (simd, of_these) = (self.simd, first..first + self.len);
+        // A CPU does not foresee them: too much else is read before it comes to the next ones.
+        numbers.ask_for_numbers(&(of_these.end..of_these.end + self.len));
+        let mut room = None::<[f32; MOST_KEYS]>;
         // SAFETY: the caller's promise.
-        unsafe { numbers.walk(first).next_numbers(of_keys.get_mut(..len).unwrap_or_default()) };
-        for row in self.rows_mut() {
-            let mut left = of_keys.as_slice();
-            for score in row {
-                let Some((numbers, later)) = left.split_at_checked(S::LANES) else { break };
-                *score = simd.mul(*score, simd.load_f32(numbers));
+        let numbers = unsafe { numbers.numbers(&of_these, &mut room) };
+        for (row, factor) in self.rows_mut().zip(factors) {
+            let (factor, mut left) = (simd.broadcast(*factor), numbers);
+            let mut scores = row.iter_mut();
+            while let Some((numbers, later)) = left.split_at_checked(S::LANES)
+                && let Some(score) = scores.next()
+            {
+                *score = simd.mul(simd.mul(*score, factor), simd.load_f32(numbers));
                 left = later;
+            }
+            if let Some(score) = scores.next() {
+                *score = simd.mul(simd.mul(*score, factor), simd.load_f32(left));
             }
         }
     }

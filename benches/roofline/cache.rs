@@ -179,7 +179,7 @@ kept!(f32: [0.0, 1e-5], f64: [0.0, 1e-14], f16: [1.0 / 2048.0, 1e-5], bf16: [1.0
 impl Kept for i8 {
     type Query = f32;
 
-    // Queries may be off by 1/65534 of their largest element, some 4, which a score is off by times the sum of a key's sizes, some 100 of 128 elements, and
+    // Queries may be off by 1/65266 of their largest element, some 4, which a score is off by times the sum of a key's sizes, some 100 of 128 elements, and
     // the scale, 1/11.
     const ERROR: [f64; 2] = [0.0, 5e-4];
 

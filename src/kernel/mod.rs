@@ -21,7 +21,7 @@ use core::num::NonZeroUsize;
 use crate::{
     scalar::Scalar,
     score::{function::Score, product::Product},
-    simd::{Bf16Pairs, CACHE_LINE, Matrices, Pairs, Simd, prefetch},
+    simd::{Bf16Pairs, CACHE_LINE, Joins, Matrices, Simd, prefetch},
 };
 
 /// What a backend has to multiply matrices of `bf16`.
@@ -141,7 +141,7 @@ fn is_zero<S: Simd>(simd: S, sum: S::Vector) -> bool {
 
 /// Whether a backend multiplies pairs of integers.
 pub(crate) const fn has_i8_pairs<S: Simd>() -> bool {
-    <S::I8Pairs as Pairs<S>>::LARGEST.is_some()
+    <S::I8Pairs as Joins<S, 2, 1>>::LARGEST.is_some()
 }
 
 /// Which `N` neighbouring vectors of queries, of those that a block has, are meant: all of them, or one of its own.

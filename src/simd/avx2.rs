@@ -4,7 +4,7 @@ mod double;
 
 use core::arch::{asm, x86_64::*};
 
-use super::{Double, Kernel, Known, NoPairs, Pairs, Simd, Task, extension, instructions};
+use super::{Double, Joins, Kernel, Known, LARGEST_INTEGER, NoPairs, Pairs, Simd, Task, extension, instructions};
 use crate::{
     element::Bf16,
     math::exp::{NEAREST, polynomial},
@@ -123,10 +123,21 @@ macro_rules! reduce {
 #[derive(Clone, Copy)]
 pub struct I8s(Avx2);
 
+impl Joins<Avx2, 2, 1> for I8s {
+    const LARGEST: Option<f32> = Some(LARGEST_INTEGER);
+
+    #[inline(always)]
+    fn join(self, [a, b]: [__m256; 2]) -> [__m256; 1] {
+        // SAFETY: `self` exists, so the CPU has AVX2.
+        unsafe {
+            let in_halves = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
+            [_mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(in_halves))]
+        }
+    }
+}
+
 impl Pairs<Avx2> for I8s {
     type Number = i8;
-
-    const LARGEST: Option<f32> = Some(i16::MAX as f32);
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
@@ -174,15 +185,6 @@ impl Pairs<Avx2> for I8s {
     }
 
     #[inline(always)]
-    fn join(self, [a, b]: [__m256; 2]) -> __m256 {
-        // SAFETY: `self` exists, so the CPU has AVX2.
-        unsafe {
-            let in_halves = _mm256_packs_epi32(_mm256_cvtps_epi32(a), _mm256_cvtps_epi32(b));
-            _mm256_castsi256_ps(_mm256_permute4x64_epi64::<0b11_01_10_00>(in_halves))
-        }
-    }
-
-    #[inline(always)]
     fn split(self, pairs: __m256) -> [__m256; 2] {
         // SAFETY: `self` exists, so the CPU has AVX2.
         unsafe {
@@ -224,6 +226,7 @@ impl Simd for Avx2 {
     type Square = [__m256; 8];
     type Bf16Pairs = NoPairs<Bf16>;
     type I8Pairs = I8s;
+    type I8Fours = NoPairs<[i8; 4]>;
     type Double = Double<Self>;
 
     const LANES: usize = 8;

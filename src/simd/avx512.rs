@@ -2,12 +2,13 @@
 
 mod amx;
 mod double;
+mod fours;
 
 use core::{arch::x86_64::*, mem::transmute};
 
-use self::amx::Amx;
+use self::{amx::Amx, fours::I8Fours};
 use super::{
-    Bf16Pairs, Double, Kernel, Known, Pairs, Simd, Task,
+    Bf16Pairs, Double, Joins, Kernel, Known, LARGEST_INTEGER, Pairs, Simd, Task,
     avx2::{add_integers, bitmask},
     extension, instructions,
 };
@@ -82,7 +83,7 @@ extension! {
     __cpuid_count(7, 0).eax >= 1 && __cpuid_count(7, 1).eax >> 5 & 1 == 1
 }
 extension! {
-    /// Multiplies pairs of integers and adds them up in one instruction.
+    /// Multiplies two or four integers and adds them up in one instruction.
     Vnni, "avx512f,avx512dq,avx512bw,avx512vl,avx512vnni,avx2,fma",
     __cpuid_count(7, 0).ecx >> 11 & 1 == 1
 }
@@ -108,10 +109,18 @@ pub struct Bf16s {
     matrices: Option<Amx>,
 }
 
+impl Joins<Avx512, 2, 1> for Bf16s {
+    const LARGEST: Option<f32> = None;
+
+    #[inline(always)]
+    fn join(self, [a, b]: [__m512; 2]) -> [__m512; 1] {
+        // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
+        unsafe { [transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a))] }
+    }
+}
+
 impl Pairs<Avx512> for Bf16s {
     type Number = Bf16;
-
-    const LARGEST: Option<f32> = None;
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
@@ -148,12 +157,6 @@ impl Pairs<Avx512> for Bf16s {
                 (_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
             [_mm512_shuffle_f32x4::<0b11_01_10_00>(front, front), _mm512_shuffle_f32x4::<0b11_01_10_00>(back, back)]
         }
-    }
-
-    #[inline(always)]
-    fn join(self, [a, b]: [__m512; 2]) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX512-BF16; the vectors have 512 bits, all of which mean something.
-        unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(b, a)) }
     }
 
     #[inline(always)]
@@ -211,7 +214,8 @@ impl Bf16Pairs<Avx512> for Bf16s {
         // SAFETY: `self` exists, so the CPU has AVX-512F and BW.
         unsafe {
             let in_turn = _mm512_loadu_epi16(IN_TURN.as_ptr().cast());
-            let numbers = _mm512_castps_si512(self.join([first, second]));
+            let [numbers] = self.join([first, second]);
+            let numbers = _mm512_castps_si512(numbers);
             _mm512_castsi512_ps(_mm512_permutexvar_epi16(in_turn, numbers))
         }
     }
@@ -221,10 +225,22 @@ impl Bf16Pairs<Avx512> for Bf16s {
 #[derive(Clone, Copy)]
 pub struct I8s(Avx512);
 
+impl Joins<Avx512, 2, 1> for I8s {
+    const LARGEST: Option<f32> = Some(LARGEST_INTEGER);
+
+    #[inline(always)]
+    fn join(self, [a, b]: [__m512; 2]) -> [__m512; 1] {
+        // SAFETY: `self` exists, so the CPU has AVX-512F.
+        unsafe {
+            let a = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a));
+            let b = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(b));
+            [_mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))]
+        }
+    }
+}
+
 impl Pairs<Avx512> for I8s {
     type Number = i8;
-
-    const LARGEST: Option<f32> = Some(i16::MAX as f32);
 
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
@@ -269,16 +285,6 @@ impl Pairs<Avx512> for I8s {
             let a = _mm512_cvtepi32_ps(_mm512_castps_si512(a));
             let b = _mm512_cvtepi32_ps(_mm512_castps_si512(b));
             [_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b)]
-        }
-    }
-
-    #[inline(always)]
-    fn join(self, [a, b]: [__m512; 2]) -> __m512 {
-        // SAFETY: `self` exists, so the CPU has AVX-512F.
-        unsafe {
-            let a = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a));
-            let b = _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(b));
-            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b))
         }
     }
 
@@ -342,6 +348,7 @@ impl Simd for Avx512 {
     type Square = [__m512; 16];
     type Bf16Pairs = Bf16s;
     type I8Pairs = I8s;
+    type I8Fours = I8Fours;
     type Double = Double<Self>;
 
     const LANES: usize = 16;
@@ -379,6 +386,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn i8_pairs(self) -> Option<I8s> {
         Some(I8s(self))
+    }
+
+    #[inline(always)]
+    fn i8_fours(self) -> Option<I8Fours> {
+        self.vnni.map(|vnni| I8Fours { simd: self, vnni })
     }
 
     #[inline(always)]

@@ -142,10 +142,14 @@ prefetches! {
     prefetch_far: _MM_HINT_T2;
 }
 
-/// Into the first cache, or that of the second level.
+/// Into the cache of this level, the first or the second; not at all, if it is zero.
 #[inline(always)]
 pub(crate) fn prefetch_into<T>(level: usize, address: *const T) {
-    if level == 1 { prefetch(address) } else { prefetch_early(address) }
+    match level {
+        0 => {}
+        1 => prefetch(address),
+        _ => prefetch_early(address),
+    }
 }
 
 /// The same for the cache lines of some elements of a row.
@@ -229,6 +233,8 @@ pub trait Simd: Copy {
     type Bf16Pairs: Bf16Pairs<Self>;
     /// What this backend has for pairs of integers.
     type I8Pairs: Pairs<Self, Number = i8>;
+    /// What this backend has for bytes by the four.
+    type I8Fours: Fours<Self>;
     /// The same instructions, for `f64`.
     type Double: Simd<Scalar = f64>;
 
@@ -284,6 +290,12 @@ pub trait Simd: Copy {
     /// `None` likewise.
     #[inline(always)]
     fn i8_pairs(self) -> Option<Self::I8Pairs> {
+        None
+    }
+
+    /// `None` likewise.
+    #[inline(always)]
+    fn i8_fours(self) -> Option<Self::I8Fours> {
         None
     }
 
@@ -457,13 +469,24 @@ pub trait Simd: Copy {
     fn max_each(self, of: [Self::Vector; 4]) -> [Self::Scalar; 4];
 }
 
+/// What numbers become, which are multiplied with others that stand `N` by `N` in the lanes of a vector.
+pub trait Joins<S: Simd, const N: usize, const DIGITS: usize>: Copy {
+    /// The largest of them, if they are integers. If not, subnormal ones count as zeros.
+    const LARGEST: Option<f32>;
+
+    /// The nearest numbers, of two the even one: those of the first vector, then those of the next; a vector of each digit.
+    fn join(self, numbers: [S::Vector; N]) -> [S::Vector; DIGITS];
+}
+
+/// The largest integer of 16 bits that is used: of those with two digits to base 256 from -128 to 127, it is the largest with a reciprocal that is nearly an
+/// `f32`, so that a power of two which becomes this becomes itself again, times any byte.
+const LARGEST_INTEGER: f32 = 32633.0;
+const _: () = assert!(LARGEST_INTEGER <= (127 * 256 + 127) as f32);
+
 /// Instructions for numbers of 16 bits that stand two by two in the lanes of a vector, the first in the lower half of the 32 bits.
-pub trait Pairs<S: Simd>: Copy {
+pub trait Pairs<S: Simd>: Joins<S, 2, 1> {
     /// What keys and values are kept as.
     type Number: Copy;
-
-    /// The largest of the numbers, if they are integers. If not, subnormal ones count as zeros.
-    const LARGEST: Option<f32>;
 
     /// Runs `task`, compiled for these instructions too.
     fn call<T: Task>(self, task: T) -> T::Output;
@@ -480,9 +503,6 @@ pub trait Pairs<S: Simd>: Copy {
     /// What was summed up of such pairs, in the order of the rows, as `f32`.
     fn unzip(self, sums: [S::Vector; 2]) -> [S::Vector; 2];
 
-    /// The nearest numbers, of two the even one: those of the first vector, then those of the second.
-    fn join(self, numbers: [S::Vector; 2]) -> S::Vector;
-
     /// The same pairs with zeros in the place of the second, and in the place of the first.
     fn split(self, pairs: S::Vector) -> [S::Vector; 2];
 
@@ -490,6 +510,37 @@ pub trait Pairs<S: Simd>: Copy {
     fn dot(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
 
     /// The sum of all lanes of each of such sums.
+    fn sum_each(self, of: [S::Vector; 4]) -> [S::Scalar; 4];
+}
+
+/// Instructions for bytes that stand four by four in the lanes of a vector, the first in the lowest bits. They are multiplied with integers of 16 bits, which are two
+/// digits of base 256, the higher one first, both from -128 to 127.
+pub trait Fours<S: Simd>: Joins<S, 4, 2> {
+    /// Runs `task`, compiled for these instructions too.
+    fn call<T: Task>(self, task: T) -> T::Output;
+
+    /// The first `4 * LANES` bytes of a row, each 128 more than it is; that of zero where there are fewer.
+    fn load(self, row: &[i8]) -> S::Vector;
+
+    /// Bytes of four rows, each with its counterparts, in an order of its own.
+    fn zip(self, rows: [S::Vector; 4]) -> [S::Vector; 4];
+
+    /// What was summed up of such bytes, in the order of the rows, as `f32`.
+    fn unzip(self, sums: [S::Vector; 4]) -> [S::Vector; 4];
+
+    /// `sum`, and the products of four bytes, as they were loaded, with a digit each.
+    fn dot(self, bytes: S::Vector, digits: S::Vector, sum: S::Vector) -> S::Vector;
+
+    /// `256 * high + low`, of sums.
+    fn carry(self, high: S::Vector, low: S::Vector) -> S::Vector;
+
+    /// `a - b`, of sums.
+    fn sub(self, a: S::Vector, b: S::Vector) -> S::Vector;
+
+    /// The sum of all lanes, in each of them.
+    fn spread(self, sums: S::Vector) -> S::Vector;
+
+    /// The sum of all lanes of each.
     fn sum_each(self, of: [S::Vector; 4]) -> [S::Scalar; 4];
 }
 
@@ -544,10 +595,54 @@ pub trait Matrices<S: Simd>: Copy {
 #[derive(Clone, Copy)]
 pub struct NoPairs<T>(Infallible, PhantomData<T>);
 
+impl<S: Simd, T: Copy, const N: usize, const DIGITS: usize> Joins<S, N, DIGITS> for NoPairs<T> {
+    const LARGEST: Option<f32> = None;
+
+    fn join(self, _: [S::Vector; N]) -> [S::Vector; DIGITS] {
+        match self.0 {}
+    }
+}
+
+impl<S: Simd> Fours<S> for NoPairs<[i8; 4]> {
+    fn call<T: Task>(self, _: T) -> T::Output {
+        match self.0 {}
+    }
+
+    fn load(self, _: &[i8]) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn zip(self, _: [S::Vector; 4]) -> [S::Vector; 4] {
+        match self.0 {}
+    }
+
+    fn unzip(self, _: [S::Vector; 4]) -> [S::Vector; 4] {
+        match self.0 {}
+    }
+
+    fn dot(self, _: S::Vector, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn carry(self, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn sub(self, _: S::Vector, _: S::Vector) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn spread(self, _: S::Vector) -> S::Vector {
+        match self.0 {}
+    }
+
+    fn sum_each(self, _: [S::Vector; 4]) -> [S::Scalar; 4] {
+        match self.0 {}
+    }
+}
+
 impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
     type Number = N;
-
-    const LARGEST: Option<f32> = None;
 
     fn call<T: Task>(self, _: T) -> T::Output {
         match self.0 {}
@@ -566,10 +661,6 @@ impl<S: Simd, N: Copy> Pairs<S> for NoPairs<N> {
     }
 
     fn unzip(self, _: [S::Vector; 2]) -> [S::Vector; 2] {
-        match self.0 {}
-    }
-
-    fn join(self, _: [S::Vector; 2]) -> S::Vector {
         match self.0 {}
     }
 
@@ -626,7 +717,7 @@ impl<S: Simd> Matrices<S> for NoPairs<Bf16> {
 mod tests {
     use core::array::from_fn;
 
-    use super::{Backend, Pairs, Simd, Task, Token, with_simd};
+    use super::{Backend, Fours, LARGEST_INTEGER, Pairs, Simd, Task, Token, with_simd};
 
     /// Integers, which have the same sum in any order.
     #[test]
@@ -659,7 +750,7 @@ mod tests {
             let rows: [[i8; 32]; 4] = from_fn(|i| from_fn(|t| (113 * t + 31 * i + 5) as u8 as i8));
             let query: [i16; 32] = from_fn(|t| (4999 * t + 77) as u16 as i16);
             let floats = query.map(f32::from);
-            let joined = pairs.join([simd.load(&floats[..S::LANES]), simd.load(&floats[S::LANES..len])]);
+            let [joined] = pairs.join([simd.load(&floats[..S::LANES]), simd.load(&floats[S::LANES..len])]);
             let dots = rows.map(|row| pairs.dot(pairs.load(&row[..len]), joined, simd.splat(0.0)));
             let expected = rows.map(|row| {
                 row.iter().zip(query).take(len).map(|(x, y)| i32::from(*x) * i32::from(y)).sum::<i32>() as f32
@@ -682,12 +773,78 @@ mod tests {
         }
     }
 
+    /// Four rows of bytes with a query of 16 bits, and with four weights.
+    struct OfFours<S, F> {
+        simd: S,
+        fours: F,
+    }
+
+    impl<S: Simd<Scalar = f32>, F: Fours<S>> OfFours<S, F> {
+        /// The products of bytes with numbers of both digits, less those of as many zeros.
+        #[inline(always)]
+        fn dot(&self, bytes: S::Vector, [high, low]: [S::Vector; 2]) -> S::Vector {
+            let Self { simd, fours } = self;
+            let product =
+                |bytes| fours.carry(fours.dot(bytes, high, simd.splat(0.0)), fours.dot(bytes, low, simd.splat(0.0)));
+            fours.sub(product(bytes), product(fours.load(&[])))
+        }
+    }
+
+    impl<S: Simd<Scalar = f32>, F: Fours<S>> Task for OfFours<S, F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn run(self) {
+            let Self { simd, fours } = self;
+            let len = 4 * S::LANES;
+            let rows: [[i8; 64]; 4] = from_fn(|i| from_fn(|t| (113 * t + 31 * i + 5) as u8 as i8));
+            let largest = LARGEST_INTEGER as i32;
+            let query: [i32; 64] = from_fn(|t| (4999 * t as i32).rem_euclid(2 * largest + 1) - largest);
+            assert!(query.contains(&-largest));
+            let floats = query.map(|x| x as f32);
+            let digits = fours.join(from_fn(|i| simd.load(&floats[i * S::LANES..][..S::LANES])));
+            // The last bytes are left out.
+            for len in [len, len - 3] {
+                let dots = rows.map(|row| self.dot(fours.load(&row[..len]), digits));
+                let expected =
+                    rows.map(|row| row.iter().zip(query).take(len).map(|(x, y)| i32::from(*x) * y).sum::<i32>() as f32);
+                assert_eq!(fours.sum_each(dots), expected);
+            }
+            let sum = self.dot(fours.load(&rows[0][..len]), digits);
+            let mut lanes = [0.0; 16];
+            simd.store(fours.unzip([fours.spread(sum); 4])[0], &mut lanes[..S::LANES]);
+            assert_eq!(lanes[..S::LANES], [fours.sum_each([sum; 4])[0]; 16][..S::LANES]);
+
+            let weights = [largest, -12345, 128, -129];
+            let both = fours.join([
+                simd.load(&weights.map(|weight| weight as f32)),
+                simd.splat(0.0),
+                simd.splat(0.0),
+                simd.splat(0.0),
+            ]);
+            let both = both.map(|digits| simd.splat(crate::scratch::elements::<S>(&[digits])[0]));
+            let sums =
+                fours.unzip(fours.zip(rows.map(|row| fours.load(&row[..len]))).map(|columns| self.dot(columns, both)));
+            let mut lanes = [0.0; 64];
+            for (sum, lanes) in sums.into_iter().zip(lanes.chunks_mut(S::LANES)) {
+                simd.store(sum, lanes);
+            }
+            for c in 0..len {
+                let expected: i32 = rows.iter().zip(weights).map(|(row, weight)| i32::from(row[c]) * weight).sum();
+                assert_eq!(lanes[c], expected as f32, "column {c}");
+            }
+        }
+    }
+
     /// Sums of integers are the same, whatever instructions a CPU has for them.
     #[test]
-    fn pairs_of_bytes() {
+    fn bytes() {
         fn check<S: Simd<Scalar = f32>>(simd: S) {
             if let Some(pairs) = simd.i8_pairs() {
                 pairs.call(OfBytes { simd, pairs });
+            }
+            if let Some(fours) = simd.i8_fours() {
+                fours.call(OfFours { simd, fours });
             }
         }
         for token in Backend::available().filter_map(Backend::token) {

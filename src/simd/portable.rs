@@ -48,6 +48,7 @@ impl Simd for Portable {
     type Square = [Floats; LANES];
     type Bf16Pairs = NoPairs<Bf16>;
     type I8Pairs = NoPairs<i8>;
+    type I8Fours = NoPairs<[i8; 4]>;
     type Double = Double<Self>;
 
     const LANES: usize = LANES;

@@ -6,7 +6,7 @@ mod reader;
 
 pub(crate) use self::reader::{Ahead, Ask, ByAddress, ByStretch, Evenly, Reader, Soon};
 use super::{Rows, View, split_index};
-use crate::simd::{CACHE_LINE, prefetch_early, prefetch_far};
+use crate::simd::{CACHE_LINE, prefetch_early, prefetch_elements, prefetch_far};
 
 /// Rows of one head of one sequence, in pages of as many each.
 ///
@@ -76,14 +76,6 @@ impl<'a, T: Copy> Strip<'a, T> {
         self.table.len() <= 1
     }
 
-    /// Asks for some rows of single numbers, if they lie in pages: else a CPU foresees them.
-    #[inline(always)]
-    pub(crate) fn ask_in_pages(&self, first: usize, len: usize) {
-        if !self.is_even() {
-            self.walk(first).ask(len);
-        }
-    }
-
     /// How many rows it takes memory to answer.
     #[inline(always)]
     pub(crate) fn rows_ahead(&self) -> usize {
@@ -114,6 +106,48 @@ impl<'a, T: Copy> Strip<'a, T> {
 #[inline(always)]
 pub(crate) fn rows_ahead<T>(dim: usize) -> usize {
     1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
+}
+
+impl<'a> Strip<'a, f32> {
+    /// The numbers of some rows of one each, if they lie side by side.
+    #[inline(always)]
+    fn side_by_side(&self, range: &Range<usize>) -> Option<&'a [f32]> {
+        let rows = self.rows(range).filter(|rows| rows.stride == 1)?;
+        // SAFETY: there are such rows, and each begins where the last one ends.
+        Some(unsafe { core::slice::from_raw_parts(rows.first, rows.len) })
+    }
+
+    /// The same in `room`, if they do not.
+    ///
+    /// # Safety
+    ///
+    /// There are as many rows.
+    #[inline(always)]
+    pub(crate) unsafe fn numbers<'t, const N: usize>(
+        &self,
+        range: &Range<usize>,
+        room: &'t mut Option<[f32; N]>,
+    ) -> &'t [f32]
+    where
+        'a: 't,
+    {
+        if let Some(numbers) = self.side_by_side(range) {
+            return numbers;
+        }
+        let numbers = room.insert([0.0; N]).get_mut(..range.len()).unwrap_or_default();
+        // SAFETY: the caller's promise.
+        unsafe { self.walk(range.start).next_numbers(numbers) };
+        numbers
+    }
+
+    /// Asks for the same.
+    #[inline(always)]
+    pub(crate) fn ask_for_numbers(&self, range: &Range<usize>) {
+        match self.side_by_side(range) {
+            Some(numbers) => prefetch_elements(numbers.as_ptr(), 0..numbers.len(), 2),
+            None => self.walk(range.start).ask(range.len()),
+        }
+    }
 }
 
 /// Goes from row to row.

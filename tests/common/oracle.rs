@@ -36,7 +36,7 @@ pub const U: f64 = f32::EPSILON as f64 / 2.0;
 /// Unit roundoff of `bf16`.
 const U_BF16: f64 = 1.0 / 256.0;
 /// Half the distance of two numbers of 16 bits, in proportion to the largest, and some roundings.
-const STEP: f64 = 0.501 / 32767.0;
+const STEP: f64 = 0.501 / 32633.0;
 /// Half the smallest subnormal: the most that rounding a subnormal result is off by.
 const SUBNORMAL: f64 = f32::MIN_POSITIVE as f64 * U;
 /// Roundings besides those that grow with a dimension: scale (2), difference to the maximum and rescaling (4), exponential (4),

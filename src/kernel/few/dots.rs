@@ -56,7 +56,9 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
     /// Up to 512 bytes in one go, where registers suffice: each vector of the query is loaded but once for several keys.
     #[inline(always)]
     fn one<R: Reader<P::Element>>(self, keys: R) {
-        if const { N == 2 && S::FEW == 8 && size_of::<P::Element>() == 1 } {
+        if const { P::DIGITS == 2 } {
+            self.run::<2, 4, 2>(keys);
+        } else if const { N == 2 && S::FEW == 8 && size_of::<P::Element>() == 1 } {
             self.run::<1, 4, 4>(keys);
         } else if const { N == 2 && S::FEW == 8 } {
             self.run::<1, 2, 4>(keys);
@@ -70,6 +72,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
     #[inline(always)]
     fn several<R: Reader<P::Element>>(self, keys: R) {
         match room::<S>(self.scores.count) {
+            _ if const { P::DIGITS > 1 } => {}
             8 if const { S::FEW == 8 } => self.run::<8, 2, 1>(keys),
             _ if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } => self.run::<4, 2, 4>(keys),
             // The fewer rows at once, the fewer streams for a CPU to follow.
@@ -149,15 +152,34 @@ impl<
     const RUN: usize,
 > Dots<'_, '_, S, P, R, N, QUERIES, KEYS, RUN>
 {
+    /// Whether rows are multiplied with one query.
+    const OF_ONE: bool = QUERIES == P::DIGITS;
+
+    /// What sums begin with, so that those with a row of zeros are zero.
+    #[inline(always)]
+    fn start(&self) -> [S::Vector; QUERIES] {
+        let mut start = [self.scores.simd.splat(0.0); QUERIES];
+        if const { P::DIGITS > 1 } {
+            let vectors = self.keys.dim().div_ceil(N * S::LANES);
+            for queries in self.queries.as_chunks::<QUERIES>().0.iter().take(vectors) {
+                for i in 0..QUERIES {
+                    start[i] = self.product.less_zeros(start[i], queries[i]);
+                }
+            }
+        }
+        start
+    }
+
     /// With queries in runs and what is left.
     #[inline(always)]
     fn multiply(self, runs: &[[[S::Vector; QUERIES]; RUN]], rest: Rest<'_, S::Vector, QUERIES>) {
+        let start = self.start();
         let Self { product, mut keys, scores, .. } = self;
         let (simd, len) = (scores.simd, scores.len);
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
             let mut rows = keys.next_group::<4>(len - first);
-            let mut sums = [[simd.splat(0.0); QUERIES]; 4];
+            let mut sums = [start; 4];
             for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
                 // SAFETY: the rows exist, and have as many elements.
                 unsafe { add_runs(product, runs, rows, sums, &mut keys) };
@@ -172,14 +194,14 @@ impl<
                     unsafe { add_rest::<_, _, _, _, _, RUN>(product, rest, rows, sums, &mut keys) };
                 }
             }
-            if QUERIES == 1 {
+            if Self::OF_ONE {
                 // To add up lanes takes long: while this is done for some keys, the products with the next ones are under way.
                 add_lanes(product, replace(&mut waiting, sums), first.saturating_sub(4), scores);
             } else {
                 add_lanes(product, sums, first, scores);
             }
         }
-        if QUERIES == 1 {
+        if Self::OF_ONE {
             add_lanes(product, waiting, len.saturating_sub(1) / 4 * 4, scores);
         }
     }
@@ -222,9 +244,27 @@ fn add_lanes<S: Simd, P: RowProduct<S, N>, const N: usize, const QUERIES: usize>
     first: usize,
     scores: &mut FewScores<'_, S>,
 ) {
+    if const { P::DIGITS > 1 } {
+        let [a, b, c, d] = [number(product, a), number(product, b), number(product, c), number(product, d)];
+        scores.set_four(0, first, product.sum_each([a, b, c, d]));
+        return;
+    }
     for i in 0..QUERIES {
         scores.set_four(i, first, product.sum_each([a[i], b[i], c[i], d[i]]));
     }
+}
+
+/// What sums with the digits of a query come to.
+#[inline(always)]
+fn number<S: Simd, P: RowProduct<S, N>, const N: usize, const DIGITS: usize>(
+    product: P,
+    digits: [S::Vector; DIGITS],
+) -> S::Vector {
+    let mut number = product.simd().splat(0.0);
+    for digit in digits {
+        number = product.carry(number, digit);
+    }
+    number
 }
 
 /// Vectors of the elements of each query that are fewer than are multiplied in one go.
@@ -321,13 +361,17 @@ unsafe fn add_runs<
                 }
                 add_products(product, queries, keys, sums);
             }
-        } else if const { S::FEW == 8 && QUERIES == 1 } {
+        } else if const { S::FEW == 8 && QUERIES == P::DIGITS } {
             // Asked for first, later rows are not held up by products that wait for memory. These take fewer instructions as elements are loaded, so that a CPU looks further ahead.
             reader.ask(*rows, RUN * width);
             compiler_fence(Ordering::SeqCst);
             for (row, sums) in rows.iter().zip(&mut *sums) {
-                for (c, query) in run.iter().enumerate() {
-                    sums[0] = product.add(product.load(load(*row, c)), query[0], sums[0]);
+                compiler_fence(Ordering::SeqCst);
+                for (c, queries) in run.iter().enumerate() {
+                    let key = product.load(load(*row, c));
+                    for i in 0..QUERIES {
+                        sums[i] = product.add(key, queries[i], sums[i]);
+                    }
                 }
             }
         } else {

@@ -20,7 +20,8 @@ mod sums;
 pub(super) use self::rounded::Rounded;
 use self::{
     in_order::in_order_products,
-    rounded::{ExactScores, ExactSums, Grid, Round},
+    product::fours,
+    rounded::{ExactScores, ExactSums, Numbers, Round},
 };
 pub(crate) use self::{
     product::{add_values, multiply_keys, products_of_rows},
@@ -128,18 +129,22 @@ pub(super) fn store<S: Simd, T: Store>(simd: S, output: &[S::Vector], factor: S:
     }
 }
 
-/// [`Round`] for products with some keys or values.
+/// [`Round`] of so many rows and vectors, for products with some keys or values.
 #[inline(always)]
 fn round<S: Simd>(
     simd: S,
     strips: &Strips<'_, S::Scalar>,
-    [rows, vectors]: [usize; 2],
-    from: Grid<&[S::Vector]>,
-    to: Grid<&mut [S::Vector]>,
+    numbers: Numbers,
+    size: [usize; 2],
+    from: &[S::Vector],
+    to: &mut [S::Vector],
 ) -> Rounded<S::Scalar> {
-    match strips {
-        Strips::I8(..) => simd.i8_pairs().map(|pairs| simd.call(Round { simd, pairs, from, rows, vectors, to })),
-        Strips::Floats(_) => simd.bf16_pairs().map(|pairs| pairs.call(Round { simd, pairs, from, rows, vectors, to })),
+    if let Strips::Floats(_) = strips {
+        simd.bf16_pairs().map(|pairs| pairs.call(Round::new(simd, pairs, numbers, size, from, to)))
+    } else if let Some(fours) = fours(simd, size[0]) {
+        Some(simd.call(Round::new(simd, fours, numbers, size, from, to)))
+    } else {
+        simd.i8_pairs().map(|pairs| simd.call(Round::new(simd, pairs, numbers, size, from, to)))
     }
     .unwrap_or(Rounded::NOT)
 }
@@ -159,9 +164,7 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
         let Some([keys, _]) = head.kv().filter(|_| self.products == Products::FewInPairs) else { return };
         let (rows, vectors) = (room::<S>(self.of.len), keys.dim().div_ceil(S::LANES));
         let Some((from, to)) = self.queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else { return };
-        let strides = [1, rows];
-        let (from, to) = (Grid { vectors: &*from, strides }, Grid { vectors: to, strides });
-        self.rounded = round(simd, &keys, [rows, vectors], from, to);
+        self.rounded = round(simd, &keys, Numbers::OfQueries, [rows, vectors], from, to);
         self.rounded.factors.iter_mut().for_each(|factor| *factor = *factor * head.call.query_factor);
     }
 
@@ -234,7 +237,7 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
         let Some(values) = tiles.raw_values(simd, &part.keys) else { return };
         if let Strips::I8(_, scales) = values.strips {
             // SAFETY: there are as many.
-            unsafe { weights.scale(&scales, values.first) };
+            unsafe { weights.scale(&Rounded::NOT.factors, &scales, values.first) };
         }
         if is_marked {
             // The values of masked keys must not even be multiplied by zero; but integers may, only what they are scaled with must not.
@@ -266,16 +269,16 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
         simd.multiply_keys(queries, in_pairs, keys, scores);
         if let Strips::I8(strip, _) = strips {
             for i in self.rounded.exact_rows() {
-                let query = Grid { vectors: all, strides: [1, rows] };
+                let query = Numbers::OfQueries.grid::<S>(rows, all);
                 simd.call(ExactScores { query, i, keys: strip.walk(first), scores });
             }
         }
-        if in_pairs {
-            scores.multiply(&self.rounded.factors);
-        }
-        if let Strips::I8(_, scales) = strips {
+        let factors = if in_pairs { &self.rounded.factors } else { &Rounded::NOT.factors };
+        match strips {
             // SAFETY: there are as many.
-            unsafe { scores.scale(&scales, first) };
+            Strips::I8(_, scales) => unsafe { scores.scale(factors, &scales, first) },
+            Strips::Floats(_) if in_pairs => scores.multiply(factors),
+            Strips::Floats(_) => {}
         }
     }
 
@@ -301,9 +304,7 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
         if const { Products::may_be_of_rows::<F>() } && in_pairs {
             const { assert!(!has_i8_pairs::<S>() || FEW_TILES / 2 * S::FEW <= S::LANES, "a tile has room for the pairs") };
             let vectors = weights.tiles * (S::KEY_TILE / S::LANES);
-            let from = Grid { vectors: weights.vectors(), strides: [per_query, 1] };
-            let to = Grid { vectors: &mut *room, strides: [Weights::<S>::stride(2) / S::LANES, 1] };
-            rounded = round(simd, &strips, [weights.count, vectors], from, to);
+            rounded = round(simd, &strips, Numbers::OfWeights, [weights.count, vectors], weights.vectors(), room);
             elements = scratch::elements::<S>(room);
         }
         let weights = Weights { elements, factors: &rounded.factors, ..single };

@@ -11,7 +11,7 @@ use crate::{
     floats::FloatStrip,
     kernel::{has_i8_pairs, key_tile::RawRows},
     scalar::Scalar,
-    simd::{Pairs, Simd, Task},
+    simd::{Fours, Pairs, Simd, Task},
     softmax::FewScores,
     store::{Strips, with_elements},
     view::Strip,
@@ -26,6 +26,9 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
         let [scalar, element] = [size_of::<S::Scalar>(), size_of::<Self::Element>()];
         (scalar == size_of::<f32>() || element == scalar) && !(N == 1 && element == 1 && has_i8_pairs::<S>())
     };
+
+    /// Digits of numbers of queries, and of weights. Each is multiplied as if it were a query of its own; those of one query only, if there are several.
+    const DIGITS: usize = 1;
 
     /// Whether elements are multiplied as memory has them, not converted.
     const AS_STORED: bool = N > 1 || size_of::<Self::Element>() == size_of::<S::Scalar>();
@@ -44,8 +47,26 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     /// `sum + a * b`
     fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector;
 
+    /// A sum, less what a row of zeros is multiplied to.
+    #[inline(always)]
+    fn less_zeros(self, sum: S::Vector, _: S::Vector) -> S::Vector {
+        sum
+    }
+
+    /// What sums with a digit, and with the next one, come to.
+    #[inline(always)]
+    fn carry(self, _: S::Vector, low: S::Vector) -> S::Vector {
+        low
+    }
+
     /// The sum of all lanes of each.
     fn sum_each(self, sums: [S::Vector; 4]) -> [S::Scalar; 4];
+
+    /// The sum of all lanes, in each of them; of digits alone.
+    #[inline(always)]
+    fn spread(self, sums: S::Vector) -> S::Vector {
+        sums
+    }
 
     /// The first `N * LANES` elements of a row of values, for [`columns`](Self::columns); zero where there are fewer.
     fn load_columns(self, row: &[Self::Element]) -> S::Vector;
@@ -209,9 +230,98 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 }
 
-/// `$body` with `$product` bound to what is made of some rows, and `$strip` to them.
+/// Of bytes, four in a lane, with numbers of one query.
+#[derive(Clone, Copy)]
+pub(super) struct InFours<S, F> {
+    pub(super) simd: S,
+    pub(super) fours: F,
+}
+
+/// What there is for bytes of so many queries. Products of several take longer in fours than in pairs.
+#[inline(always)]
+pub(super) fn fours<S: Simd>(simd: S, count: usize) -> Option<S::I8Fours> {
+    if count == 1 { simd.i8_fours() } else { None }
+}
+
+impl<S: Simd, F: Fours<S>> RowProduct<S, 4> for InFours<S, F> {
+    type Element = i8;
+
+    const EXISTS: bool = F::LARGEST.is_some();
+
+    const DIGITS: usize = 2;
+
+    const AS_STORED: bool = false;
+
+    const HAS_MARKS: bool = false;
+
+    #[inline(always)]
+    fn simd(self) -> S {
+        self.simd
+    }
+
+    #[inline(always)]
+    fn call<T: Task>(self, task: T) -> T::Output {
+        self.fours.call(task)
+    }
+
+    #[inline(always)]
+    fn load(self, row: &[i8]) -> S::Vector {
+        self.fours.load(row)
+    }
+
+    #[inline(always)]
+    fn add(self, a: S::Vector, b: S::Vector, sum: S::Vector) -> S::Vector {
+        self.fours.dot(a, b, sum)
+    }
+
+    #[inline(always)]
+    fn less_zeros(self, sum: S::Vector, digits: S::Vector) -> S::Vector {
+        self.fours.sub(sum, self.add(self.load(&[]), digits, self.simd.splat(0.0)))
+    }
+
+    #[inline(always)]
+    fn carry(self, high: S::Vector, low: S::Vector) -> S::Vector {
+        self.fours.carry(high, low)
+    }
+
+    #[inline(always)]
+    fn sum_each(self, sums: [S::Vector; 4]) -> [S::Scalar; 4] {
+        self.fours.sum_each(sums)
+    }
+
+    #[inline(always)]
+    fn spread(self, sums: S::Vector) -> S::Vector {
+        self.fours.spread(sums)
+    }
+
+    #[inline(always)]
+    fn load_columns(self, row: &[i8]) -> S::Vector {
+        self.load(row)
+    }
+
+    #[inline(always)]
+    fn columns(self, rows: [S::Vector; 4]) -> [S::Vector; 4] {
+        self.fours.zip(rows)
+    }
+
+    #[inline(always)]
+    fn add_unmarked(self, _: [S::Vector; 4], _: S::Scalar, sums: [S::Vector; 4]) -> [S::Vector; 4] {
+        sums
+    }
+
+    #[inline(always)]
+    fn in_order(self, sums: [S::Vector; 4], factor: S::Scalar) -> [S::Vector; 4] {
+        let mut sums = self.fours.unzip(sums);
+        for sum in &mut sums {
+            *sum = self.simd.mul(*sum, self.simd.broadcast(factor));
+        }
+        sums
+    }
+}
+
+/// `$body` with `$product` bound to what is made of some rows for so many queries, and `$strip` to them.
 macro_rules! with_product {
-    ($simd:expr, $in_pairs:expr, $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
+    ($simd:expr, $in_pairs:expr, $count:expr, $strips:expr, ($product:ident, $strip:ident) => $body:expr) => {
         if !$in_pairs {
             with_elements!($strips, $strip => {
                 let $product = Single::of($simd, &$strip);
@@ -219,6 +329,9 @@ macro_rules! with_product {
             });
         } else if let (Some($strip), Some(pairs)) = ($strips.bf16(), $simd.bf16_pairs()) {
             let $product = InPairs { simd: $simd, pairs };
+            $body
+        } else if let (Strips::I8($strip, _), Some(fours)) = ($strips, fours($simd, $count)) {
+            let $product = InFours { simd: $simd, fours };
             $body
         } else if let (Strips::I8($strip, _), Some(pairs)) = ($strips, $simd.i8_pairs()) {
             let $product = InPairs { simd: $simd, pairs };
@@ -236,7 +349,8 @@ pub(crate) fn multiply_keys<S: Simd>(
     scores: &mut FewScores<'_, S>,
 ) {
     let simd = scores.simd;
-    with_product!(simd, in_pairs, keys.strips, (product, strip) => dots(product, queries, strip, keys.first, scores));
+    let count = scores.count;
+    with_product!(simd, in_pairs, count, keys.strips, (product, strip) => dots(product, queries, strip, keys.first, scores));
 }
 
 /// Adds weighted values to sums of columns, `[query][column]`.
@@ -248,7 +362,8 @@ pub(crate) fn add_values<S: Simd>(
     output: &mut [S::Vector],
 ) {
     let simd = weights.simd;
-    with_product!(simd, in_pairs, values.strips, (product, strip) => accumulate(product, weights, strip, values.first, output));
+    let count = weights.count;
+    with_product!(simd, in_pairs, count, values.strips, (product, strip) => accumulate(product, weights, strip, values.first, output));
 }
 
 /// [`multiply_keys`] and [`add_values`] as functions of a backend, which are compiled where it is.

@@ -32,9 +32,11 @@ pub(super) struct Asked {
 ///
 /// Asked for soon before they are read, and into the first cache, rows that lie evenly come as fast as memory is, and those in pages faster than
 /// otherwise. On CPUs of Intel, it was faster to ask for even rows long before, and for several queries, it is so for bytes with many registers and for narrow
-/// vectors on others too. On a Zen 4, numbers had better be fetched into the second cache: in pages, they come up to twice as fast then, for several queries if they are asked for long before; for one query, in even rows and
-/// not converted, they come fastest if they are asked for some 4 KB before. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for
+/// vectors on others too. For one query, [`Evenly`] takes the fewest instructions, and in pages [`ByStretch`]; for
 /// numbers of 32 bits or more with sixteen registers, for narrow vectors, and for several queries, but in pages on AVX-512, [`ByAddress`] was faster.
+///
+/// A Zen 4 foresees one query's even rows by itself, and requests but disturb it, unless products take so little time that it reads as fast as memory is: for what is multiplied as it is stored, some
+/// 4 KB before. Other numbers had better be fetched into the second cache: in pages, they come up to twice as fast then, for several queries if they are asked for long before.
 #[inline(always)]
 pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
     simd: S,
@@ -45,7 +47,8 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
 ) -> To::Output {
     let (walk, soon, ahead) = (|row| strip.walk(row), [first, soon], [first, ahead]);
     let asking = simd.asking();
-    let second = const { S::FEW == 8 && size_of::<T>() > 1 } && asking == Asking::Second;
+    let is_zen_4 = const { S::FEW == 8 } && asking == Asking::Second;
+    let second = is_zen_4 && const { size_of::<T>() > 1 };
     if const { S::FEW == 1 } {
         // Microcontrollers, which have little room for code, and `f64` in two lanes, where one way will do.
         to.one(ByAddress::<_, _, Soon<1>>::new(walk, soon))
@@ -53,9 +56,8 @@ pub(super) fn read<S: Simd, T: Copy, To: ReadRows<T>>(
         let in_stretches = const { asks_from_rows::<S, T>() } && strip.has_whole_groups(first);
         match strip.even() {
             Some(rows) if asking == Asking::Ahead => to.one(ByAddress::<_, _, Ahead<true, false>>::new(rows, ahead)),
-            Some(rows) if second => {
-                to.one(Evenly::<2>::new(rows, if To::AS_STORED { half_as_far(soon) } else { soon }))
-            }
+            Some(rows) if is_zen_4 && const { To::AS_STORED } => to.one(Evenly::<2>::new(rows, half_as_far(soon))),
+            Some(rows) if is_zen_4 => to.one(Evenly::<0>::new(rows, soon)),
             Some(rows) if const { asks_from_rows::<S, T>() } => to.one(Evenly::<1>::new(rows, soon)),
             Some(rows) => to.one(ByAddress::<_, _, Soon<1>>::new(rows, soon)),
             None if second => to.one(ByAddress::<_, _, Soon<2>>::new(walk, soon)),

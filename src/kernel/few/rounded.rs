@@ -1,11 +1,12 @@
-//! Numbers that become pairs of 16 bits: queries, and weights.
+//! Numbers that become pairs of 16 bits, or digits of such: queries, and weights.
 
 use core::slice::from_ref;
 
+use super::sums::Weights;
 use crate::{
     scalar::Scalar,
     scratch::{elements, elements_mut},
-    simd::{Pairs, Simd, Task},
+    simd::{Joins, Simd, Task},
     softmax::FewScores,
     view::Walk,
 };
@@ -32,8 +33,8 @@ impl<E: Scalar> Rounded<E> {
 
 /// Vector `v` of row `i` is `vectors[i * strides[0] + v * strides[1]]`.
 pub(super) struct Grid<V> {
-    pub(super) vectors: V,
-    pub(super) strides: [usize; 2],
+    vectors: V,
+    strides: [usize; 2],
 }
 
 impl<V> Grid<V> {
@@ -43,26 +44,67 @@ impl<V> Grid<V> {
     }
 }
 
-/// Some rows of so many vectors become half as many of pairs.
-pub(super) struct Round<'t, S: Simd, P> {
-    pub(super) simd: S,
-    pub(super) pairs: P,
-    pub(super) from: Grid<&'t [S::Vector]>,
-    pub(super) rows: usize,
-    pub(super) vectors: usize,
-    pub(super) to: Grid<&'t mut [S::Vector]>,
+/// Which numbers, and so how their vectors lie.
+#[derive(Clone, Copy)]
+pub(super) enum Numbers {
+    /// One vector of each query after the other.
+    OfQueries,
+    /// One query after the other.
+    OfWeights,
 }
 
-impl<S: Simd, P: Pairs<S>> Task for Round<'_, S, P> {
+impl Numbers {
+    /// Those of `rows` queries, so many in a lane, each of so many digits, which are as rows of their own.
+    #[inline(always)]
+    const fn strides<S: Simd>(self, rows: usize, in_lane: usize, digits: usize) -> [usize; 2] {
+        match self {
+            Self::OfQueries => [1, rows * digits],
+            Self::OfWeights => [Weights::<S>::stride(in_lane) / S::LANES, 1],
+        }
+    }
+
+    /// As they are.
+    #[inline(always)]
+    pub(super) const fn grid<S: Simd>(self, rows: usize, vectors: &[S::Vector]) -> Grid<&[S::Vector]> {
+        Grid { vectors, strides: self.strides::<S>(rows, 1, 1) }
+    }
+}
+
+/// Some rows of so many vectors become an `N`-th as many, each of so many digits.
+pub(super) struct Round<'t, S: Simd, J, const N: usize, const DIGITS: usize> {
+    simd: S,
+    joins: J,
+    from: Grid<&'t [S::Vector]>,
+    rows: usize,
+    vectors: usize,
+    to: Grid<&'t mut [S::Vector]>,
+}
+
+impl<'t, S: Simd, J: Joins<S, N, DIGITS>, const N: usize, const DIGITS: usize> Round<'t, S, J, N, DIGITS> {
+    #[inline(always)]
+    pub(super) const fn new(
+        simd: S,
+        joins: J,
+        numbers: Numbers,
+        [rows, vectors]: [usize; 2],
+        from: &'t [S::Vector],
+        to: &'t mut [S::Vector],
+    ) -> Self {
+        let to = Grid { vectors: to, strides: numbers.strides::<S>(rows, N, DIGITS) };
+        Self { simd, joins, from: numbers.grid::<S>(rows, from), rows, vectors, to }
+    }
+}
+
+impl<S: Simd, J: Joins<S, N, DIGITS>, const N: usize, const DIGITS: usize> Task for Round<'_, S, J, N, DIGITS> {
     type Output = Rounded<S::Scalar>;
 
     #[inline(always)]
     fn run(mut self) -> Rounded<S::Scalar> {
         let mut rounded = Rounded::NOT;
         for first in (0..self.rows).step_by(4) {
-            let largest = if P::LARGEST.is_some() { self.largest_of_four(first) } else { [S::Scalar::ONE; 4] };
+            let largest = if J::LARGEST.is_some() { self.largest_of_four(first) } else { [S::Scalar::ONE; 4] };
             for (i, largest) in (first..self.rows).zip(largest) {
-                let factors = P::LARGEST.map_or(Some([S::Scalar::ONE; 2]), |most| fixed_point(largest, most.into()));
+                let factors = J::LARGEST.map_or(Some([S::Scalar::ONE; 2]), |most| fixed_point(largest, most.into()));
                 self.round(i, factors.map(|[factor, _]| factor));
                 let back = factors.map_or(S::Scalar::ONE, |[_, back]| back);
                 rounded.factors.iter_mut().skip(i).take(1).for_each(|factor| *factor = back);
@@ -73,7 +115,7 @@ impl<S: Simd, P: Pairs<S>> Task for Round<'_, S, P> {
     }
 }
 
-impl<S: Simd, P: Pairs<S>> Round<'_, S, P> {
+impl<S: Simd, J: Joins<S, N, DIGITS>, const N: usize, const DIGITS: usize> Round<'_, S, J, N, DIGITS> {
     #[inline(always)]
     fn get(&self, i: usize, v: usize) -> S::Vector {
         let vector = if v < self.vectors { self.from.vectors.get(self.from.index(i, v)) } else { None };
@@ -83,30 +125,49 @@ impl<S: Simd, P: Pairs<S>> Round<'_, S, P> {
     /// The largest magnitudes of row `first` and the next ones, or NaN where not all are finite.
     #[inline(always)]
     fn largest_of_four(&self, first: usize) -> [S::Scalar; 4] {
+        if self.rows > 1 {
+            let (mut largest, zeros) = self.sizes(self.vectors, |i, v| [first + i, v]);
+            largest.iter_mut().zip(zeros).for_each(|(largest, zero)| *largest = *largest + zero);
+            return largest;
+        }
+        // As if it were four rows.
+        let (largest, zeros) = self.sizes(self.vectors.div_ceil(4), |i, v| [first, 4 * v + i]);
+        let largest = largest.into_iter().fold(S::Scalar::ZERO, |a, b| if a < b { b } else { a });
+        [zeros.into_iter().fold(largest, |sum, zero| sum + zero); 4]
+    }
+
+    /// The largest magnitudes of four rows of so many vectors, each of which is in a place of its own, and a sum of zeros that is none where not all are finite.
+    #[inline(always)]
+    fn sizes(&self, vectors: usize, place: impl Fn(usize, usize) -> [usize; 2]) -> ([S::Scalar; 4], [S::Scalar; 4]) {
         let (simd, zero) = (self.simd, self.simd.splat(0.0));
         let (mut largest, mut zeros) = ([zero; 4], [zero; 4]);
-        for i in 0..4 {
-            for v in 0..self.vectors {
-                let x = self.get(first + i, v);
+        for v in 0..vectors {
+            for i in 0..4 {
+                let [row, vector] = place(i, v);
+                let x = self.get(row, vector);
                 largest[i] = simd.max(largest[i], simd.max(x, simd.sub(zero, x)));
                 zeros[i] = simd.mul_add(x, zero, zeros[i]);
             }
         }
-        let (mut largest, zeros) = (simd.max_each(largest), simd.sum_each(zeros));
-        largest.iter_mut().zip(zeros).for_each(|(largest, zero)| *largest = *largest + zero);
-        largest
+        (simd.max_each(largest), simd.sum_each(zeros))
     }
 
     /// Writes a row, times a factor; zeros where there is none.
     #[inline(always)]
     fn round(&mut self, i: usize, factor: Option<S::Scalar>) {
         let (simd, by) = (self.simd, self.simd.broadcast(factor.unwrap_or_default()));
-        for v in 0..self.vectors.div_ceil(2) {
-            let [a, b] = [self.get(i, 2 * v), self.get(i, 2 * v + 1)];
-            let pairs = self.pairs.join([simd.mul(a, by), simd.mul(b, by)]);
-            let index = self.to.index(i, v);
-            if let Some(to) = self.to.vectors.get_mut(index) {
-                *to = if factor.is_some() { pairs } else { simd.splat(0.0) };
+        for v in 0..self.vectors.div_ceil(N) {
+            let mut numbers = [simd.splat(0.0); N];
+            if factor.is_some() {
+                for (n, number) in numbers.iter_mut().enumerate() {
+                    *number = simd.mul(self.get(i, N * v + n), by);
+                }
+            }
+            for (digit, vector) in self.joins.join(numbers).into_iter().enumerate() {
+                let index = self.to.index(i * DIGITS + digit, v);
+                if let Some(to) = self.to.vectors.get_mut(index) {
+                    *to = vector;
+                }
             }
         }
     }

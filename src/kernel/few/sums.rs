@@ -76,6 +76,7 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
         let rows = ByAddress::<_, _, Soon<1>>::new(|row| values.walk(row), [first, asked.soon]);
         let to = SumsOf::<_, _, N> { product, weights, output };
         match room::<S>(weights.count) {
+            _ if const { P::DIGITS == 2 } => to.rest::<2>(rows, done),
             8 if const { S::FEW == 8 } => to.rest::<8>(rows, done),
             4 if const { S::FEW >= 4 } => to.rest::<4>(rows, done),
             _ => to.rest::<1>(rows, done),
@@ -117,7 +118,9 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
 
     #[inline(always)]
     fn one<R: Reader<P::Element>>(self, values: R) -> usize {
-        if const { N == 2 && S::FEW == 4 } {
+        if const { P::DIGITS == 2 } {
+            self.run::<2, 2>(values)
+        } else if const { N == 2 && S::FEW == 4 } {
             self.run::<1, 8>(values)
         } else if const { N == 2 } {
             self.run::<1, 4>(values)
@@ -131,6 +134,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
     #[inline(always)]
     fn several<R: Reader<P::Element>>(self, values: R) -> usize {
         match room::<S>(self.weights.count) {
+            _ if const { P::DIGITS > 1 } => 0,
             8 if const { S::FEW == 8 && N == 2 } => self.run::<8, 1>(values),
             8 if const { S::FEW == 8 } => self.run::<8, 2>(values),
             // Columns for all registers, or more: weights are read again for each product, or sums kept in memory, but rows are read once.
@@ -303,7 +307,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     };
 
     /// Whether each pass over some rows asks for some of the later ones, in the order of their addresses, and not the first one for all.
-    const ASKS_IN_TURN: bool = S::FEW == 4 && is_wide::<S>() && QUERIES > 1;
+    const ASKS_IN_TURN: bool = S::FEW == 4 && is_wide::<S>() && QUERIES > P::DIGITS;
 
     #[inline(always)]
     fn groups(&self) -> usize {
@@ -338,6 +342,11 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     ) {
         values.restart();
         let mut sums = [[[self.weights.simd.splat(0.0); N]; GROUPS]; QUERIES];
+        if const { P::DIGITS > 1 } {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                *sums = [[self.start(i, keys); N]; GROUPS];
+            }
+        }
         // By itself, it stays in a register.
         let weights = self.weights.elements.as_ptr();
         let (mut j, end) = (keys.start / N, keys.end / N);
@@ -358,9 +367,9 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             j = until;
         }
         if !keys.end.is_multiple_of(N) {
-            // The last row has zeros for a counterpart.
+            // The last rows have zeros for counterparts.
             let mut lens = [0; N];
-            lens[0] = columns.lens[0];
+            lens.iter_mut().zip(&columns.lens).take(keys.end % N).for_each(|(to, len)| *to = *len);
             self.add_rows::<GROUPS, MARKED>(
                 values,
                 weights.wrapping_add(end),
@@ -369,6 +378,16 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             );
         }
         self.store(columns.first * N, sums);
+    }
+
+    /// What sums with digit `i` of the weights of some keys begin with, so that those of rows of zeros are zero.
+    #[inline(always)]
+    fn start(&self, i: usize, keys: &Range<usize>) -> S::Vector {
+        let (simd, first) = (self.weights.simd, i * Weights::<S>::stride(N));
+        let digits = self.weights.elements.get(first + keys.start / N..first + keys.end.div_ceil(N));
+        let start = digits.unwrap_or_default().chunks(S::LANES);
+        self.product
+            .spread(start.fold(simd.splat(0.0), |start, digits| self.product.less_zeros(start, simd.load(digits))))
     }
 
     /// Adds the next `N` rows to the sums, as [`NextRows`] has it.
@@ -484,8 +503,8 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             if !R::SOON && !R::TWICE && first == 0 && lens[n] > 0 {
                 // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
                 let rest = GROUPS * N * S::LANES..values.dim();
-                // Of two rows of bytes, mostly a line each.
-                if const { N == 2 } { touch_line(next.rows[n], rest) } else { touch(next.rows[n], rest) }
+                // Of rows of bytes, mostly a line each.
+                if const { N > 1 } { touch_line(next.rows[n], rest) } else { touch(next.rows[n], rest) }
             }
         }
         self.ask::<GROUPS>(values, next);
@@ -552,12 +571,20 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 
     /// Adds sums of so many columns from vector `first` on to the output, multiplied with a number for each query.
     #[inline(always)]
-    fn store<const GROUPS: usize>(&mut self, first: usize, sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
+    fn store<const GROUPS: usize>(&mut self, first: usize, mut sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
         let Self { product, weights, ref values, .. } = *self;
         let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
         let mut rescale = [S::Scalar::ZERO; 16];
         simd.store(weights.rescale, &mut rescale);
-        for i in 0..QUERIES {
+        if const { P::DIGITS > 1 }
+            && let [number, digits @ ..] = sums.as_mut_slice()
+        {
+            for digit in digits {
+                let sums = number.as_flattened_mut().iter_mut().zip(digit.as_flattened());
+                sums.for_each(|(high, low)| *high = product.carry(*high, *low));
+            }
+        }
+        for i in 0..const { QUERIES / P::DIGITS } {
             let (rescale, factor) = (simd.broadcast(rescale[i]), weights.factors[i]);
             let add = |output: &mut S::Vector, sum| *output = simd.mul_add(*output, rescale, sum);
             let Some(row) = self.output.get_mut(i * per_query + first..(i + 1) * per_query) else { return };

@@ -57,6 +57,7 @@ impl Simd for Double<Avx2> {
     type Square = [__m256d; 4];
     type Bf16Pairs = NoPairs<Bf16>;
     type I8Pairs = NoPairs<i8>;
+    type I8Fours = NoPairs<[i8; 4]>;
     type Double = Self;
 
     const LANES: usize = 4;

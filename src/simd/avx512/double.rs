@@ -48,6 +48,7 @@ impl Simd for Double<Avx512> {
     type Square = [__m512d; 8];
     type Bf16Pairs = NoPairs<Bf16>;
     type I8Pairs = NoPairs<i8>;
+    type I8Fours = NoPairs<[i8; 4]>;
     type Double = Self;
 
     const LANES: usize = 8;
