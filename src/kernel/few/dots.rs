@@ -7,7 +7,7 @@ use core::{
 };
 
 use super::{
-    product::RowProduct,
+    product::{RowProduct, call},
     readers::{Asked, ReadRows, read},
     room,
 };
@@ -44,7 +44,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> DotsOf<'_, '_, S, P, N> {
     #[inline(always)]
     fn run<const QUERIES: usize, const KEYS: usize, const RUN: usize>(self, keys: impl Reader<P::Element>) {
         let Self { product, queries, scores } = self;
-        product.call(Dots::<_, _, _, N, QUERIES, KEYS, RUN> { product, queries, keys, scores });
+        call::<_, _, _, N, QUERIES>(product, Dots::<_, _, _, N, QUERIES, KEYS, RUN> { product, queries, keys, scores });
     }
 }
 
@@ -366,6 +366,7 @@ unsafe fn add_runs<
             reader.ask(*rows, RUN * width);
             compiler_fence(Ordering::SeqCst);
             for (row, sums) in rows.iter().zip(&mut *sums) {
+                // Rows are foreseen in the order of their addresses.
                 compiler_fence(Ordering::SeqCst);
                 for (c, queries) in run.iter().enumerate() {
                     let key = product.load(load(*row, c));

@@ -41,6 +41,12 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     /// Runs `task`, compiled for the instructions that this takes.
     fn call<T: Task>(self, task: T) -> T::Output;
 
+    /// The same for products with a single query.
+    #[inline(always)]
+    fn call_for_one<T: Task>(self, task: T) -> T::Output {
+        self.call(task)
+    }
+
     /// The first `N * LANES` elements of a row; zero where there are fewer.
     fn load(self, row: &[Self::Element]) -> S::Vector;
 
@@ -79,6 +85,15 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
 
     /// Sums as scalars, in the order of the columns, times `factor` if they are sums of integers.
     fn in_order(self, sums: [S::Vector; N], factor: S::Scalar) -> [S::Vector; N];
+}
+
+/// Runs `task`, which computes products of so many queries, or digits of one.
+#[inline(always)]
+pub(super) fn call<S: Simd, P: RowProduct<S, N>, T: Task, const N: usize, const QUERIES: usize>(
+    product: P,
+    task: T,
+) -> T::Output {
+    if const { QUERIES == P::DIGITS } { product.call_for_one(task) } else { product.call(task) }
 }
 
 /// Of elements that become scalars, each in a lane of its own.
@@ -173,6 +188,11 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     #[inline(always)]
     fn call<T: Task>(self, task: T) -> T::Output {
         self.pairs.call(task)
+    }
+
+    #[inline(always)]
+    fn call_for_one<T: Task>(self, task: T) -> T::Output {
+        self.pairs.call_for_one(task)
     }
 
     #[inline(always)]

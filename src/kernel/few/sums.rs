@@ -3,7 +3,7 @@
 use core::{ops::Range, ptr::null};
 
 use super::{
-    product::RowProduct,
+    product::{RowProduct, call},
     readers::{Asked, ReadRows, is_wide, read},
     room, touch, touch_line,
 };
@@ -101,12 +101,12 @@ impl<'t, S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'t, S, P, N> {
     /// [`WholeGroups`]
     #[inline(always)]
     fn run<const QUERIES: usize, const WIDTH: usize>(self, values: impl Reader<P::Element>) -> usize {
-        self.product.call(WholeGroups::<_, _, _, N, QUERIES, WIDTH>(self.of(values)))
+        call::<_, _, _, N, QUERIES>(self.product, WholeGroups::<_, _, _, N, QUERIES, WIDTH>(self.of(values)))
     }
 
     #[inline(always)]
     fn rest<const QUERIES: usize>(self, values: impl Reader<P::Element>, first: usize) {
-        self.product.call(RestOfGroups::<_, _, _, N, QUERIES> { sums: self.of(values), first });
+        call::<_, _, _, N, QUERIES>(self.product, RestOfGroups::<_, _, _, N, QUERIES> { sums: self.of(values), first });
     }
 }
 
@@ -368,8 +368,12 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         }
         if !keys.end.is_multiple_of(N) {
             // The last rows have zeros for counterparts.
-            let mut lens = [0; N];
-            lens.iter_mut().zip(&columns.lens).take(keys.end % N).for_each(|(to, len)| *to = *len);
+            let (of_all, mut lens) = (columns.lens, [0; N]);
+            for n in 0..N - 1 {
+                if n < keys.end % N {
+                    lens[n] = of_all[n];
+                }
+            }
             self.add_rows::<GROUPS, MARKED>(
                 values,
                 weights.wrapping_add(end),
