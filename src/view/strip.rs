@@ -109,15 +109,13 @@ pub(crate) fn rows_ahead<T>(dim: usize) -> usize {
 }
 
 impl<'a> Strip<'a, f32> {
-    /// The numbers of some rows of one each, if they lie side by side.
+    /// Where some rows of a number each begin, if they lie side by side.
     #[inline(always)]
-    fn side_by_side(&self, range: &Range<usize>) -> Option<&'a [f32]> {
-        let rows = self.rows(range).filter(|rows| rows.stride == 1)?;
-        // SAFETY: there are such rows, and each begins where the last one ends.
-        Some(unsafe { core::slice::from_raw_parts(rows.first, rows.len) })
+    fn side_by_side(&self, range: &Range<usize>) -> Option<*const f32> {
+        self.rows(range).filter(|rows| rows.stride == 1).map(|rows| rows.first)
     }
 
-    /// The same in `room`, if they do not.
+    /// The numbers of some rows of one each, copied to `room` if they do not lie side by side.
     ///
     /// # Safety
     ///
@@ -131,8 +129,9 @@ impl<'a> Strip<'a, f32> {
     where
         'a: 't,
     {
-        if let Some(numbers) = self.side_by_side(range) {
-            return numbers;
+        if let Some(first) = self.side_by_side(range) {
+            // SAFETY: the caller's promise; each begins where the last one ends.
+            return unsafe { core::slice::from_raw_parts(first, range.len()) };
         }
         let numbers = room.insert([0.0; N]).get_mut(..range.len()).unwrap_or_default();
         // SAFETY: the caller's promise.
@@ -140,11 +139,11 @@ impl<'a> Strip<'a, f32> {
         numbers
     }
 
-    /// Asks for the same.
+    /// Asks for the same, of rows that need not be.
     #[inline(always)]
     pub(crate) fn ask_for_numbers(&self, range: &Range<usize>) {
         match self.side_by_side(range) {
-            Some(numbers) => prefetch_elements(numbers.as_ptr(), 0..numbers.len(), 2),
+            Some(first) => prefetch_elements(first, 0..range.len(), 2),
             None => self.walk(range.start).ask(range.len()),
         }
     }

@@ -47,7 +47,7 @@ pub(crate) trait Ask<T>: Copy {
     /// Whether rows are read soon after they have been asked for, or long after.
     const SOON: bool;
 
-    /// That of the cache they are fetched into.
+    /// That of the cache they are fetched into; zero, if they are not asked for.
     const LEVEL: usize;
 
     /// Whether they are asked for once more, further ahead.
