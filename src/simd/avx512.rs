@@ -250,12 +250,6 @@ impl Pairs<Avx512> for I8s {
         }
     }
 
-    /// With [`Vnni`], there are [`I8Fours`].
-    #[inline(always)]
-    fn call_for_one<T: Task>(self, task: T) -> T::Output {
-        self.0.call(task)
-    }
-
     #[inline(always)]
     fn load(self, row: &[i8]) -> __m512 {
         // SAFETY: `self` exists, so the CPU has AVX-512F, BW and VL; lanes past the end of the slice are masked off.

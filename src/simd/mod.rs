@@ -491,12 +491,6 @@ pub trait Pairs<S: Simd>: Joins<S, 2, 1> {
     /// Runs `task`, compiled for these instructions too.
     fn call<T: Task>(self, task: T) -> T::Output;
 
-    /// The same for a single query, which may have [other instructions](Fours) wherever the CPU has some of these.
-    #[inline(always)]
-    fn call_for_one<T: Task>(self, task: T) -> T::Output {
-        self.call(task)
-    }
-
     /// The first `2 * LANES` numbers of a row as they lie; zero where there are fewer.
     fn load(self, row: &[Self::Number]) -> S::Vector;
 

@@ -7,7 +7,7 @@ use core::{
 };
 
 use super::{
-    product::{RowProduct, call},
+    product::RowProduct,
     readers::{Asked, ReadRows, read},
     room,
 };
@@ -44,7 +44,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> DotsOf<'_, '_, S, P, N> {
     #[inline(always)]
     fn run<const QUERIES: usize, const KEYS: usize, const RUN: usize>(self, keys: impl Reader<P::Element>) {
         let Self { product, queries, scores } = self;
-        call::<_, _, _, N, QUERIES>(product, Dots::<_, _, _, N, QUERIES, KEYS, RUN> { product, queries, keys, scores });
+        product.call(Dots::<_, _, _, N, QUERIES, KEYS, RUN> { product, queries, keys, scores });
     }
 }
 

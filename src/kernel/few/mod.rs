@@ -141,7 +141,7 @@ fn round<S: Simd>(
 ) -> Rounded<S::Scalar> {
     if let Strips::Floats(_) = strips {
         simd.bf16_pairs().map(|pairs| pairs.call(Round::new(simd, pairs, numbers, size, from, to)))
-    } else if let Some(fours) = fours(simd, size[0]) {
+    } else if let Some(fours) = fours(simd, size[0], strips.dim()) {
         Some(simd.call(Round::new(simd, fours, numbers, size, from, to)))
     } else {
         simd.i8_pairs().map(|pairs| simd.call(Round::new(simd, pairs, numbers, size, from, to)))

@@ -31,7 +31,7 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
     const DIGITS: usize = 1;
 
     /// Whether elements are multiplied as memory has them, not converted.
-    const AS_STORED: bool = N > 1 || size_of::<Self::Element>() == size_of::<S::Scalar>();
+    const AS_STORED: bool = N * size_of::<Self::Element>() == size_of::<S::Scalar>();
 
     /// Whether there are weights that are marks.
     const HAS_MARKS: bool;
@@ -40,12 +40,6 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
 
     /// Runs `task`, compiled for the instructions that this takes.
     fn call<T: Task>(self, task: T) -> T::Output;
-
-    /// The same for products with a single query.
-    #[inline(always)]
-    fn call_for_one<T: Task>(self, task: T) -> T::Output {
-        self.call(task)
-    }
 
     /// The first `N * LANES` elements of a row; zero where there are fewer.
     fn load(self, row: &[Self::Element]) -> S::Vector;
@@ -85,15 +79,6 @@ pub(super) trait RowProduct<S: Simd, const N: usize>: Copy {
 
     /// Sums as scalars, in the order of the columns, times `factor` if they are sums of integers.
     fn in_order(self, sums: [S::Vector; N], factor: S::Scalar) -> [S::Vector; N];
-}
-
-/// Runs `task`, which computes products of so many queries, or digits of one.
-#[inline(always)]
-pub(super) fn call<S: Simd, P: RowProduct<S, N>, T: Task, const N: usize, const QUERIES: usize>(
-    product: P,
-    task: T,
-) -> T::Output {
-    if const { QUERIES == P::DIGITS } { product.call_for_one(task) } else { product.call(task) }
 }
 
 /// Of elements that become scalars, each in a lane of its own.
@@ -191,11 +176,6 @@ impl<S: Simd, P: Pairs<S>> RowProduct<S, 2> for InPairs<S, P> {
     }
 
     #[inline(always)]
-    fn call_for_one<T: Task>(self, task: T) -> T::Output {
-        self.pairs.call_for_one(task)
-    }
-
-    #[inline(always)]
     fn load(self, row: &[P::Number]) -> S::Vector {
         self.pairs.load(row)
     }
@@ -257,10 +237,10 @@ pub(super) struct InFours<S, F> {
     pub(super) fours: F,
 }
 
-/// What there is for bytes of so many queries. Products of several take longer in fours than in pairs.
+/// What there is for rows of so many bytes and as many queries. Products of several take longer in fours than in pairs, as do those of rows that are not whole runs of two vectors.
 #[inline(always)]
-pub(super) fn fours<S: Simd>(simd: S, count: usize) -> Option<S::I8Fours> {
-    if count == 1 { simd.i8_fours() } else { None }
+pub(super) fn fours<S: Simd>(simd: S, count: usize, dim: usize) -> Option<S::I8Fours> {
+    if count == 1 && dim.is_multiple_of(2 * 4 * S::LANES) { simd.i8_fours() } else { None }
 }
 
 impl<S: Simd, F: Fours<S>> RowProduct<S, 4> for InFours<S, F> {
@@ -350,7 +330,7 @@ macro_rules! with_product {
         } else if let (Some($strip), Some(pairs)) = ($strips.bf16(), $simd.bf16_pairs()) {
             let $product = InPairs { simd: $simd, pairs };
             $body
-        } else if let (Strips::I8($strip, _), Some(fours)) = ($strips, fours($simd, $count)) {
+        } else if let (Strips::I8($strip, _), Some(fours)) = ($strips, fours($simd, $count, $strips.dim())) {
             let $product = InFours { simd: $simd, fours };
             $body
         } else if let (Strips::I8($strip, _), Some(pairs)) = ($strips, $simd.i8_pairs()) {

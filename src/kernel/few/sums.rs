@@ -3,7 +3,7 @@
 use core::{ops::Range, ptr::null};
 
 use super::{
-    product::{RowProduct, call},
+    product::RowProduct,
     readers::{Asked, ReadRows, is_wide, read},
     room, touch, touch_line,
 };
@@ -101,12 +101,12 @@ impl<'t, S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'t, S, P, N> {
     /// [`WholeGroups`]
     #[inline(always)]
     fn run<const QUERIES: usize, const WIDTH: usize>(self, values: impl Reader<P::Element>) -> usize {
-        call::<_, _, _, N, QUERIES>(self.product, WholeGroups::<_, _, _, N, QUERIES, WIDTH>(self.of(values)))
+        self.product.call(WholeGroups::<_, _, _, N, QUERIES, WIDTH>(self.of(values)))
     }
 
     #[inline(always)]
     fn rest<const QUERIES: usize>(self, values: impl Reader<P::Element>, first: usize) {
-        call::<_, _, _, N, QUERIES>(self.product, RestOfGroups::<_, _, _, N, QUERIES> { sums: self.of(values), first });
+        self.product.call(RestOfGroups::<_, _, _, N, QUERIES> { sums: self.of(values), first });
     }
 }
 

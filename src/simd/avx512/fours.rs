@@ -23,7 +23,7 @@ impl Joins<Avx512, 4, 2> for I8Fours {
         unsafe {
             let ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
             let cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
-            // Such that what is left are the digits.
+            // The low digit may be negative, so that the high one is that of the nearest multiple.
             let half = _mm512_set1_epi16(1 << 7);
             let high = |numbers| _mm512_srai_epi16::<8>(_mm512_add_epi16(numbers, half));
             let low = |numbers| _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(numbers));
