@@ -40,6 +40,21 @@ fn dimensions_about_vectors() {
     }
 }
 
+/// A single query's bytes are multiplied by the four, if rows are whole runs of 128, and rows of values are by the four as well.
+#[test]
+fn rows_of_bytes_in_runs() {
+    for dim in [128, 256, 384] {
+        for kv_len in [1, 2, 3, 4, 5, 63, 65, 66, 127, 130, 255, 511, 514, 700] {
+            check(&of_bytes([1, kv_len], [dim, 2]));
+            check(&of_bytes([1, kv_len], [2, dim]));
+            let both = of_bytes([1, kv_len], [dim; 2]);
+            check(&Plan { cache: Cache { page_size: Some(7), ..BYTES }, ..both });
+            check(&Plan { mask: Some(GridPlan::HALF), ..both });
+            check(&Plan { band: Band::window(Some(kv_len / 2), Some(0)), ..both });
+        }
+    }
+}
+
 /// Sums of 32 bits might not hold the products of more than 512 elements.
 #[test]
 fn rows_of_many_bytes() {
@@ -248,6 +263,12 @@ fn queries_that_no_integers_stand_for() {
             let tiny = plain.clone().with(|case| case.q.row_mut([0, 0, 2]).fill(x));
             Oracle::new(&tiny).check(backend, &tiny.run(backend));
         }
+    }
+    let single = of_bytes([1, 150], [128, 128]).case();
+    for x in GARBAGE.into_iter().chain([1e-38, 1e-42, 3e38]) {
+        let spoilt = single.clone().with(|case| case.q.row_mut([0, 0, 0])[3] = x);
+        let oracle = Oracle::new(&spoilt);
+        backends().for_each(|backend| oracle.check(backend, &spoilt.run(backend)));
     }
 }
 
