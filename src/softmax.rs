@@ -316,6 +316,13 @@ impl<'t, S: Simd> FewScores<'t, S> {
         FewScores { simd: self.simd, vectors, count: self.count, tiles: tiles.len(), len }
     }
 
+    /// Those of the queries, if there are up to four, or of four from this one on, for which there is room.
+    #[inline(always)]
+    pub(crate) fn four_queries(&mut self, first: usize) -> FewScores<'_, S> {
+        let vectors = self.vectors.get_mut(first * Self::OF_QUERY..).unwrap_or_default();
+        FewScores { simd: self.simd, vectors, count: self.count.min(4), tiles: self.tiles, len: self.len }
+    }
+
     pub(crate) const fn vectors(&self) -> &[S::Vector] {
         self.vectors
     }

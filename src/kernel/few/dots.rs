@@ -9,7 +9,6 @@ use core::{
 use super::{
     product::RowProduct,
     readers::{Asked, ReadRows, read},
-    room,
 };
 use crate::{
     simd::{Simd, Task},
@@ -71,18 +70,20 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
 
     #[inline(always)]
     fn several<R: Reader<P::Element>>(self, keys: R) {
-        match room::<S>(self.scores.count) {
-            _ if const { P::DIGITS > 1 } => {}
-            8 if const { S::FEW == 8 } => self.run::<8, 2, 1>(keys),
-            _ if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } => self.run::<4, 2, 4>(keys),
+        if const { P::DIGITS > 1 } {
+            // These are of one query.
+        } else if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } {
+            self.run::<4, 2, 4>(keys);
+        } else if const { S::FEW == 8 && !R::SOON } {
             // The fewer rows at once, the fewer streams for a CPU to follow.
-            _ if const { S::FEW == 8 && !R::SOON } => self.run::<4, 4, 1>(keys),
+            self.run::<4, 4, 1>(keys);
+        } else if const { S::FEW == 4 && R::SOON && size_of::<P::Element>() < size_of::<S::Scalar>() } {
             // Sums for all registers, and of each key a cache line.
-            _ if const { S::FEW == 4 && R::SOON && size_of::<P::Element>() < size_of::<S::Scalar>() } => {
-                self.run::<4, 3, 4>(keys);
-            }
-            _ if const { S::FEW == 4 && R::SOON } => self.run::<4, 3, 2>(keys),
-            _ => self.run::<4, 2, 1>(keys),
+            self.run::<4, 3, 4>(keys);
+        } else if const { S::FEW == 4 && R::SOON } {
+            self.run::<4, 3, 2>(keys);
+        } else {
+            self.run::<4, 2, 1>(keys);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::{array::from_fn, slice::from_ref};
 
-use super::{room, touch};
+use super::touch;
 use crate::{
     kernel::transpose::load_square,
     score::{function::Score, lanes::InLanes, product::Function},
@@ -21,9 +21,9 @@ pub(super) fn in_order_products<S: Simd, F: Score>(
     scores: &mut FewScores<'_, S>,
 ) {
     let simd = scores.simd;
-    match room::<S>(scores.count) {
-        8 if const { S::FEW == 8 } => simd.call(InOrder::<_, _, 8> { function, queries, keys, scores }),
-        4 if const { S::FEW > 1 } => simd.call(InOrder::<_, _, 4> { function, queries, keys, scores }),
+    match scores.count {
+        5.. if const { S::FEW == 8 } => simd.call(InOrder::<_, _, 8> { function, queries, keys, scores }),
+        2.. if const { S::FEW > 1 } => simd.call(InOrder::<_, _, 4> { function, queries, keys, scores }),
         _ => simd.call(InOrder::<_, _, 1> { function, queries, keys, scores }),
     }
 }

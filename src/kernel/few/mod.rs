@@ -78,17 +78,19 @@ impl Products {
     }
 }
 
-/// How many queries the products are computed for where there are `count`: 1, 4 or 8.
+/// How many queries products are computed for at once where there are `count`: 1, or 4. Keys and values are read anew for the next four, then from a cache.
 #[inline(always)]
 const fn room<S: Simd>(count: usize) -> usize {
-    match (count, S::FEW) {
-        (1, _) | (_, 1) => 1,
-        (5.., 8) => 8,
-        _ => 4,
-    }
+    if count == 1 || S::FEW == 1 { 1 } else { 4 }
 }
 
-/// Queries as [`multiply_keys`] wants them, scaled; past the last one, it is repeated.
+/// Rows of queries there is room for where there are `count`.
+#[inline(always)]
+const fn rows<S: Simd>(count: usize) -> usize {
+    count.next_multiple_of(room::<S>(count))
+}
+
+/// Queries as [`multiply_keys`] wants them, scaled, [`room`] by `room`; past the last one, it is repeated.
 ///
 /// # Safety
 ///
@@ -102,12 +104,15 @@ pub(super) unsafe fn load<S: Simd, T: Load>(
     to: &mut [S::Vector],
 ) {
     let (scale, mut to) = (simd.broadcast(scale), to.iter_mut());
-    for t in (0..dim).step_by(S::LANES) {
-        for i in 0..room::<S>(len) {
-            // SAFETY: the caller's promise.
-            let elements = unsafe { core::slice::from_raw_parts(row(i.min(len - 1)).add(t), S::LANES.min(dim - t)) };
-            if let Some(to) = to.next() {
-                *to = simd.mul(T::load(simd, elements), scale);
+    for first in (0..len).step_by(4) {
+        for t in (0..dim).step_by(S::LANES) {
+            for i in first..first + room::<S>(len) {
+                // SAFETY: the caller's promise.
+                let elements =
+                    unsafe { core::slice::from_raw_parts(row(i.min(len - 1)).add(t), S::LANES.min(dim - t)) };
+                if let Some(to) = to.next() {
+                    *to = simd.mul(T::load(simd, elements), scale);
+                }
             }
         }
     }
@@ -162,7 +167,7 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
     pub(super) fn round_queries(&mut self) {
         let Self { simd, head, .. } = *self;
         let Some([keys, _]) = head.kv().filter(|_| self.products == Products::FewInPairs) else { return };
-        let (rows, vectors) = (room::<S>(self.of.len), keys.dim().div_ceil(S::LANES));
+        let (rows, vectors) = (rows::<S>(self.of.len), keys.dim().div_ceil(S::LANES));
         let Some((from, to)) = self.queries.as_flattened_mut().split_at_mut_checked(rows * vectors) else { return };
         self.rounded = round(simd, &keys, Numbers::OfQueries, [rows, vectors], from, to);
         self.rounded.factors.iter_mut().for_each(|factor| *factor = *factor * head.call.query_factor);
@@ -253,10 +258,10 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
             len,
             in_order: self.in_order(part),
             are_marked: is_marked && !values.strips.have_scales(),
-            factors: &Rounded::NOT.factors,
-            rescale,
+            factors: [S::Scalar::ONE; 4],
+            rescale: [S::Scalar::ONE; 4],
         };
-        self.few_with_values(values, &weights, weighed, room.tile);
+        self.few_with_values(values, &weights, weighed, rescale, room.tile);
     }
 
     /// The products with keys, as many as scores.
@@ -264,12 +269,15 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
     fn few_with_keys(&self, keys: RawRows<'_, S::Scalar>, scores: &mut FewScores<'_, S>) {
         let RawRows { strips, first } = keys;
         let (simd, in_pairs, all) = (scores.simd, self.products == Products::FewInPairs, self.queries.as_flattened());
-        let (rows, vectors) = (room::<S>(scores.count), strips.dim().div_ceil(S::LANES));
-        let queries = all.get(if in_pairs { rows * vectors } else { 0 }..).unwrap_or_default();
-        simd.multiply_keys(queries, in_pairs, keys, scores);
+        let size = [rows::<S>(scores.count), strips.dim().div_ceil(S::LANES)];
+        let (start, of_query) = if in_pairs { (size[0] * size[1], size[1].div_ceil(2)) } else { (0, size[1]) };
+        for first in (0..scores.count).step_by(4) {
+            let queries = all.get(start + first * of_query..).unwrap_or_default();
+            simd.multiply_keys(queries, in_pairs, keys, &mut scores.four_queries(first));
+        }
         if let Strips::I8(strip, _) = strips {
             for i in self.rounded.exact_rows() {
-                let query = Numbers::OfQueries.grid::<S>(rows, all);
+                let query = Numbers::OfQueries.grid::<S>(size, all);
                 simd.call(ExactScores { query, i, keys: strip.walk(first), scores });
             }
         }
@@ -295,6 +303,7 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
         values: RawRows<'_, S::Scalar>,
         weights: &FewScores<'_, S>,
         single: Weights<'_, S>,
+        rescale: S::Vector,
         room: &mut [S::Vector],
     ) {
         let RawRows { strips, first } = values;
@@ -307,8 +316,21 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
             rounded = round(simd, &strips, Numbers::OfWeights, [weights.count, vectors], weights.vectors(), room);
             elements = scratch::elements::<S>(room);
         }
-        let weights = Weights { elements, factors: &rounded.factors, ..single };
-        simd.add_values(weights, in_pairs, values, output);
+        let of_query = Weights::<S>::stride(if in_pairs { 2 } else { 1 });
+        let mut numbers = [S::Scalar::ZERO; 16];
+        simd.store(rescale, &mut numbers);
+        let (rescale, factors) = (numbers.as_chunks().0, rounded.factors.as_chunks().0);
+        for (first, (rescale, factors)) in (0..weights.count).step_by(4).zip(rescale.iter().zip(factors)) {
+            let weights = Weights {
+                elements: elements.get(first * of_query..).unwrap_or_default(),
+                count: weights.count.min(4),
+                factors: *factors,
+                rescale: *rescale,
+                ..single
+            };
+            let output = output.get_mut(first * strips.dim().div_ceil(S::LANES)..).unwrap_or_default();
+            simd.add_values(weights, in_pairs, values, output);
+        }
         if let Strips::I8(strip, _) = strips {
             for i in rounded.exact_rows() {
                 let of_query =

@@ -31,42 +31,49 @@ impl<E: Scalar> Rounded<E> {
     }
 }
 
-/// Vector `v` of row `i` is `vectors[i * strides[0] + v * strides[1]]`.
+/// Vectors of rows, four of which belong together.
 pub(super) struct Grid<V> {
     vectors: V,
-    strides: [usize; 2],
+    /// From four rows to the next four, from one of them to the next, and from a row's vector to the next.
+    strides: [usize; 3],
 }
 
 impl<V> Grid<V> {
     #[inline(always)]
     fn index(&self, i: usize, v: usize) -> usize {
-        i * self.strides[0] + v * self.strides[1]
+        i / 4 * self.strides[0] + i % 4 * self.strides[1] + v * self.strides[2]
     }
 }
 
 /// Which numbers, and so how their vectors lie.
 #[derive(Clone, Copy)]
 pub(super) enum Numbers {
-    /// One vector of each query after the other.
+    /// Four queries after each other, one vector of each after the other.
     OfQueries,
     /// One query after the other.
     OfWeights,
 }
 
 impl Numbers {
-    /// Those of `rows` queries, so many in a lane, each of so many digits, which are as rows of their own.
+    /// Those of so many rows and vectors, `in_lane` of which share one, each of so many digits, which are as rows of their own.
     #[inline(always)]
-    const fn strides<S: Simd>(self, rows: usize, in_lane: usize, digits: usize) -> [usize; 2] {
+    const fn strides<S: Simd>(self, [rows, vectors]: [usize; 2], in_lane: usize, digits: usize) -> [usize; 3] {
         match self {
-            Self::OfQueries => [1, rows * digits],
-            Self::OfWeights => [Weights::<S>::stride(in_lane) / S::LANES, 1],
+            Self::OfQueries => {
+                let at_once = if rows < 4 { rows * digits } else { 4 };
+                [at_once * vectors.div_ceil(in_lane), 1, at_once]
+            }
+            Self::OfWeights => {
+                let of_query = Weights::<S>::stride(in_lane) / S::LANES;
+                [4 * of_query, of_query, 1]
+            }
         }
     }
 
     /// As they are.
     #[inline(always)]
-    pub(super) const fn grid<S: Simd>(self, rows: usize, vectors: &[S::Vector]) -> Grid<&[S::Vector]> {
-        Grid { vectors, strides: self.strides::<S>(rows, 1, 1) }
+    pub(super) const fn grid<S: Simd>(self, size: [usize; 2], vectors: &[S::Vector]) -> Grid<&[S::Vector]> {
+        Grid { vectors, strides: self.strides::<S>(size, 1, 1) }
     }
 }
 
@@ -86,12 +93,13 @@ impl<'t, S: Simd, J: Joins<S, N, DIGITS>, const N: usize, const DIGITS: usize> R
         simd: S,
         joins: J,
         numbers: Numbers,
-        [rows, vectors]: [usize; 2],
+        size: [usize; 2],
         from: &'t [S::Vector],
         to: &'t mut [S::Vector],
     ) -> Self {
-        let to = Grid { vectors: to, strides: numbers.strides::<S>(rows, N, DIGITS) };
-        Self { simd, joins, from: numbers.grid::<S>(rows, from), rows, vectors, to }
+        let to = Grid { vectors: to, strides: numbers.strides::<S>(size, N, DIGITS) };
+        let [rows, vectors] = size;
+        Self { simd, joins, from: numbers.grid::<S>(size, from), rows, vectors, to }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub struct Weights<'t, S: Simd> {
     pub(super) simd: S,
-    /// Those of a query, one number or pair of numbers after the other; there is room for [`FEW`](Simd::FEW) queries.
+    /// Those of a query, one number or pair of numbers after the other; there is room for four queries, or for one.
     pub(super) elements: &'t [S::Scalar],
     /// Queries.
     pub(super) count: usize,
@@ -30,9 +30,9 @@ pub struct Weights<'t, S: Simd> {
     /// Whether keys that are masked are marked by negative weights.
     pub(super) are_marked: bool,
     /// What sums of integers are to be multiplied with, of each query.
-    pub(super) factors: &'t [S::Scalar; 16],
+    pub(super) factors: [S::Scalar; 4],
     /// What earlier sums are to be multiplied with, of each query.
-    pub(super) rescale: S::Vector,
+    pub(super) rescale: [S::Scalar; 4],
 }
 
 impl<S: Simd> Weights<'_, S> {
@@ -77,7 +77,6 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
         let to = SumsOf::<_, _, N> { product, weights, output };
         match room::<S>(weights.count) {
             _ if const { P::DIGITS == 2 } => to.rest::<2>(rows, done),
-            8 if const { S::FEW == 8 } => to.rest::<8>(rows, done),
             4 if const { S::FEW >= 4 } => to.rest::<4>(rows, done),
             _ => to.rest::<1>(rows, done),
         }
@@ -133,18 +132,23 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
 
     #[inline(always)]
     fn several<R: Reader<P::Element>>(self, values: R) -> usize {
-        match room::<S>(self.weights.count) {
-            _ if const { P::DIGITS > 1 } => 0,
-            8 if const { S::FEW == 8 && N == 2 } => self.run::<8, 1>(values),
-            8 if const { S::FEW == 8 } => self.run::<8, 2>(values),
+        if const { P::DIGITS > 1 } {
+            0
+        } else if const { S::FEW == 8 && R::SOON && N == 2 } {
             // Columns for all registers, or more: weights are read again for each product, or sums kept in memory, but rows are read once.
-            _ if const { S::FEW == 8 && R::SOON && N == 2 } => self.run::<4, 4>(values),
-            _ if const { S::FEW == 8 && R::SOON } => self.run::<4, 8>(values),
-            _ if const { S::FEW == 8 && N == 2 } => self.run::<4, 2>(values),
-            _ if const { S::FEW == 8 } => self.run::<4, 4>(values),
-            _ if const { N == 2 } => self.run::<4, { width_in_turn(2) }>(values),
-            _ if const { R::SOON } => self.run::<4, { width_in_turn(1) }>(values),
-            _ => self.run::<4, 2>(values),
+            self.run::<4, 4>(values)
+        } else if const { S::FEW == 8 && R::SOON } {
+            self.run::<4, 8>(values)
+        } else if const { S::FEW == 8 && N == 2 } {
+            self.run::<4, 2>(values)
+        } else if const { S::FEW == 8 } {
+            self.run::<4, 4>(values)
+        } else if const { N == 2 } {
+            self.run::<4, { width_in_turn(2) }>(values)
+        } else if const { R::SOON } {
+            self.run::<4, { width_in_turn(1) }>(values)
+        } else {
+            self.run::<4, 2>(values)
         }
     }
 }
@@ -176,7 +180,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         let mut done = 0;
         for keys in self.0.weights.blocks(self.keys_at_once()) {
             done = self.add(&mut values, &keys);
-            self.0.weights.rescale = self.0.weights.simd.splat(1.0);
+            self.0.weights.rescale = [S::Scalar::ONE; 4];
             values.stay();
         }
         done
@@ -258,7 +262,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
                     sums.columns::<1, false>(&mut values, &keys, &columns);
                 }
             }
-            sums.weights.rescale = sums.weights.simd.splat(1.0);
+            sums.weights.rescale = [S::Scalar::ONE; 4];
             values.stay();
         }
     }
@@ -578,8 +582,6 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     fn store<const GROUPS: usize>(&mut self, first: usize, mut sums: [[[S::Vector; N]; GROUPS]; QUERIES]) {
         let Self { product, weights, ref values, .. } = *self;
         let (simd, per_query) = (weights.simd, values.dim().div_ceil(S::LANES));
-        let mut rescale = [S::Scalar::ZERO; 16];
-        simd.store(weights.rescale, &mut rescale);
         if const { P::DIGITS > 1 }
             && let [number, digits @ ..] = sums.as_mut_slice()
         {
@@ -589,7 +591,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             }
         }
         for i in 0..const { QUERIES / P::DIGITS } {
-            let (rescale, factor) = (simd.broadcast(rescale[i]), weights.factors[i]);
+            let (rescale, factor) = (simd.broadcast(weights.rescale[i]), weights.factors[i]);
             let add = |output: &mut S::Vector, sum| *output = simd.mul_add(*output, rescale, sum);
             let Some(row) = self.output.get_mut(i * per_query + first..(i + 1) * per_query) else { return };
             if let Some(groups) = row.as_chunks_mut::<N>().0.first_chunk_mut::<GROUPS>() {
