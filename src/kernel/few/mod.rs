@@ -320,15 +320,15 @@ impl<S: Simd, F: Score, const COLS: usize> Block<'_, S, F, COLS> {
         let mut numbers = [S::Scalar::ZERO; 16];
         simd.store(rescale, &mut numbers);
         let (rescale, factors) = (numbers.as_chunks().0, rounded.factors.as_chunks().0);
-        for (first, (rescale, factors)) in (0..weights.count).step_by(4).zip(rescale.iter().zip(factors)) {
+        for (query, (rescale, factors)) in (0..weights.count).step_by(4).zip(rescale.iter().zip(factors)) {
             let weights = Weights {
-                elements: elements.get(first * of_query..).unwrap_or_default(),
+                elements: elements.get(query * of_query..).unwrap_or_default(),
                 count: weights.count.min(4),
                 factors: *factors,
                 rescale: *rescale,
                 ..single
             };
-            let output = output.get_mut(first * strips.dim().div_ceil(S::LANES)..).unwrap_or_default();
+            let output = output.get_mut(query * strips.dim().div_ceil(S::LANES)..).unwrap_or_default();
             simd.add_values(weights, in_pairs, values, output);
         }
         if let Strips::I8(strip, _) = strips {
