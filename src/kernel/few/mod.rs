@@ -90,7 +90,7 @@ const fn rows<S: Simd>(count: usize) -> usize {
     count.next_multiple_of(room::<S>(count))
 }
 
-/// Queries as [`multiply_keys`] wants them, scaled, [`room`] by `room`; past the last one, it is repeated.
+/// Queries as [`multiply_keys`] wants them, scaled: as many as there is [`room`] for, then the next ones; past the last one, it is repeated.
 ///
 /// # Safety
 ///
