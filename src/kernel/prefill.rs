@@ -144,8 +144,10 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
         raw: &mut [[S::Vector; COLS]],
     ) -> Option<Block<'b, S, F, COLS>> {
         let products = self.products;
-        let [q, o] = products.rows::<S>(head.call.kv.shape().dim, self.output.dim()).map(|rows| scratch.take(rows));
-        let (q, o, queries) = (q?, o?, self.queries.part(first, COLS * S::LANES));
+        let queries = self.queries.part(first, COLS * S::LANES);
+        let rows = products.rows::<S>(queries.len, [head.call.kv.shape().dim, self.output.dim()]);
+        let [q, o] = rows.map(|rows| scratch.take(rows));
+        let (q, o) = (q?, o?);
         let factor = if products.are_in_pairs() { E::ONE } else { head.call.query_factor };
         let load = LoadQueries { simd, from: &self.rows, first, products, factor, to: &mut *q };
         load_queries::<_, _, ROWS, NARROW, COLS>(head, load, raw);

@@ -57,10 +57,10 @@ impl Products {
         self.key_tile::<S>().saturating_mul(NonZeroUsize::MIN.saturating_add(tiles - 1))
     }
 
-    /// Rows of scratch for queries of `key_dim` elements, and for what they gather of `value_dim`.
+    /// Rows of scratch for `count` queries of `key_dim` elements, and for what they gather of `value_dim`.
     #[inline(always)]
-    pub(super) fn rows<S: Simd>(self, key_dim: usize, value_dim: usize) -> [usize; 2] {
-        let whole_vectors = |dim: usize| dim.max(S::FEW * dim.div_ceil(S::LANES));
+    pub(super) fn rows<S: Simd>(self, count: usize, [key_dim, value_dim]: [usize; 2]) -> [usize; 2] {
+        let whole_vectors = |dim: usize| rows::<S>(count) * dim.div_ceil(S::LANES);
         match self {
             Self::Many | Self::ManyInPairs => [key_dim, value_dim],
             // Queries as they are, then in pairs.
@@ -70,10 +70,7 @@ impl Products {
             Self::FewInOrder => [key_dim, whole_vectors(value_dim)],
             Self::Few => [whole_vectors(key_dim), whole_vectors(value_dim)],
             // Queries as they are, and in pairs.
-            Self::FewInPairs => [
-                key_dim.max(S::FEW * (key_dim.div_ceil(S::LANES) + key_dim.div_ceil(2 * S::LANES))),
-                whole_vectors(value_dim),
-            ],
+            Self::FewInPairs => [whole_vectors(key_dim) + whole_vectors(key_dim.div_ceil(2)), whole_vectors(value_dim)],
         }
     }
 }
