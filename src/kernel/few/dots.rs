@@ -135,15 +135,16 @@ impl<
         let Some((whole, rest)) = queries.split_at_checked(dim / width) else { return };
         let last = rest.first().filter(|_| dim % width > 0).map(|queries| (queries, dim % width));
         let (runs, whole) = whole.as_chunks::<RUN>();
-        let rest = Rest { whole, last };
-        match runs {
-            _ if const { takes_registers(KEYS) } => self.multiply_by_threes(runs, rest),
+        let queries = Queries { runs, whole, last };
+        match queries {
+            _ if const { takes_registers(KEYS) } => self.multiply_by_threes(queries),
             // There are registers for all of the queries.
-            [run] if const { S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16 } && rest.is_empty() => {
+            Queries { runs: [run], whole: [], last: None } if const { S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16 } =>
+            {
                 let run = [*run];
-                self.multiply(&run, Rest { whole: &[], last: None });
+                self.multiply(Queries { runs: &run, whole: &[], last: None });
             }
-            _ => self.multiply(runs, rest),
+            _ => self.multiply(queries),
         }
     }
 }
@@ -176,29 +177,25 @@ impl<
         start
     }
 
-    /// With queries in runs and what is left.
+    /// For four keys at a time.
     #[inline(always)]
-    fn multiply(self, runs: &[[[S::Vector; QUERIES]; RUN]], rest: Rest<'_, S::Vector, QUERIES>) {
+    fn multiply(self, queries: Queries<'_, S::Vector, QUERIES, RUN>) {
         let start = self.start();
         let Self { product, mut keys, scores, .. } = self;
         let (simd, len) = (scores.simd, scores.len);
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
-            let mut rows = keys.next_group::<4>(len - first);
-            let mut sums = [start; 4];
-            for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
-                // SAFETY: the rows exist, and have as many elements.
-                unsafe { add_runs(product, runs, rows, sums, &mut keys) };
-                if QUERIES == 4 && KEYS == 2 && S::FEW < 8 {
-                    // With sixteen registers, those are for the next keys.
-                    *sums = black_box(*sums);
-                }
+            let (rows, mut sums) = (keys.next_group(len - first), [start; 4]);
+            // Not in a loop, which would keep sums in memory.
+            Self::add_keys(0, product, queries, rows, &mut sums, &mut keys);
+            if const { KEYS < 2 } {
+                Self::add_keys(1, product, queries, rows, &mut sums, &mut keys);
             }
-            if !rest.is_empty() {
-                for (rows, sums) in rows.as_chunks_mut::<KEYS>().0.iter_mut().zip(sums.as_chunks_mut::<KEYS>().0) {
-                    // SAFETY: the rows have as many elements more.
-                    unsafe { add_rest::<_, _, _, _, _, RUN>(product, rest, rows, sums, &mut keys) };
-                }
+            if const { KEYS < 4 } {
+                Self::add_keys(2, product, queries, rows, &mut sums, &mut keys);
+            }
+            if const { KEYS < 2 } {
+                Self::add_keys(3, product, queries, rows, &mut sums, &mut keys);
             }
             if Self::OF_ONE {
                 // To add up lanes takes long: while this is done for some keys, the products with the next ones are under way.
@@ -212,20 +209,36 @@ impl<
         }
     }
 
+    /// Adds the products with `KEYS` of four rows, from number `first` on.
+    #[inline(always)]
+    fn add_keys(
+        first: usize,
+        product: P,
+        queries: Queries<'_, S::Vector, QUERIES, RUN>,
+        rows: [*const P::Element; 4],
+        sums: &mut [[S::Vector; QUERIES]; 4],
+        reader: &mut R,
+    ) {
+        let Some(rows) = rows.get(first..).and_then(<[_]>::first_chunk::<KEYS>) else { return };
+        let Some(sums) = sums.get_mut(first..).and_then(<[_]>::first_chunk_mut::<KEYS>) else { return };
+        // SAFETY: the rows exist, and have as many elements.
+        unsafe { add_rows(product, queries, *rows, sums, reader) };
+        if QUERIES == 4 && KEYS == 2 && S::FEW < 8 {
+            // With sixteen registers, those are for the next keys.
+            *sums = black_box(*sums);
+        }
+    }
+
     /// The same for three keys at a time, whose sums with four queries take all registers, and are scores before the next keys are read.
     #[inline(always)]
-    fn multiply_by_threes(self, runs: &[[[S::Vector; QUERIES]; RUN]], rest: Rest<'_, S::Vector, QUERIES>) {
+    fn multiply_by_threes(self, queries: Queries<'_, S::Vector, QUERIES, RUN>) {
         let Self { product, mut keys, scores, .. } = self;
         let len = scores.len;
         for first in (0..len).step_by(KEYS) {
-            let mut rows = keys.next_group(len - first);
+            let rows = keys.next_group(len - first);
             let mut sums = [[scores.simd.splat(0.0); QUERIES]; KEYS];
             // SAFETY: the rows exist, and have as many elements.
-            unsafe { add_runs(product, runs, &mut rows, &mut sums, &mut keys) };
-            if !rest.is_empty() {
-                // SAFETY: the rows have as many elements more.
-                unsafe { add_rest::<_, _, _, _, _, RUN>(product, rest, &mut rows, &mut sums, &mut keys) };
-            }
+            unsafe { add_rows(product, queries, rows, &mut sums, &mut keys) };
             for k in 0..KEYS {
                 if first + k < len
                     && let Some(sums) = sums[k].first_chunk()
@@ -273,28 +286,25 @@ fn number<S: Simd, P: RowProduct<S, N>, const N: usize, const DIGITS: usize>(
     number
 }
 
-/// Vectors of the elements of each query that are fewer than are multiplied in one go.
+/// Vectors of the elements of each query.
 #[derive(Clone, Copy)]
-struct Rest<'t, V, const QUERIES: usize> {
+struct Queries<'t, V, const QUERIES: usize, const RUN: usize> {
+    /// Those that are multiplied in one go.
+    runs: &'t [[[V; QUERIES]; RUN]],
+    /// Fewer than that.
     whole: &'t [[V; QUERIES]],
     /// One of so many elements.
     last: Option<(&'t [V; QUERIES], usize)>,
 }
 
-impl<V, const QUERIES: usize> Rest<'_, V, QUERIES> {
-    #[inline(always)]
-    const fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.last.is_none()
-    }
-}
-
-/// Adds the products with the last elements of some rows: half of `RUN` vectors at a time where vectors are so wide that it matters, then single ones.
+/// Adds the products of queries with some rows: of elements that are no whole run, half of `RUN` vectors at a time where these are so wide that it matters,
+/// then single ones.
 ///
 /// # Safety
 ///
 /// The rows have as many elements.
 #[inline(always)]
-unsafe fn add_rest<
+unsafe fn add_rows<
     S: Simd,
     P: RowProduct<S, N>,
     const N: usize,
@@ -303,32 +313,36 @@ unsafe fn add_rest<
     const RUN: usize,
 >(
     product: P,
-    Rest { mut whole, last }: Rest<'_, S::Vector, QUERIES>,
-    rows: &mut [*const P::Element; KEYS],
+    Queries { runs, mut whole, last }: Queries<'_, S::Vector, QUERIES, RUN>,
+    mut rows: [*const P::Element; KEYS],
     sums: &mut [[S::Vector; QUERIES]; KEYS],
     reader: &mut impl Reader<P::Element>,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        add_runs(product, runs, &mut rows, sums, reader);
+        if whole.is_empty() && last.is_none() {
+            return;
+        }
         if const { RUN == 8 && S::FEW == 8 } {
             let (run, single) = whole.as_chunks::<4>();
-            add_runs(product, run, rows, sums, reader);
+            add_runs(product, run, &mut rows, sums, reader);
             whole = single;
         }
         if const { RUN == 4 } {
             let (run, single) = whole.as_chunks::<2>();
-            add_runs(product, run, rows, sums, reader);
+            add_runs(product, run, &mut rows, sums, reader);
             whole = single;
         }
         if const { RUN > 1 } {
-            add_runs(product, whole.as_chunks::<1>().0, rows, sums, reader);
+            add_runs(product, whole.as_chunks::<1>().0, &mut rows, sums, reader);
         }
         if let Some((queries, len)) = last {
             let mut keys = [product.simd().splat(0.0); KEYS];
-            for (key, row) in keys.iter_mut().zip(rows.iter()) {
-                *key = product.load(core::slice::from_raw_parts(*row, len));
+            for (key, row) in keys.iter_mut().zip(rows) {
+                *key = product.load(core::slice::from_raw_parts(row, len));
             }
-            reader.ask(*rows, len);
+            reader.ask(rows, len);
             add_products(product, queries, keys, sums);
         }
     }
