@@ -138,11 +138,14 @@ impl<
         let queries = Queries { runs, whole, last };
         match queries {
             _ if const { takes_registers(KEYS) } => self.multiply_by_threes(queries),
-            // There are registers for all of the queries.
-            Queries { runs: [run], whole: [], last: None } if const { S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16 } =>
-            {
-                let run = [*run];
-                self.multiply(Queries { runs: &run, whole: &[], last: None });
+            _ if const { !Self::HAS_REGISTERS } => self.multiply(queries),
+            Queries { runs: [run], whole: [], last: None } => self.multiply(Queries::run(&[*run])),
+            // With several keys at a time, it was no faster.
+            Queries { runs: [], whole: [a, b, c, d], last: None } if const { RUN == 8 && KEYS == 1 } => {
+                self.multiply(Queries::run(&[[*a, *b, *c, *d]]));
+            }
+            Queries { runs: [], whole: [a, b], last: None } if const { RUN == 4 } => {
+                self.multiply(Queries::run(&[[*a, *b]]));
             }
             _ => self.multiply(queries),
         }
@@ -162,6 +165,9 @@ impl<
     /// Whether rows are multiplied with one query.
     const OF_ONE: bool = QUERIES == P::DIGITS;
 
+    /// Whether there are registers for a run of the queries, if that is all of them.
+    const HAS_REGISTERS: bool = S::FEW == 8 && RUN > 1 && QUERIES * RUN <= 16;
+
     /// What sums begin with, so that those with a row of zeros are zero.
     #[inline(always)]
     fn start(&self) -> [S::Vector; QUERIES] {
@@ -179,7 +185,7 @@ impl<
 
     /// For four keys at a time.
     #[inline(always)]
-    fn multiply(self, queries: Queries<'_, S::Vector, QUERIES, RUN>) {
+    fn multiply<const OF: usize>(self, queries: Queries<'_, S::Vector, QUERIES, OF>) {
         let start = self.start();
         let Self { product, mut keys, scores, .. } = self;
         let (simd, len) = (scores.simd, scores.len);
@@ -211,10 +217,10 @@ impl<
 
     /// Adds the products with `KEYS` of four rows, from number `first` on.
     #[inline(always)]
-    fn add_keys(
+    fn add_keys<const OF: usize>(
         first: usize,
         product: P,
-        queries: Queries<'_, S::Vector, QUERIES, RUN>,
+        queries: Queries<'_, S::Vector, QUERIES, OF>,
         rows: [*const P::Element; 4],
         sums: &mut [[S::Vector; QUERIES]; 4],
         reader: &mut R,
@@ -295,6 +301,14 @@ struct Queries<'t, V, const QUERIES: usize, const RUN: usize> {
     whole: &'t [[V; QUERIES]],
     /// One of so many elements.
     last: Option<(&'t [V; QUERIES], usize)>,
+}
+
+impl<'t, V, const QUERIES: usize, const RUN: usize> Queries<'t, V, QUERIES, RUN> {
+    /// No more than one run.
+    #[inline(always)]
+    const fn run(run: &'t [[[V; QUERIES]; RUN]; 1]) -> Self {
+        Self { runs: run, whole: &[], last: None }
+    }
 }
 
 /// Adds the products of queries with some rows: of elements that are no whole run, half of `RUN` vectors at a time where these are so wide that it matters,
