@@ -192,16 +192,20 @@ impl<
         let mut waiting = [[simd.splat(0.0); QUERIES]; 4];
         for first in (0..len).step_by(4) {
             let (rows, mut sums) = (keys.next_group(len - first), [start; 4]);
-            // Not in a loop, which would keep sums in memory.
-            Self::add_keys(0, product, queries, rows, &mut sums, &mut keys);
-            if const { KEYS < 2 } {
-                Self::add_keys(1, product, queries, rows, &mut sums, &mut keys);
-            }
-            if const { KEYS < 4 } {
-                Self::add_keys(2, product, queries, rows, &mut sums, &mut keys);
-            }
-            if const { KEYS < 2 } {
-                Self::add_keys(3, product, queries, rows, &mut sums, &mut keys);
+            if const { S::FEW == 1 } {
+                (0..4).step_by(KEYS).for_each(|k| Self::add_keys(k, product, queries, rows, &mut sums, &mut keys));
+            } else {
+                // A loop would keep sums in memory.
+                Self::add_keys(0, product, queries, rows, &mut sums, &mut keys);
+                if const { KEYS < 2 } {
+                    Self::add_keys(1, product, queries, rows, &mut sums, &mut keys);
+                }
+                if const { KEYS < 4 } {
+                    Self::add_keys(2, product, queries, rows, &mut sums, &mut keys);
+                }
+                if const { KEYS < 2 } {
+                    Self::add_keys(3, product, queries, rows, &mut sums, &mut keys);
+                }
             }
             if Self::OF_ONE {
                 // To add up lanes takes long: while this is done for some keys, the products with the next ones are under way.
