@@ -73,12 +73,7 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Dots
         if const { P::DIGITS > 1 } {
             // These are of one query.
         } else if const { S::FEW == 8 && N == 2 && R::SOON && R::BY_ADDRESS } {
-            // Four vectors take longer than two where they are not all of a row.
-            if keys.dim().is_multiple_of(4 * N * S::LANES) {
-                self.run::<4, 2, 4>(keys);
-            } else {
-                self.run::<4, 2, 2>(keys);
-            }
+            self.run::<4, 2, 4>(keys);
         } else if const { S::FEW == 8 && !R::SOON } {
             // The fewer rows at once, the fewer streams for a CPU to follow.
             self.run::<4, 4, 1>(keys);
