@@ -2,7 +2,7 @@
 
 use crate::{
     kernel::{
-        Columns, Groups, multiply, multiply_unmarked,
+        Ahead, Columns, Groups, multiply, multiply_unmarked,
         reach::{Reach, multiply_within},
     },
     score::product::Product,
@@ -54,6 +54,8 @@ pub(crate) struct Sums<'a, S: Simd, P: Product<S>, const COLS: usize> {
     pub(crate) is_marked: bool,
     /// What the sums over earlier keys are to be multiplied with, if there are any.
     pub(crate) rescale: Option<[S::Vector; COLS]>,
+    /// Goes on with each group of columns.
+    pub(crate) ahead: Option<&'a Ahead<'a>>,
 }
 
 impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize, const WITHIN: bool> Task
@@ -74,7 +76,8 @@ impl<S: Simd, P: Product<S>, const COLS: usize, const WITHIN: bool> Groups<[S::V
 {
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, output: &mut [[S::Vector; COLS]; ROWS]) {
-        let Sums { product, weights, ref reach, values, is_marked, rescale } = self.0;
+        let Sums { product, weights, ref reach, values, is_marked, rescale, ahead } = self.0;
+        ahead.inspect(|ahead| ahead.step());
         let columns = Columns::new(0);
         debug_assert!(weights.len() <= values.len() && first + ROWS <= values.dim());
         // SAFETY: there are as many rows as weights, and each has these columns.

@@ -3,7 +3,7 @@
 use core::{array::from_fn, ops::Range};
 
 use super::{
-    Products,
+    Ahead, Products,
     few::Rounded,
     is_zero,
     key_tile::{KeyTile, RawRows},
@@ -29,9 +29,6 @@ use crate::{
 
 /// The weight of a key that is masked, where weights of zero would not do.
 const MARK: f32 = -1.0;
-
-/// How often a block asks for something while it attends to a tile.
-pub(super) const ASKS: usize = 3;
 
 /// One block of queries, and what it has gathered so far.
 pub(super) struct Block<'s, S: Simd, F, const COLS: usize> {
@@ -164,22 +161,20 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         &mut self,
         tile: &mut KeyTile<'_, '_, S::Scalar>,
         room: &mut Room<'_, S, COLS>,
-        mut ask: impl FnMut(),
+        ahead: &Ahead<'_>,
     ) {
         // A constant, so that products of few queries are not compiled for every number of columns.
         if const { COLS == 1 } && self.products.are_for_few() {
-            (0..ASKS).for_each(|_| ask());
+            ahead.step();
             return self.attend_few(tile, room);
         }
         let Some(visible) = self.visible(tile, &mut room.words) else { return };
         let Some(rows) = room.scores.get_mut(..visible.rows()) else { return };
-        ask();
-        let Some(max) = self.score::<ROWS, NARROW>(tile, &visible, rows) else { return };
-        ask();
+        let Some(max) = self.score::<ROWS, NARROW>(tile, &visible, rows, ahead) else { return };
         if self.products == Products::ManyInMatrices {
-            self.add_in_matrices(tile, &visible, max, rows, ask);
+            self.add_in_matrices(tile, &visible, max, rows, ahead);
         } else {
-            self.add::<ROWS, NARROW>(tile, &visible, max, rows, ask);
+            self.add::<ROWS, NARROW>(tile, &visible, max, rows, ahead);
         }
     }
 
@@ -211,9 +206,10 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         tile: &mut KeyTile<'_, '_, S::Scalar>,
         visible: &Visible<'_, S, COLS>,
         rows: &mut [[S::Vector; COLS]],
+        ahead: &Ahead<'_>,
     ) -> Option<[S::Vector; COLS]> {
         let (simd, scores) = (self.simd, visible.without_halves(rows));
-        let mut max = self.products_with_keys::<ROWS, NARROW>(tile, &visible.sight, scores)?;
+        let mut max = self.products_with_keys::<ROWS, NARROW>(tile, &visible.sight, scores, ahead)?;
         if !visible.is_all || self.head.modifies() {
             for (c, (max, words)) in max.iter_mut().zip(visible.words).enumerate() {
                 let column = self.column(c, visible.keys().start, words);
@@ -233,7 +229,7 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         visible: &Visible<'_, S, COLS>,
         max: [S::Vector; COLS],
         rows: &mut [[S::Vector; COLS]],
-        mut ask: impl FnMut(),
+        ahead: &Ahead<'_>,
     ) {
         let (simd, may_be_marked) = (self.simd, self.may_be_marked(visible));
         let is_marked = may_be_marked && self.trust == Trust::None && !tile.is_finite(simd);
@@ -248,8 +244,7 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
                 pairs.call(PairRows::<S, COLS> { pairs, rows: &mut *rows });
             }
         }
-        ask();
-        self.products_with_values::<ROWS, NARROW>(tile, &visible.sight, rows, is_marked, rescale);
+        self.products_with_values::<ROWS, NARROW>(tile, &visible.sight, rows, is_marked, rescale, ahead);
     }
 
     /// [`add`](Self::add) by the unit for matrices.
@@ -260,12 +255,12 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         visible: &Visible<'_, S, COLS>,
         max: [S::Vector; COLS],
         rows: &mut [[S::Vector; COLS]],
-        mut ask: impl FnMut(),
+        ahead: &Ahead<'_>,
     ) {
         let simd = self.simd;
         let is_unbounded = tile.is_known_unbounded() || self.may_be_marked(visible) && !tile.is_finite(simd);
         let rescale = self.weigh(max, visible, rows, false);
-        ask();
+        ahead.step();
         self.matrices_with_values(tile, visible.keys(), rows, is_unbounded, rescale);
         if is_unbounded {
             simd.call(UnpairRows { simd, rows: &mut *rows });
@@ -319,6 +314,7 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         tile: &mut KeyTile<'_, '_, S::Scalar>,
         sight: &Sight<COLS>,
         scores: &mut [[S::Vector; COLS]],
+        ahead: &Ahead<'_>,
     ) -> Option<[S::Vector; COLS]> {
         let (simd, head, queries, range) = (self.simd, self.head, &*self.queries, &sight.keys);
         let [factor, _] = head.factors_of_pairs();
@@ -326,17 +322,18 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         if let Some(matrices) = self.products.matrices(simd) {
             let (keys, first) = tile.matrix_keys(simd, range)?;
             let queries = queries.get(..keys.dim())?;
+            ahead.step();
             return Some(matrices.call(MatrixScores { simd, matrices, queries, keys, first, factor, scores }));
         }
         Some(match self.products.pairs(simd) {
             None => {
                 let (product, keys) = (head.function(simd), tile.keys(simd, range)?);
-                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores)
+                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores, ahead)
             }
             Some(pairs) => {
                 let (product, keys) = (PairDot { simd, pairs, factor }, tile.keys_in_pairs(simd, range)?);
                 let queries = queries.get(..keys.dim())?;
-                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores)
+                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores, ahead)
             }
         })
     }
@@ -350,19 +347,20 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
         weights: &[[S::Vector; COLS]],
         is_marked: bool,
         rescale: Option<[S::Vector; COLS]>,
+        ahead: &Ahead<'_>,
     ) -> Option<()> {
-        let (simd, range, output) = (self.simd, &sight.keys, &mut *self.output);
+        let (simd, range, output, ahead) = (self.simd, &sight.keys, &mut *self.output, Some(ahead));
         match self.products.pairs(simd) {
             None => {
                 let (product, reach) = (Function::dot(simd), sight.reach([0, 1]));
                 let values = tile.values(simd, range)?;
-                let sums = Sums { product, weights, reach, values, is_marked, rescale };
+                let sums = Sums { product, weights, reach, values, is_marked, rescale, ahead };
                 sums_within::<S, _, ROWS, NARROW, COLS>(range.start, sums, output);
             }
             Some(pairs) => {
                 let (product, reach) = (PairDot { simd, pairs, factor: None }, sight.reach([range.start % 2, 2]));
                 let (values, weights) = (tile.values_in_pairs(simd, range)?, weights.get(..weights.len() / 2)?);
-                let sums = Sums { product, weights, reach, values, is_marked, rescale };
+                let sums = Sums { product, weights, reach, values, is_marked, rescale, ahead };
                 sums_within::<S, _, ROWS, NARROW, COLS>(range.start / 2, sums, output);
             }
         }

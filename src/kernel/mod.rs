@@ -1,5 +1,6 @@
 //! The fused loops, and the register tile that both of their products are computed with.
 
+mod ahead;
 mod block;
 mod edges;
 mod few;
@@ -12,6 +13,7 @@ mod score_matrix;
 pub(crate) mod transpose;
 
 pub(crate) use self::{
+    ahead::Ahead,
     few::{Weights, add_values, multiply_keys, products_of_rows},
     key_tile::RawRows,
 };

@@ -7,8 +7,8 @@
 use core::{array::from_fn, num::NonZeroUsize, ops::Range};
 
 use super::{
-    Columns, Products,
-    block::{ASKS, Block, Room, Trust},
+    Ahead, Columns, Products,
+    block::{Block, Room, Trust},
     edges::{LoadQueries, StoreOutput},
     key_tile::Tiles,
     pairs::PairRows,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Stage,
     floats::{FloatRows, FloatRowsMut},
+    pieces::pieces,
     ranges,
     scalar::Scalar,
     score::{
@@ -180,16 +181,17 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
         let mut start = first / key_tile * key_tile.get();
         let keys_at_once = self.products.keys_at_once::<S>(tiles.are_raw());
         let seen = start..keys.end;
-        let visits = blocks.iter().flatten().map(|block| tiles_of(&block.keys(), &seen, keys_at_once));
-        let (mut asked, asks) = (0, NonZeroUsize::MIN.saturating_add(ASKS * visits.sum::<usize>()));
+        let ask = |i| self.prefetch(i);
+        let steps = blocks.iter().flatten().map(|block| {
+            let keys = block.keys();
+            self.steps::<S, ROWS>(&keys, tiles_of(&keys, &seen, keys_at_once))
+        });
+        let steps = steps.reduce(|[a, b], [c, d]| [a + c, b + d]).unwrap_or_default();
+        let ahead = Ahead::new(&ask, self.next_rows.map_or(0, |_| 2 * self.output.len()), steps);
         while start < keys.end {
             let mut tile = tiles.tile(start..keys.end.min(start + keys_at_once.get()), first);
             for block in blocks.iter_mut().flatten() {
-                let ask = || {
-                    self.prefetch(asked, asks);
-                    asked += 1;
-                };
-                block.attend::<ROWS, NARROW>(&mut tile, room, ask);
+                block.attend::<ROWS, NARROW>(&mut tile, room, &ahead);
             }
             start += keys_at_once.get();
         }
@@ -224,15 +226,25 @@ impl<'a, F: Score, E: Scalar> Unit<'a, F, E> {
         }
     }
 
-    /// Asks for a part of what lies at both ends of a unit, that number `asked` of so many: the rows that it will write, and the queries of the
-    /// next one. Few at a time, as more than can be under way have to be waited for.
+    /// Asks for what lies at both ends of a unit: row `i` of those that it will write, and of the queries of the next one.
+    fn prefetch(&self, i: usize) {
+        if i.is_multiple_of(2) {
+            self.output.prefetch(i / 2);
+        } else {
+            self.next_rows.inspect(|rows| rows.prefetch(i / 2));
+        }
+    }
+
+    /// How many steps a block that sees these keys takes to attend to them, about: to values, and to keys.
     #[inline(always)]
-    fn prefetch(&self, asked: usize, asks: NonZeroUsize) {
-        let Some(next) = &self.next_rows else { return };
-        let rows = self.output.len() / asks + 1;
-        for i in asked * rows..(asked + 1) * rows {
-            self.output.prefetch(i);
-            next.prefetch(i);
+    fn steps<S: Simd<Scalar = E>, const ROWS: usize>(&self, keys: &Range<usize>, tiles: usize) -> [usize; 2] {
+        match self.products {
+            Products::Many | Products::ManyInPairs => {
+                let at_once = self.products.keys_in_one::<S>();
+                let pieces = pieces(keys.start / at_once, keys.len() / at_once, S::PIECE).count();
+                [pieces * (self.output.dim() / ROWS), keys.len() / ROWS]
+            }
+            _ => [tiles, 0],
         }
     }
 }
@@ -251,12 +263,19 @@ fn load_queries<S: Simd, F: Score, const ROWS: usize, const NARROW: usize, const
     match projection {
         HeadProjection::Rows(keys) => {
             let (product, columns) = (Function::dot(simd), Columns::new(0));
-            simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries: raw, keys, scores: to });
+            simd.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> {
+                product,
+                columns,
+                queries: raw,
+                keys,
+                scores: to,
+                ahead: None,
+            });
         }
         HeadProjection::Columns(values) => {
             let product = Function::dot(simd);
             let (weights, reach) = (&*raw, Reach::whole(raw.len()));
-            let sums = Sums { product, weights, reach, values, is_marked: false, rescale: None };
+            let sums = Sums { product, weights, reach, values, is_marked: false, rescale: None, ahead: None };
             simd.call(Accumulate::<_, _, ROWS, NARROW, COLS, false> { sums, output: to });
         }
     }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Columns, add_rows};
+use super::{Ahead, Columns, add_rows};
 use crate::{
     pieces::pieces,
     score::{
@@ -70,11 +70,12 @@ pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NAR
     queries: &[[S::Vector; COLS]],
     keys: Rows<'_, P::Element>,
     scores: &mut [[S::Vector; COLS]],
+    ahead: &Ahead<'_>,
 ) -> [S::Vector; COLS] {
-    let (of_all, columns) = (reach.of_all(), Columns::new(0));
+    let (of_all, columns, ahead) = (reach.of_all(), Columns::new(0), ahead.or_never());
     let mut max = [product.simd().splat(f32::NEG_INFINITY); COLS];
     if let (Some(keys), Some(scores)) = (keys.range(of_all.start, of_all.len()), scores.get_mut(of_all)) {
-        max = product.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries, keys, scores });
+        max = product.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries, keys, scores, ahead });
     }
     if COLS == 1 || reach.is_even() {
         return max;
@@ -85,10 +86,24 @@ pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NAR
             if let (Some(keys), Some(scores)) = (keys.range(rows.start, rows.len()), scores.get_mut(rows)) {
                 if count == 1 {
                     let columns = Columns::new(first);
-                    product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> { product, columns, queries, keys, scores });
+                    product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> {
+                        product,
+                        columns,
+                        queries,
+                        keys,
+                        scores,
+                        ahead,
+                    });
                 } else {
                     let columns = Columns::new(first);
-                    product.call(Scores::<_, _, SINGLE, SINGLE, 2, COLS> { product, columns, queries, keys, scores });
+                    product.call(Scores::<_, _, SINGLE, SINGLE, 2, COLS> {
+                        product,
+                        columns,
+                        queries,
+                        keys,
+                        scores,
+                        ahead,
+                    });
                 }
             }
         }

@@ -89,7 +89,7 @@ impl<S: Simd, F: Score, const COLS: usize> StoreScores<'_, '_, '_, S, F, COLS> {
             block.look(column.first(), &range, &mut words);
         }
         let (product, queries) = (head.function(simd), &*block.queries);
-        simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { product, columns: column, queries, keys, scores });
+        simd.call(Scores::<_, _, ROWS, ROWS, 1, COLS> { product, columns: column, queries, keys, scores, ahead: None });
         let of_queries = block.column(column.first(), range.start, &words);
         let len = range.len();
         if !words.all || head.modifies() {

@@ -3,7 +3,7 @@
 use core::{array::from_fn, hint::black_box};
 
 use crate::{
-    kernel::{Columns, Groups, multiply, prefetch_next_group},
+    kernel::{Ahead, Columns, Groups, multiply, prefetch_next_group},
     score::product::Product,
     simd::{Simd, Task},
     view::Rows,
@@ -37,6 +37,8 @@ pub(crate) struct Scores<
     pub(crate) keys: Rows<'a, P::Element>,
     /// `[key][query]`, of as many keys or fewer
     pub(crate) scores: &'a mut [[S::Vector; COLS]],
+    /// Goes on with each group of keys.
+    pub(crate) ahead: Option<&'a Ahead<'a>>,
 }
 
 impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
@@ -46,9 +48,9 @@ impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: us
 
     #[inline(always)]
     fn run(self) -> [S::Vector; N] {
-        let Self { product, columns, queries, keys, scores } = self;
+        let Self { product, columns, queries, keys, scores, ahead } = self;
         let max = [product.simd().splat(f32::NEG_INFINITY); N];
-        let mut tile = Tile { product, columns, queries, keys, max };
+        let mut tile = Tile { product, columns, queries, keys, ahead, max };
         tile.all::<ROWS, NARROW>(scores);
         tile.max
     }
@@ -59,6 +61,7 @@ struct Tile<'a, S: Simd, P: Product<S>, const N: usize, const COLS: usize> {
     columns: Columns<N>,
     queries: &'a [[S::Vector; COLS]],
     keys: Rows<'a, P::Element>,
+    ahead: Option<&'a Ahead<'a>>,
     /// The largest scores so far.
     max: [S::Vector; N],
 }
@@ -68,8 +71,9 @@ impl<S: Simd, P: Product<S>, const N: usize, const COLS: usize> Groups<[S::Vecto
 
     #[inline(always)]
     fn group<const ROWS: usize>(&mut self, first: usize, scores: &mut [[S::Vector; COLS]; ROWS]) {
-        let Self { product, columns, queries, keys, .. } = *self;
+        let Self { product, columns, queries, keys, ahead, .. } = *self;
         let simd = product.simd();
+        ahead.inspect(|ahead| ahead.step());
         debug_assert!(first + ROWS <= keys.len() && queries.len() <= keys.dim());
         // Kept in registers: else each pointer would be computed in each step from the one before.
         let rows: [*const P::Element; ROWS] = black_box(from_fn(|i| keys.row_ptr(first + i)));
