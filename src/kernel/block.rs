@@ -3,7 +3,7 @@
 use core::{array::from_fn, ops::Range};
 
 use super::{
-    Ahead, Products,
+    Ahead, Columns, Products,
     few::Rounded,
     is_zero,
     key_tile::{KeyTile, RawRows},
@@ -21,6 +21,7 @@ use crate::{
         mask::{Look, Words},
         modify::{Apply, Column, Mark, Strided},
         product::{Function, PairDot},
+        tile::Scores,
     },
     simd::{Matrices, Pairs, Simd, Task},
     softmax::Softmax,
@@ -325,15 +326,18 @@ impl<'s, S: Simd, F: Score, const COLS: usize> Block<'s, S, F, COLS> {
             ahead.step();
             return Some(matrices.call(MatrixScores { simd, matrices, queries, keys, first, factor, scores }));
         }
+        let (reach, columns, ahead) = (sight.reach([0, 1]), Columns::new(0), ahead.or_never());
         Some(match self.products.pairs(simd) {
             None => {
                 let (product, keys) = (head.function(simd), tile.keys(simd, range)?);
-                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores, ahead)
+                let scores = Scores { product, columns, queries, keys, scores, ahead };
+                scores_within::<S, _, ROWS, NARROW, COLS>(&reach, scores)
             }
             Some(pairs) => {
                 let (product, keys) = (PairDot { simd, pairs, factor }, tile.keys_in_pairs(simd, range)?);
                 let queries = queries.get(..keys.dim())?;
-                scores_within::<S, _, ROWS, NARROW, COLS>(product, &sight.reach([0, 1]), queries, keys, scores, ahead)
+                let scores = Scores { product, columns, queries, keys, scores, ahead };
+                scores_within::<S, _, ROWS, NARROW, COLS>(&reach, scores)
             }
         })
     }

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::{Ahead, Columns, add_rows};
+use super::{Columns, add_rows};
 use crate::{
     pieces::pieces,
     score::{
@@ -11,7 +11,6 @@ use crate::{
         tile::Scores,
     },
     simd::Simd,
-    view::Rows,
     weighted_sum::{Accumulate, Sums},
 };
 
@@ -65,17 +64,13 @@ impl<const N: usize> Sight<N> {
 /// [`Scores`] of what vectors of queries reach: of all at once, and of each what is left. Gives the largest of the former.
 #[inline(always)]
 pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const COLS: usize>(
-    product: P,
     reach: &Reach<COLS>,
-    queries: &[[S::Vector; COLS]],
-    keys: Rows<'_, P::Element>,
-    scores: &mut [[S::Vector; COLS]],
-    ahead: &Ahead<'_>,
+    mut all: Scores<'_, S, P, ROWS, NARROW, COLS, COLS>,
 ) -> [S::Vector; COLS] {
-    let (of_all, columns, ahead) = (reach.of_all(), Columns::new(0), ahead.or_never());
+    let product = all.product;
     let mut max = [product.simd().splat(f32::NEG_INFINITY); COLS];
-    if let (Some(keys), Some(scores)) = (keys.range(of_all.start, of_all.len()), scores.get_mut(of_all)) {
-        max = product.call(Scores::<_, _, ROWS, NARROW, COLS, COLS> { product, columns, queries, keys, scores, ahead });
+    if let Some(scores) = all.part::<ROWS, NARROW, COLS>(reach.of_all(), Columns::new(0)) {
+        max = product.call(scores);
     }
     if COLS == 1 || reach.is_even() {
         return max;
@@ -83,28 +78,12 @@ pub(super) fn scores_within<S: Simd, P: Product<S>, const ROWS: usize, const NAR
     const { assert!(COLS <= 3) };
     for k in 1..COLS {
         for (first, count, rows) in [(0, k, reach.before(k)), (k, COLS - k, reach.behind(k))] {
-            if let (Some(keys), Some(scores)) = (keys.range(rows.start, rows.len()), scores.get_mut(rows)) {
-                if count == 1 {
-                    let columns = Columns::new(first);
-                    product.call(Scores::<_, _, SINGLE, SINGLE, 1, COLS> {
-                        product,
-                        columns,
-                        queries,
-                        keys,
-                        scores,
-                        ahead,
-                    });
-                } else {
-                    let columns = Columns::new(first);
-                    product.call(Scores::<_, _, SINGLE, SINGLE, 2, COLS> {
-                        product,
-                        columns,
-                        queries,
-                        keys,
-                        scores,
-                        ahead,
-                    });
+            if count == 1 {
+                if let Some(scores) = all.part::<SINGLE, SINGLE, 1>(rows, Columns::new(first)) {
+                    product.call(scores);
                 }
+            } else if let Some(scores) = all.part::<SINGLE, SINGLE, 2>(rows, Columns::new(first)) {
+                product.call(scores);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The score function over a tile of keys.
 
-use core::{array::from_fn, hint::black_box};
+use core::{array::from_fn, hint::black_box, ops::Range};
 
 use crate::{
     kernel::{Ahead, Columns, Groups, multiply, prefetch_next_group},
@@ -39,6 +39,22 @@ pub(crate) struct Scores<
     pub(crate) scores: &'a mut [[S::Vector; COLS]],
     /// Goes on with each group of keys.
     pub(crate) ahead: Option<&'a Ahead<'a>>,
+}
+
+impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize>
+    Scores<'_, S, P, ROWS, NARROW, N, COLS>
+{
+    /// Those with some of the keys, of these queries.
+    #[inline(always)]
+    pub(crate) fn part<const OF_ROWS: usize, const OF_NARROW: usize, const OF: usize>(
+        &mut self,
+        rows: Range<usize>,
+        columns: Columns<OF>,
+    ) -> Option<Scores<'_, S, P, OF_ROWS, OF_NARROW, OF, COLS>> {
+        let Self { product, queries, ahead, .. } = *self;
+        let (keys, scores) = (self.keys.range(rows.start, rows.len())?, self.scores.get_mut(rows)?);
+        Some(Scores { product, columns, queries, keys, scores, ahead })
+    }
 }
 
 impl<S: Simd, P: Product<S>, const ROWS: usize, const NARROW: usize, const N: usize, const COLS: usize> Task
