@@ -130,6 +130,8 @@ impl<
         let Some((whole, rest)) = queries.split_at_checked(dim / width) else { return };
         let last = rest.first().filter(|_| dim % width > 0).map(|queries| (queries, dim % width));
         let (runs, whole) = whole.as_chunks::<RUN>();
+        // Rows that are multiplied with digits are whole runs.
+        let (whole, last) = if const { P::DIGITS > 1 } { (&[][..], None) } else { (whole, last) };
         let queries = Queries { runs, whole, last };
         match queries {
             _ if const { takes_registers(KEYS) } => self.multiply_by_threes(queries),

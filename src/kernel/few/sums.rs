@@ -73,11 +73,11 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
         let to = SumsOf::<_, _, N> { product, weights, keys_in_turn, output: &mut *output };
         read::<S, _, _>(product.simd(), weights.count, values, asked, to)
     };
-    if done < values.dim().div_ceil(N * S::LANES) {
+    // Rows of digits are whole groups.
+    if const { P::DIGITS == 1 } && done < values.dim().div_ceil(N * S::LANES) {
         let rows = ByAddress::<_, _, Soon<1>>::new(|row| values.walk(row), [first, asked.soon]);
         let to = SumsOf::<_, _, N> { product, weights, keys_in_turn, output };
         match room::<S>(weights.count) {
-            _ if const { P::DIGITS == 2 } => to.rest::<2>(rows, done),
             4 if const { S::FEW >= 4 } => to.rest::<4>(rows, done),
             _ => to.rest::<1>(rows, done),
         }
