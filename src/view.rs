@@ -15,7 +15,7 @@ use crate::{
     simd::{CACHE_LINE, prefetch},
 };
 
-pub(crate) use strip::{Ahead, Ask, ByAddress, ByStretch, Evenly, Reader, Soon, Strip, Walk, Walker};
+pub(crate) use strip::{Ahead, Ask, ByAddress, ByStretch, Evenly, Reader, Soon, Strip, Walk, Walker, rows_ahead};
 
 /// Extents of a rank-4 tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

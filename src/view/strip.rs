@@ -104,7 +104,7 @@ impl<'a, T: Copy> Strip<'a, T> {
 
 /// How many rows of so many elements it takes memory to answer: some 8 KB.
 #[inline(always)]
-fn rows_ahead<T>(dim: usize) -> usize {
+pub(crate) fn rows_ahead<T>(dim: usize) -> usize {
     1 + const { (1 << 13) / size_of::<T>() } / NonZeroUsize::MIN.saturating_add(dim)
 }
 

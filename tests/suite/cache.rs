@@ -75,8 +75,11 @@ fn with_masks_modifiers_and_scores() {
 /// Whatever keeps the same numbers gives the same bits.
 #[test]
 fn pages_change_no_bit_nor_do_types() {
-    for (q_len, batch_invariant) in [(1, false), (1, true), (30, false)] {
-        let plan = Plan { q_heads: 4, kv_heads: 2, batch_invariant, ..Plan::new([q_len, 320], [24, 20]) };
+    let shapes = [[4, 2, 24, 20], [4, 1, 64, 160], [1, 1, 160, 160], [4, 1, 32, 28]];
+    let ways = [(1, false), (1, true), (30, false)].into_iter().flat_map(|way| shapes.map(|shape| (way, shape)));
+    for ((q_len, batch_invariant), [q_heads, kv_heads, dim, value_dim]) in ways {
+        let kv_len = if dim > 24 { 700 } else { 320 };
+        let plan = Plan { q_heads, kv_heads, batch_invariant, ..Plan::new([q_len, kv_len], [dim, value_dim]) };
         for kind in Kind::ALL {
             let kept = Plan { cache: Cache::of(kind), ..plan }.case();
             for backend in backends() {
@@ -104,7 +107,7 @@ fn pages_change_no_bit_nor_do_types() {
 #[test]
 fn masked_garbage_is_not_observed() {
     for cache in caches() {
-        for q_len in [1, 20] {
+        for (q_len, value_dim) in [(1, 16), (2, 144), (20, 16)] {
             for batch_invariant in [false, true] {
                 let plan = Plan {
                     cache,
@@ -113,7 +116,7 @@ fn masked_garbage_is_not_observed() {
                     lens: Lens::Random,
                     mask: Some(GridPlan::HALF),
                     batch_invariant,
-                    ..Plan::new([q_len, 96], [16, 16])
+                    ..Plan::new([q_len, 96], [16, value_dim])
                 };
                 let case = plan.case();
                 let [sequence] = &case.sequences()[..] else { panic!("one sequence") };

@@ -183,7 +183,9 @@ fn an_infinite_value_reaches_whoever_sees_it() {
 #[test]
 fn layouts_and_pages_change_no_bit() {
     for band in BANDS {
-        for even in [plan([60, 320], [24, 20]), plan([4, 320], [24, 20]), of_bytes([4, 320], [24, 20])] {
+        let few = [[4, 320], [1, 700]].into_iter().zip([[24, 20], [48, 160]]);
+        let few = few.flat_map(|(lens, dims)| [plan(lens, dims), of_bytes(lens, dims)]);
+        for even in few.chain([plan([60, 320], [24, 20])]) {
             let even = Plan { band, q_heads: 4, kv_heads: 2, ..even };
             for backend in backends() {
                 let expected = even.case().run(backend);
@@ -207,7 +209,8 @@ fn masked_garbage_is_not_observed() {
         for (plan, mask) in [(60, None), (60, Some(GridPlan::HALF)), (3, None), (3, Some(GridPlan::HALF))]
             .into_iter()
             .flat_map(|(q_len, mask)| {
-                [plan([q_len, 200], [16, 16]), of_bytes([q_len, 200], [16, 16])].map(|plan| (plan, mask))
+                let plans = move |dims| [plan([q_len, 200], dims), of_bytes([q_len, 200], dims)];
+                [[16, 16], [16, 144]].into_iter().flat_map(plans).map(move |plan| (plan, mask))
             })
         {
             let case = Plan { q_heads: 2, band, mask, lens: Lens::Random, ..plan }.case();

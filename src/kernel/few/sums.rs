@@ -10,9 +10,9 @@ use super::{
 use crate::{
     pieces::pieces,
     scalar::Scalar,
-    simd::{Asking, CACHE_LINE, Simd, Task, prefetch_elements, prefetch_into, prefetch_row},
+    simd::{CACHE_LINE, Simd, Task, prefetch_elements, prefetch_into, prefetch_row},
     softmax::FewScores,
-    view::{ByAddress, Reader, Soon, Strip},
+    view::{ByAddress, Reader, Soon, Strip, rows_ahead},
 };
 
 /// Weights of some queries, and what else the sums want.
@@ -66,17 +66,17 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
     }
     // Where columns are summed up in several passes, each asks for a part of the next tile, if long before.
     let asked = Asked { first, soon: first + values.rows_ahead(), ahead: first + weights.len.min(S::KEY_TILE) };
-    let keys_in_turn = keys_in_turn::<_, _, N>(&weights, &values);
+    let keys_at_once = keys_at_once::<_, _, N>(&weights, &values);
     let done = if P::HAS_MARKS && weights.are_marked {
         0
     } else {
-        let to = SumsOf::<_, _, N> { product, weights, keys_in_turn, output: &mut *output };
+        let to = SumsOf::<_, _, N> { product, weights, keys_at_once, output: &mut *output };
         read::<S, _, _>(product.simd(), weights.count, values, asked, to)
     };
     // Rows of digits are whole groups.
     if const { P::DIGITS == 1 } && done < values.dim().div_ceil(N * S::LANES) {
         let rows = ByAddress::<_, _, Soon<1>>::new(|row| values.walk(row), [first, asked.soon]);
-        let to = SumsOf::<_, _, N> { product, weights, keys_in_turn, output };
+        let to = SumsOf::<_, _, N> { product, weights, keys_at_once, output };
         match room::<S>(weights.count) {
             4 if const { S::FEW >= 4 } => to.rest::<4>(rows, done),
             _ => to.rest::<1>(rows, done),
@@ -88,15 +88,16 @@ pub(super) fn accumulate<S: Simd, P: RowProduct<S, N>, const N: usize>(
 struct SumsOf<'t, S: Simd, P, const N: usize> {
     product: P,
     weights: Weights<'t, S>,
-    keys_in_turn: Option<usize>,
+    /// [`keys_at_once`]
+    keys_at_once: usize,
     output: &'t mut [S::Vector],
 }
 
 impl<'t, S: Simd, P: RowProduct<S, N>, const N: usize> SumsOf<'t, S, P, N> {
     #[inline(always)]
     fn of<R, const QUERIES: usize>(self, values: R) -> Sums<'t, S, P, R, N, QUERIES> {
-        let Self { product, weights, keys_in_turn, output } = self;
-        Sums { product, weights, values, keys_in_turn, output }
+        let Self { product, weights, keys_at_once, output } = self;
+        Sums { product, weights, values, keys_at_once, output }
     }
 
     /// [`WholeGroups`]
@@ -136,17 +137,19 @@ impl<S: Simd, P: RowProduct<S, N>, const N: usize> ReadRows<P::Element> for Sums
     fn several<R: Reader<P::Element>>(self, values: R) -> usize {
         if const { P::DIGITS > 1 } {
             0
-        } else if const { S::FEW == 8 && N == 2 && (!R::SOON || R::LEVEL == 2) } {
-            self.run::<4, { width_in_turn(8, 2) }>(values)
-        } else if const { S::FEW == 8 && N == 1 && R::SOON } {
+        } else if const { S::FEW == 8 && R::SOON && N == 2 } {
             // Columns for all registers, or more: weights are read again for each product, or sums kept in memory, but rows are read once.
+            self.run::<4, 4>(values)
+        } else if const { S::FEW == 8 && R::SOON } {
             self.run::<4, 8>(values)
+        } else if const { S::FEW == 8 && N == 2 } {
+            self.run::<4, 2>(values)
         } else if const { S::FEW == 8 } {
             self.run::<4, 4>(values)
         } else if const { N == 2 } {
-            self.run::<4, { width_in_turn(4, 2) }>(values)
+            self.run::<4, { width_in_turn(2) }>(values)
         } else if const { R::SOON } {
-            self.run::<4, { width_in_turn(4, 1) }>(values)
+            self.run::<4, { width_in_turn(1) }>(values)
         } else {
             self.run::<4, 2>(values)
         }
@@ -159,7 +162,8 @@ struct Sums<'t, S: Simd, P, R, const N: usize, const QUERIES: usize> {
     weights: Weights<'t, S>,
     /// As many rows as weights, or more.
     values: R,
-    keys_in_turn: Option<usize>,
+    /// [`keys_at_once`]
+    keys_at_once: usize,
     /// `[query][column]`, as many vectors for each query as its columns take.
     output: &'t mut [S::Vector],
 }
@@ -179,7 +183,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         // By itself, it stays in registers.
         let mut values = self.0.values;
         let mut done = 0;
-        for keys in self.0.weights.blocks(self.keys_at_once()) {
+        for keys in self.0.weights.blocks(self.0.keys_at_once) {
             done = self.add(&mut values, &keys);
             self.0.weights.rescale = [S::Scalar::ONE; 4];
             values.stay();
@@ -191,13 +195,6 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
 impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const QUERIES: usize, const WIDTH: usize>
     WholeGroups<'_, S, P, R, N, QUERIES, WIDTH>
 {
-    /// What is passed over several times is to stay in the first cache.
-    #[inline(always)]
-    fn keys_at_once(&self) -> usize {
-        let Sums { weights, values, keys_in_turn, .. } = &self.0;
-        if values.dim() <= WIDTH * N * S::LANES { weights.len } else { keys_in_turn.unwrap_or(S::KEY_TILE) }
-    }
-
     /// Sums for some keys, in as many passes over their values as it takes.
     #[inline(always)]
     fn add(&mut self, values: &mut R, keys: &Range<usize>) -> usize {
@@ -245,7 +242,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         let Self { mut sums, first } = self;
         let (mut values, width) = (sums.values, N * S::LANES);
         let dim = values.dim();
-        for keys in sums.weights.blocks(sums.keys_in_turn.unwrap_or(sums.weights.len)) {
+        for keys in sums.weights.blocks(sums.keys_at_once) {
             for first in first..dim.div_ceil(width) {
                 let len = width.min(dim - first * width);
                 let turn = (first == 0).then_some(1);
@@ -264,37 +261,37 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
     }
 }
 
-/// Groups of `n` vectors of columns for four queries: with sixteen registers, eight sums or, as their latency is hidden even where a core is shared, twelve, and sixteen
-/// with [more](Simd::FEW).
-const fn width_in_turn(few: usize, n: usize) -> usize {
-    match (few, n) {
-        (8, _) => 4 / n,
-        (_, 2) => 1,
-        _ => 3,
-    }
-}
-
-/// Keys that are summed up by themselves, `N` at a time, as in several passes over their values, each asks for some of the later ones; `None` where the first one asks for all. They are the
-/// same whether or not some are marked, so that the sums are.
-///
-/// With many registers, this is for a Zen 4 alone, which needs the time of two products to store a sum that does not stay in one. Rows in pages are asked for another way there.
-#[inline(always)]
-fn keys_in_turn<S: Simd, T: Copy, const N: usize>(weights: &Weights<'_, S>, values: &Strip<'_, T>) -> Option<usize> {
-    let simd = weights.simd;
-    let are_in_turn = match S::FEW {
-        4 => is_wide::<S>(),
-        8 => N == 2 && size_of::<T>() > 1 && values.even().is_some() && simd.asking() == Asking::Second,
-        _ => false,
-    };
-    let passes = passes::<S, N>(values.dim());
-    // About as many as rows are asked for before, and so that each pass asks for as many.
-    (weights.count > 1 && are_in_turn && passes > 1).then(|| values.rows_ahead().next_multiple_of(N * passes))
+/// Groups of `n` vectors of columns for four queries and sixteen registers: eight sums or, as their latency is hidden even where a core is shared, twelve.
+const fn width_in_turn(n: usize) -> usize {
+    if n == 2 { 1 } else { 3 }
 }
 
 /// Passes over whole groups of `N` vectors of so many elements' sums, if they ask in turn.
 #[inline(always)]
 const fn passes<S: Simd, const N: usize>(dim: usize) -> usize {
-    (dim / const { N * S::LANES }).div_ceil(width_in_turn(S::FEW, N))
+    (dim / const { N * S::LANES }).div_ceil(width_in_turn(N))
+}
+
+/// Whether each pass over some rows asks for some of the later ones, in the order of their addresses, and not the first one for all.
+const fn are_asked_in_turn<S: Simd>(several: bool) -> bool {
+    S::FEW == 4 && is_wide::<S>() && several
+}
+
+/// How many keys are summed up by themselves: what is passed over several times is to stay in the first cache. As sums are rounded accordingly, this is for all that
+/// are to have the same bits: rows as they lie and in pages, single numbers of whatever type, values with marked weights and without, on any CPU.
+#[inline(always)]
+fn keys_at_once<S: Simd, T: Copy, const N: usize>(weights: &Weights<'_, S>, values: &Strip<'_, T>) -> usize {
+    let (dim, several) = (values.dim(), weights.count > 1);
+    let passes = passes::<S, N>(dim);
+    if are_asked_in_turn::<S>(several) && passes > 1 {
+        // About as many as rows are asked for before, and so that each pass asks for as many.
+        let rows = if N == 1 { rows_ahead::<S::Scalar>(dim) } else { values.rows_ahead() };
+        rows.next_multiple_of(N * passes)
+    } else if dim <= if several { 4 } else { 8 } * S::LANES {
+        weights.len
+    } else {
+        S::KEY_TILE
+    }
 }
 
 /// Groups of columns that are summed up in one pass: from this one on, each of so many elements of `N` rows.
@@ -334,13 +331,7 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
         _ => false,
     };
 
-    /// Whether each pass over some rows asks for some of the later ones, in the order of their addresses, and not the first one for all.
-    const ASKS_IN_TURN: bool = QUERIES > P::DIGITS
-        && match S::FEW {
-            4 => is_wide::<S>(),
-            8 => N == 2 && R::SOON && R::LEVEL == 2,
-            _ => false,
-        };
+    const ASKS_IN_TURN: bool = are_asked_in_turn::<S>(QUERIES > P::DIGITS);
 
     /// `GROUPS` of `N` vectors of columns, for some keys.
     #[inline(always)]
