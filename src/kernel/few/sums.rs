@@ -288,6 +288,7 @@ fn keys_at_once<S: Simd, T: Copy, const N: usize>(weights: &Weights<'_, S>, valu
         let rows = if N == 1 { rows_ahead::<S::Scalar>(dim) } else { values.rows_ahead() };
         rows.next_multiple_of(N * passes)
     } else if dim <= if several { 4 } else { 8 } * S::LANES {
+        // One pass will do, or two where there are few lanes.
         weights.len
     } else {
         S::KEY_TILE
