@@ -75,6 +75,9 @@ impl<'a, T: Element> CacheMut<'a, T> {
     /// [`append`](Self::append) what is known to fit.
     fn write(&mut self, rows: View<'_, T::Sum>, at: &[usize]) {
         let Shape { batch, heads, len, .. } = rows.shape();
+        if rows.shape().has_no_rows() {
+            return;
+        }
         for (b, at) in (0..batch).zip(at) {
             for head in 0..heads {
                 let Some(from) = rows.rows(b, head) else { continue };
@@ -204,5 +207,7 @@ fn scale_of(group: &[f32]) -> f32 {
     if group.iter().any(|x| !x.is_finite()) {
         return f32::NAN;
     }
-    (group.iter().fold(0.0, |max, x| x.abs().max(max)) / 127.0).max(f32::MIN_POSITIVE)
+    let scale = (group.iter().fold(0.0, |max, x| x.abs().max(max)) / 127.0).max(f32::MIN_POSITIVE);
+    // Rounded up, it may make infinity of the largest number.
+    if (127.0 * scale).is_finite() { scale } else { scale.next_down() }
 }

@@ -8,7 +8,7 @@ use crate::{
     partition::{Partition, Split},
     score::product::Function,
     scratch::{self, Scratch, scratch_len},
-    simd::{Kernel, MAX_BLOCKS, Simd, Task, with_simd},
+    simd::{Kernel, MAX_BLOCKS, Simd, Task, Token, with_simd},
     validate::expect_len,
     view::{Rows, RowsMut},
 };
@@ -83,9 +83,8 @@ impl<'a> Linear<'a> {
     /// - [`Error::LengthMismatch`]: there are not as many biases as output elements.
     /// - [`Error::ScratchTooShort`], [`Error::BackendUnavailable`].
     pub fn forward(&self, x: View<'_, f32>, y: ViewMut<'_, f32>, scratch: &mut [f32]) -> Result<(), Error> {
-        let weights = self.check(Operand::Input, x.shape(), y.shape())?;
+        let (weights, backend) = self.check(Operand::Input, x.shape(), y.shape())?;
         scratch::check(scratch_len(x.shape().dim, 0), scratch)?;
-        let backend = Backend::token_of(self.backend)?;
 
         let (x, y) = merged(x, y, weights);
         let (shape, y) = (x.shape(), y.into_shared());
@@ -105,14 +104,14 @@ impl<'a> Linear<'a> {
         Ok(())
     }
 
-    /// The weights of every batch and head, if the layer fits such an output and such an input, which is an operand's.
-    pub(crate) fn check(&self, operand: Operand, x: Shape, y: Shape) -> Result<View<'a, f32>, Error> {
+    /// The weights of every batch and head, and the backend, if the layer fits such an output and such an input, which is an operand's.
+    pub(crate) fn check(&self, operand: Operand, x: Shape, y: Shape) -> Result<(View<'a, f32>, Token), Error> {
         let expected = Shape { batch: x.batch, heads: x.heads, ..self.weights.shape() };
         let weights = self.weights.broadcast(Operand::Weights, expected)?;
         expect_shape(operand, Shape { dim: expected.dim, ..x }, x)?;
         expect_shape(Operand::Output, Shape { dim: expected.len, ..x }, y)?;
         expect_len(Operand::Bias, expected.len, self.bias)?;
-        Ok(weights)
+        Ok((weights, Backend::token_of(self.backend)?))
     }
 }
 

@@ -50,6 +50,9 @@ pub fn merge<E: Scalar>(
     let rows = shape.rows().ok_or(Error::SizeOverflow { shape })?;
     expect_len(Operand::LogSumExp, rows, Some(lse))?;
     expect_len(Operand::LogSumExp, rows, Some(other_lse))?;
+    if rows == 0 {
+        return Ok(());
+    }
     let mut of_rows = lse.iter_mut().zip(other_lse);
     for batch in 0..shape.batch {
         for head in 0..shape.heads {

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::{Error, Shape, View, error::Operand, kv::expect_shape};
+use crate::{Error, Shape, View, error::Operand, kv::expect_shape, view::MOST};
 
 /// A table `[sequence, page]` of pages `[page, heads, page_size, dim]`.
 #[derive(Clone, Copy)]
@@ -27,7 +27,7 @@ impl<'a> PageTable<'a> {
     pub(crate) fn check(&self, sequence: usize, rows: &Range<usize>) -> Result<(), Error> {
         let (shape, Shape { batch: pages, len: page_size, .. }) = (self.numbers.shape(), self.pages);
         expect_shape(Operand::PageTable, Shape { batch: 1, heads: 1, ..shape }, shape)?;
-        if shape.dim.checked_mul(page_size).is_none() {
+        if shape.dim.checked_mul(page_size).is_none_or(|room| room > MOST) {
             return Err(Error::SizeOverflow { shape });
         }
         let used = rows.end.div_ceil(page_size.max(1));

@@ -59,7 +59,7 @@ impl Partition {
 
     /// The units of all heads, so many.
     pub(crate) fn all_units(&self, heads: usize) -> usize {
-        heads / self.heads * self.units
+        (heads / self.heads).saturating_mul(self.units)
     }
 
     pub(crate) fn part(&self, unit: usize) -> Part {

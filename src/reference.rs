@@ -28,7 +28,8 @@ pub fn forward<'a, F: Score, Q: Float, T: Element<Sum = Q::Sum>>(
     let Attention { config, score } = attention;
     let kv = kv.cache();
     let call = Call::new(config, Form::new(score, kv.shape()), Q::view(q), kv, &out)?;
-    for index in 0..call.sequences() {
+    let sequences = if q.shape().has_no_rows() { 0 } else { call.sequences() };
+    for index in 0..sequences {
         let sequence = call.sequence(index);
         for head in 0..q.shape().heads {
             let (call, function, sequence, key_dim) = (&call, score, &sequence, call.kv.shape().dim);

@@ -168,7 +168,8 @@ impl<'a, E: Scalar> Call<'a, E> {
                 }
             }
         }
-        for index in 0..self.sequences() {
+        let with_pages = if self.kv.is_paged() { self.sequences() } else { 0 };
+        for index in 0..with_pages {
             let Sequence { batch, room, kv_len, .. } = self.sequence(index);
             self.kv.check_pages(batch, &(room.start..room.start + kv_len))?;
         }

@@ -32,7 +32,7 @@ pub struct Shape {
 
 impl Shape {
     /// Whether the tensor has no element although its `dim` may be positive.
-    const fn has_no_rows(&self) -> bool {
+    pub(crate) const fn has_no_rows(&self) -> bool {
         self.batch == 0 || self.heads == 0 || self.len == 0
     }
 
@@ -55,6 +55,9 @@ pub struct Strides {
     pub len: usize,
 }
 
+/// The most elements, or rows, that a tensor has: offsets are later computed in bytes as an `isize`, and numbers of rows somewhat beyond the last one.
+pub(crate) const MOST: usize = isize::MAX as usize / size_of::<u64>();
+
 impl Strides {
     /// Elements from the first to one past the last that `shape` reaches.
     fn span(&self, shape: Shape) -> Result<usize, Error> {
@@ -64,12 +67,14 @@ impl Strides {
         if shape.has_no_rows() {
             return Ok(0);
         }
-        [(self.batch, shape.batch), (self.heads, shape.heads), (self.len, shape.len)]
+        let span = [(self.batch, shape.batch), (self.heads, shape.heads), (self.len, shape.len)]
             .iter()
-            .try_fold(shape.dim, |span, &(stride, extent)| stride.checked_mul(extent - 1)?.checked_add(span))
-            // Offsets are later computed in bytes as an `isize`.
-            .filter(|&span| span <= isize::MAX as usize / size_of::<u64>())
-            .ok_or(Error::SizeOverflow { shape })
+            .try_fold(shape.dim, |span, &(stride, extent)| stride.checked_mul(extent - 1)?.checked_add(span));
+        // Repeated rows are counted, too.
+        match (span, shape.rows()) {
+            (Some(span), Some(rows)) if span.max(rows) <= MOST => Ok(span),
+            _ => Err(Error::SizeOverflow { shape }),
+        }
     }
 
     /// The shape that has all batches as one, if they lie evenly one after the other and there are no heads.

@@ -70,7 +70,7 @@ impl Products {
 
     /// Whether rows can be multiplied as memory has them.
     pub(crate) const fn may_be_of_rows<F: Score>() -> bool {
-        F::IS_DOT && F::LINEAR
+        F::IS_DOT.0 && F::LINEAR
     }
 
     pub(crate) const fn are_for_few(self) -> bool {
@@ -223,7 +223,7 @@ fn add_rows<'r, S: Simd<Vector: 'r>, P: Product<S>, const ROWS: usize, const N: 
 pub(crate) fn prefetch_next_group<T, const N: usize>(rows: &[*const T; N], stride: usize, t: usize) {
     if t.is_multiple_of(const { CACHE_LINE / size_of::<T>() }) {
         for row in rows {
-            prefetch(row.wrapping_add(N * stride + t));
+            prefetch(row.wrapping_add(N.wrapping_mul(stride)).wrapping_add(t));
         }
     }
 }

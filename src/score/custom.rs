@@ -1,6 +1,10 @@
 //! Masks and changes of scores that a caller writes as closures, compiled into the kernel.
 
-use super::{function::Score, lanes::Lanes, projection::Projection};
+use super::{
+    function::{IsDot, Score},
+    lanes::Lanes,
+    projection::Projection,
+};
 
 /// Where a score stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub struct ScoreMod<F, C> {
 macro_rules! delegate {
     () => {
         const LINEAR: bool = F::LINEAR;
-        const IS_DOT: bool = F::IS_DOT;
+        const IS_DOT: IsDot = F::IS_DOT;
 
         fn projection(&self) -> Option<Projection<'_>> {
             self.score.projection()

@@ -55,7 +55,7 @@ pub trait Score: Copy {
 
     /// Whether [`add`](Self::add) is the product's, whatever `t`: its terms may then be summed in any order.
     #[doc(hidden)]
-    const IS_DOT: bool = false;
+    const IS_DOT: IsDot = IsDot(false);
 
     /// Whether [`sees`](Self::sees) ever says no.
     const MASKS: bool = false;
@@ -101,6 +101,10 @@ pub trait Score: Copy {
     }
 }
 
+/// Whether a score function is [`Dot`], which others cannot say of themselves, as they cannot name this type: kernels rely on it to read as many elements as a query has.
+#[derive(Clone, Copy)]
+pub struct IsDot(pub(crate) bool);
+
 /// What of a score function decides about shapes and scale.
 #[derive(Clone, Copy)]
 pub(crate) struct Form<'f> {
@@ -144,7 +148,7 @@ pub struct Dot;
 
 impl Score for Dot {
     const LINEAR: bool = true;
-    const IS_DOT: bool = true;
+    const IS_DOT: IsDot = IsDot(true);
 
     fn default_scale(&self, key_dim: usize) -> f64 {
         libm::sqrt(1.0 / key_dim as f64)

@@ -69,7 +69,7 @@ impl<S: Simd, T> Function<'_, S, Dot, T> {
 impl<S: Simd, F: Score, T: Copy + Into<S::Scalar>> Product<S> for Function<'_, S, F, T> {
     type Element = T;
 
-    const IS_ONE_INSTRUCTION: bool = F::IS_DOT;
+    const IS_ONE_INSTRUCTION: bool = F::IS_DOT.0;
 
     #[inline(always)]
     fn simd(&self) -> S {

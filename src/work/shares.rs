@@ -32,7 +32,8 @@ impl<E: Scalar> Plan<'_, E> {
         let call = &self.problem.call;
         let queries = call.queries.shape().len.saturating_mul(call.group.get());
         let ranges = call.kv.shape().len.div_ceil(RANGE);
-        let is_worthwhile = threads > 1 && ranges > 1 && self.units < threads.saturating_mul(UNITS_PER_THREAD);
+        let has_idle = (1..threads.saturating_mul(UNITS_PER_THREAD)).contains(&self.units);
+        let is_worthwhile = threads > 1 && ranges > 1 && has_idle;
         let slots = self.units.saturating_mul(ranges);
         (is_worthwhile && self.products::<F>(1, queries).are_of_rows()).then(|| Shares {
             ranges,

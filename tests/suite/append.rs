@@ -121,6 +121,15 @@ fn quantised_numbers_are_near() {
     }
 }
 
+/// The largest number there is has a scale with which it does not become infinite.
+#[test]
+fn the_largest_number_stays_finite() {
+    let (mut numbers, mut scales) = ([0; 2], [0f32]);
+    quantize(&[f32::MAX, -f32::MAX / 2.0], &mut numbers, &mut scales).unwrap();
+    assert_eq!(numbers, [127, -64]);
+    assert!((127.0 * scales[0]).is_finite() && 127.0 * scales[0] > 0.999 * f32::MAX, "{scales:?}");
+}
+
 #[test]
 fn what_is_not_finite_stays_so() {
     let (mut numbers, mut scales) = ([0; 4], [0.0; 2]);
@@ -195,6 +204,10 @@ fn errors_come_before_anything_is_written() {
     assert_eq!(append([4, 1, 2, 2], &[0, usize::MAX, 1, 2], None), full(1, 3, usize::MAX));
     assert_eq!(append([2, 1, 3, 2], &[3, 3], Some(&[9, 3, 9, 0])), Ok(()));
     assert_eq!(append([2, 1, 3, 2], &[3, 4], Some(&[9, 3, 9, 0])), full(1, 6, 7));
+    let (numbers, at) = (View::matrix(&[0], [1, 1]).unwrap(), [usize::MAX]);
+    let endless = ViewMut::<f32>::heads_first(&mut [], [0, 1, usize::MAX, 1]).unwrap();
+    let beyond = CacheMut::new(endless).pages(numbers).append(View::matrix(&[1f32; 2], [2, 1]).unwrap(), &at);
+    assert_eq!(beyond, Err(Error::SizeOverflow { shape: numbers.shape() }));
     let missing = Err(Error::NoSuchPage { sequence: 1, index: 0, page: 9, pages: 4 });
     assert_eq!(append([2, 1, 3, 2], &[3, 2], Some(&[9, 3, 9, 0])), missing);
 }

@@ -4,7 +4,8 @@ use crate::common::{
     Answer, Case, Elements, Function, FunctionKind, Grid, Layout, MARKER, Modifiers, Pattern, Plan, Tensor, backends,
 };
 use simd_attention::{
-    Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Stage, Strides, View, ViewMut, reference, scratch_len,
+    Attention, Axis, Backend, Error, Kv, Operand, Output, Shape, Stage, Strides, View, ViewMut, merge, reference,
+    scratch_len,
 };
 
 const SHAPE: Shape = Shape { batch: 2, heads: 3, len: 4, dim: 5 };
@@ -67,6 +68,10 @@ fn size_overflow() {
         overflow(Shape { heads: huge, ..SHAPE }, STRIDES);
         overflow(Shape { len: huge, ..SHAPE }, STRIDES);
     }
+    // Nor are there more rows than that if they are all the same one.
+    let (shape, repeated) = (Shape { len: 1 << (usize::BITS - 3), ..SHAPE }, Strides { batch: 0, heads: 0, len: 0 });
+    overflow(Shape { batch: 1, heads: 1, ..shape }, repeated);
+    overflow(Shape { batch: 1 << (usize::BITS - 4), heads: 1 << 4, ..shape }, repeated);
     let data = [0.0f32; 1];
     for extents @ [batch, heads, len, dim] in
         [[1, 1, usize::MAX, 2], [1, usize::MAX, 2, 1], [usize::MAX, 2, 1, 1], [1 << 20, 1 << 20, 1 << 20, 1 << 20]]
@@ -541,10 +546,39 @@ fn messages_name_what_is_wrong() {
     }
 }
 
-/// Sizes that no storage bounds, as there are no rows, overflow nothing.
+/// One row may say that the next one is any distance away.
+#[test]
+fn a_row_by_itself_has_no_neighbours() {
+    let (data, q) = ([1f32; 64], [0f32; 40 * 64]);
+    let far = Strides { batch: usize::MAX, heads: usize::MAX, len: usize::MAX };
+    for (backend, q_len) in backends().flat_map(|backend| [1, 5, 40].map(|q_len| (backend, q_len))) {
+        let row = View::strided(&data, Shape { batch: 1, heads: 1, len: 1, dim: 64 }, far).unwrap();
+        let (mut out, mut scratch) = ([0f32; 40 * 64], [0.0; scratch_len(64, 64)]);
+        let q = View::matrix(&q, [q_len, 64]).unwrap();
+        let values = ViewMut::matrix(&mut out, [q_len, 64]).unwrap();
+        Attention::new().backend(backend).forward(q, Kv::new(row, row).unwrap(), values, &mut scratch).unwrap();
+        assert!(out[..q_len * 64].iter().all(|x| *x == 1.0), "{backend}, {q_len}");
+    }
+}
+
+/// Sizes that no storage bounds, as there are no rows, overflow nothing, and take no time.
 #[test]
 fn endless_shapes_without_rows() {
     let nowhere = Strides { batch: 0, heads: 0, len: 0 };
+    for (batch, heads, len) in
+        [(usize::MAX, 0, 1), (usize::MAX, 1, 0), (1, usize::MAX, 0), (0, usize::MAX, 1), (0, usize::MAX, usize::MAX)]
+    {
+        let shape = Shape { batch, heads, len, dim: 1 };
+        let (q, nothing) = (View::<f32>::strided(&[], shape, nowhere).unwrap(), &mut [0f32; 0]);
+        let out = ViewMut::strided(nothing, shape, nowhere).unwrap();
+        let kv = Kv::new(q, q).unwrap();
+        assert_eq!(Attention::new().forward(q, kv, out, &mut [0.0; scratch_len(1, 1)]), Ok(()), "{shape:?}");
+        let mut out = [0f64; 0];
+        let out = ViewMut::strided(&mut out, shape, nowhere).unwrap();
+        assert_eq!(reference::forward(&Attention::new(), q, kv, out), Ok(()), "{shape:?}");
+        let out = ViewMut::<f32>::strided(&mut [], shape, nowhere).unwrap();
+        assert_eq!(merge(out, &mut [], q, &[]), Ok(()), "{shape:?}");
+    }
     let lens = [1, 2, 1 << (usize::BITS - 2), 1 << (usize::BITS - 1), usize::MAX - 1, usize::MAX];
     for [q_len, kv_len] in lens.iter().flat_map(|q_len| lens.map(|kv_len| [*q_len, kv_len])) {
         let shape = |len| Shape { batch: 0, heads: 1, len, dim: 1 };

@@ -2,7 +2,7 @@
 
 use crate::common::{Random, U, backends};
 use simd_attention::{
-    Additive, Attention, Axis, Error, Kv, Linear, MultiHead, Operand, Output, Score, Stage, View, ViewMut,
+    Additive, Attention, Axis, Backend, Error, Kv, Linear, MultiHead, Operand, Output, Score, Stage, View, ViewMut,
     multi_head_scratch_len, reference,
 };
 
@@ -164,6 +164,26 @@ fn one_dimension_for_all_has_a_constant_scratch() {
     let [x, source] = layer.inputs();
     assert_eq!(layer.layer().scratch_len(x.shape(), source.shape()), multi_head_scratch_len([10, 14], 12, 4));
     layer.check(Attention::new(), None);
+}
+
+/// Nothing is written before, log-sum-exp and scores least of all.
+#[test]
+fn each_projection_has_a_backend() {
+    let layer = Layer::new(DIMS);
+    let [x, source] = layer.inputs();
+    let Some(backend) = Backend::ALL.into_iter().find(|backend| !backend.is_available()) else { return };
+    for i in 0..4 {
+        let mut projections = layer.projections.each_ref().map(Weights::linear);
+        projections[i] = projections[i].backend(backend);
+        let refused = MultiHead::new(4, projections).kv_heads(2);
+        let mut scratch = vec![0.0; refused.scratch_len(x.shape(), source.shape())];
+        let (mut out, mut lse, mut scores) = ([7f32; 2 * 5 * 8], [7f32; 2 * 4 * 5], [7f32; 2 * 4 * 5 * 7]);
+        let values = ViewMut::heads_first(&mut out, [2, 1, 5, 8]).unwrap();
+        let scores_view = ViewMut::heads_first(&mut scores, [2, 4, 5, 7]).unwrap();
+        let output = Output::new(values).lse(&mut lse).scores(Stage::Weights, scores_view);
+        assert_eq!(refused.forward(x, source, output, &mut scratch), Err(Error::BackendUnavailable { backend }));
+        assert!(out.iter().chain(&lse).chain(&scores).all(|x| *x == 7.0), "wrote before the error");
+    }
 }
 
 #[test]

@@ -589,6 +589,22 @@ mod a_row_depends_on_itself_alone {
         }
     }
 
+    /// A pool shares out the keys of single heads, but not those of none.
+    #[cfg(feature = "rayon")]
+    #[test]
+    fn nothing_is_shared_out_over_a_pool() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let keys = vec![0f32; 4000];
+        for [batch, heads, q_len] in [[0, 1, 1], [1, 0, 1], [1, 1, 0]] {
+            let q = View::<f32>::heads_first(&[], [batch, heads, q_len, 1]).unwrap();
+            let kv = View::heads_first(&keys, [batch, 1, 4000, 1]).unwrap();
+            let out = ViewMut::<f32>::heads_first(&mut [], [batch, heads, q_len, 1]).unwrap();
+            let work = Attention::new().prepare(q, Kv::new(kv, kv).unwrap(), out).unwrap();
+            let mut scratch = vec![0.0; work.parallel_scratch_len(2)];
+            assert_eq!(pool.install(|| work.run_parallel(&mut scratch)), Ok(()), "{batch} {heads} {q_len}");
+        }
+    }
+
     /// Nor on whether anybody asks for the log-sum-exp, on what the scratch held, nor on where it begins.
     #[test]
     fn not_on_scratch_or_log_sum_exp() {

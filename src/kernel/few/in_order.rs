@@ -53,7 +53,8 @@ impl<S: Simd, F: Score, const QUERIES: usize> Task for InOrder<'_, '_, S, F, QUE
             let mut sums = [simd.splat(0.0); QUERIES];
             for (queries, t) in queries.chunks(S::LANES).zip((0..).step_by(S::LANES)) {
                 for row in ahead.by_ref().take(rows_at_once) {
-                    touch(keys.row_ptr(row), 0..keys.dim());
+                    // SAFETY: `row` is less than `keys.len()`.
+                    unsafe { touch(keys.row_ptr(row), 0..keys.dim()) };
                 }
                 // SAFETY: the rows exist, and have as many elements as there are rows in `queries`.
                 let square = unsafe {

@@ -385,22 +385,31 @@ impl Part {
 }
 
 /// Fetches some elements of a row.
+///
+/// # Safety
+///
+/// The row may be read, and has these elements.
 #[inline(always)]
-fn touch<T>(row: *const T, elements: Range<usize>) {
+unsafe fn touch<T>(row: *const T, elements: Range<usize>) {
     for t in elements.step_by(const { CACHE_LINE / size_of::<T>() }) {
-        // SAFETY: callers ask for a row that exists, and elements that it has.
+        // SAFETY: the caller's promise.
         unsafe { read(row.add(t)) };
     }
 }
 
 /// The same, without a loop if it is less than a cache line.
+///
+/// # Safety
+///
+/// That of [`touch`].
 #[inline(always)]
-fn touch_line<T>(row: *const T, elements: Range<usize>) {
+unsafe fn touch_line<T>(row: *const T, elements: Range<usize>) {
     match elements.len() {
         0 => {}
-        // SAFETY: as above.
+        // SAFETY: the caller's promise, and it is the first of these elements.
         len if len <= const { CACHE_LINE / size_of::<T>() } => unsafe { read(row.add(elements.start)) },
-        _ => touch(row, elements),
+        // SAFETY: the caller's promise.
+        _ => unsafe { touch(row, elements) },
     }
 }
 

@@ -509,8 +509,11 @@ impl<S: Simd, P: RowProduct<S, N>, R: Reader<P::Element>, const N: usize, const 
             if !R::SOON && !R::TWICE && first == 0 && lens[n] > 0 {
                 // The rest of the row too, in the order of addresses: asked for but once, it may not have come, and later passes find it in the cache.
                 let rest = GROUPS * N * S::LANES..values.dim();
-                // Of rows of bytes, mostly a line each.
-                if const { N > 1 } { touch_line(next.rows[n], rest) } else { touch(next.rows[n], rest) }
+                // SAFETY: it is one of the reader's rows, which have `dim` elements.
+                unsafe {
+                    // Of rows of bytes, mostly a line each.
+                    if const { N > 1 } { touch_line(next.rows[n], rest) } else { touch(next.rows[n], rest) }
+                }
             }
         }
         self.ask::<GROUPS>(values, next);
