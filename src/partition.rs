@@ -51,10 +51,18 @@ impl Partition {
         }
     }
 
-    /// Heads that share keys and values share vectors too, where all their queries fit into one.
+    /// Heads that share keys and values share vectors too, where all their queries fit into one; else as many of them as have few queries, if they can be
+    /// divided evenly.
     pub(crate) fn grouped(self, split: &Split) -> Self {
-        let fits = split.group.get().checked_mul(self.q_len).is_some_and(|rows| rows <= self.lanes);
-        if fits { Self { heads: split.group, ..self } } else { self }
+        let Split { group, few, .. } = *split;
+        let have_at_most = |rows: usize, heads: NonZeroUsize| heads.get().saturating_mul(self.q_len) <= rows;
+        let heads = if have_at_most(self.lanes, group) {
+            Some(group)
+        } else {
+            let mut numbers = (2..=few).rev().filter_map(NonZeroUsize::new);
+            numbers.find(|&heads| group.get().is_multiple_of(heads.get()) && have_at_most(few, heads))
+        };
+        Self { heads: heads.unwrap_or(NonZeroUsize::MIN), ..self }
     }
 
     /// The units of all heads, so many.

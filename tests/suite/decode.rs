@@ -11,7 +11,9 @@ fn check(plan: &Plan) {
 
 /// Group sizes and numbers of queries on both sides of where vectors are shared and where the products for few queries begin.
 fn sizes() -> impl Iterator<Item = [usize; 2]> {
-    [1, 2, 3, 4, 5, 8, 9, 16, 17].into_iter().flat_map(|group| [1, 2, 3, 4, 5, 8, 9, 17].map(|q_len| [group, q_len]))
+    [1, 2, 3, 4, 5, 8, 9, 12, 16, 17, 32]
+        .into_iter()
+        .flat_map(|group| [1, 2, 3, 4, 5, 8, 9, 17].map(|q_len| [group, q_len]))
 }
 
 #[test]
