@@ -16,6 +16,7 @@ use crate::{
     Float, Stage,
     kernel::transpose::load_square,
     math::tanh::tanh,
+    pieces::pieces,
     scalar::Scalar,
     simd::{Simd, Task, prefetch, prefetch_early},
     view::Rows,
@@ -240,22 +241,38 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
     #[inline(always)]
     fn alibi(&self, keys: &Range<usize>, scores: &mut Strided<'_, S::Vector>) {
         let (simd, Some(slopes)) = (self.simd, self.head.call.alibi_slopes) else { return };
-        // Exact up to 2^24 in f32; beyond, rounded for each query by itself.
-        let position = self.head.band.diagonal.saturating_sub((self.key + keys.start) as i64);
-        let (mut distances, mut factors) = ([S::Scalar::ZERO; 16], [S::Scalar::ZERO; 16]);
-        for (i, (distance, factor)) in distances.iter_mut().zip(&mut factors).enumerate() {
-            let [head, query] = self.queries.at(self.first + i);
-            *distance = S::Scalar::from_f64(position.saturating_add(query as i64) as f64);
+        let mut factors = [S::Scalar::ZERO; 16];
+        for (i, factor) in factors.iter_mut().enumerate() {
+            let [head, _] = self.queries.at(self.first + i);
             *factor =
                 slopes.get(head).map_or(S::Scalar::ZERO, |slope| S::Scalar::from(-slope) * S::Scalar::from_f64(LOG2_E));
         }
-        let (mut distance, slope) = (simd.load(&distances), simd.load(&factors));
-        for j in keys.clone() {
-            let Some(score) = scores.get(j) else { break };
-            let absolute = simd.max(distance, simd.sub(simd.splat(0.0), distance));
-            *score = simd.mul_add(absolute, slope, *score);
-            distance = simd.sub(distance, simd.splat(1.0));
+        let (slope, first) = (simd.load(&factors), self.key + keys.start);
+        for piece in pieces(first, keys.len(), S::LANES) {
+            let offset = (first + piece.start) % S::LANES;
+            let origin = self.distances(first + piece.start - offset);
+            let mut from_origin = simd.splat(offset as f32);
+            for j in piece {
+                let Some(score) = scores.get(keys.start + j) else { break };
+                let distance = simd.sub(origin, from_origin);
+                let absolute = simd.max(distance, simd.sub(simd.splat(0.0), distance));
+                *score = simd.mul_add(absolute, slope, *score);
+                from_origin = simd.add(from_origin, simd.splat(1.0));
+            }
         }
+    }
+
+    /// How far each query stands behind a key: exact up to 2^24 in `f32`. Beyond, it is rounded, and so are distances from keys that are reckoned from it: that is
+    /// to be the same key, whatever the first one is that is looked at.
+    #[inline(always)]
+    fn distances(&self, key: usize) -> S::Vector {
+        let position = self.head.band.diagonal.saturating_sub(key as i64);
+        let mut distances = [S::Scalar::ZERO; 16];
+        for (i, distance) in distances.iter_mut().enumerate() {
+            let [_, query] = self.queries.at(self.first + i);
+            *distance = S::Scalar::from_f64(position.saturating_add(query as i64) as f64);
+        }
+        self.simd.load(&distances)
     }
 
     #[inline(always)]

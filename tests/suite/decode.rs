@@ -94,3 +94,36 @@ fn pieces_give_the_bits_of_the_whole() {
         }
     }
 }
+
+/// Distances so far that `f32` cannot tell them from their neighbours are rounded the same, whatever the first key is that anybody sees.
+#[test]
+fn slopes_over_any_distance() {
+    use simd_attention::{Attention, Kv, View, ViewMut, Window, scratch_len};
+    const DIM: usize = 8;
+    const Q_LEN: usize = 20;
+    let numbers: [f32; 64 * DIM] = core::array::from_fn(|i| (i as f32).sin());
+    let kv = Kv::new(View::matrix(&numbers, [64, DIM]).unwrap(), View::matrix(&numbers, [64, DIM]).unwrap()).unwrap();
+    for (backend, distance) in backends().flat_map(|backend| [23, 24, 25, 26].map(|e| (backend, 1_usize << e))) {
+        let run = |first: usize, len: usize| {
+            let (mut out, mut scratch) = ([0f32; Q_LEN * DIM], [0.0; scratch_len(DIM, DIM)]);
+            Attention::new()
+                .backend(backend)
+                .batch_invariant()
+                .alibi_slopes(&[0.01])
+                .window(Window { left: Some(distance - 5), right: None })
+                .offset((distance + first) as i64)
+                .forward(
+                    View::matrix(&numbers[first * DIM..], [len, DIM]).unwrap(),
+                    kv,
+                    ViewMut::matrix(&mut out, [len, DIM]).unwrap(),
+                    &mut scratch,
+                )
+                .unwrap();
+            out
+        };
+        let whole = run(0, Q_LEN);
+        for (i, row) in whole.as_chunks::<DIM>().0.iter().enumerate() {
+            assert_eq!(run(i, 1)[..DIM], *row, "{backend}, query {i} at {distance}");
+        }
+    }
+}
