@@ -71,14 +71,14 @@ pub enum Error {
         /// Elements in the slice.
         actual: usize,
     },
-    /// A shape and its strides reach further than a `usize` counts.
+    /// A shape and its strides reach further than there are addresses, or repeat rows more often.
     SizeOverflow {
         /// The shape.
         shape: Shape,
     },
-    /// `head_dim` or `value_dim` is zero.
+    /// The last extent of a tensor is zero: `head_dim`, `value_dim`, or what there is of it in a mask, scores, a table of pages, scales or weights.
     ZeroDim,
-    /// The strides of an output let two of its rows share an element.
+    /// The strides of what is written let two of its rows share an element.
     OverlappingRows {
         /// The axis whose stride is too small.
         axis: Axis,
@@ -225,9 +225,14 @@ impl fmt::Display for Error {
             Self::SizeOverflow { shape } => {
                 write!(f, "the elements of {shape:?} with its strides exceed the address space")
             }
-            Self::ZeroDim => write!(f, "head_dim and value_dim must be at least 1"),
+            Self::ZeroDim => {
+                write!(f, "the last extent of a tensor (such as head_dim or value_dim) must be at least 1")
+            }
             Self::OverlappingRows { axis, required, actual } => {
-                write!(f, "output rows overlap: the stride of {axis:?} is {actual}, at least {required} is needed")
+                write!(
+                    f,
+                    "rows to be written overlap: the stride of {axis:?} is {actual}, at least {required} is needed"
+                )
             }
             Self::ShapeMismatch { operand, axis, expected, actual } => {
                 write!(f, "{operand:?} has {axis:?} = {actual}, the other operands ask for {expected}")

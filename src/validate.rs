@@ -5,7 +5,7 @@ use core::{f64::consts::LOG2_E, num::NonZeroUsize, ops::Range};
 use crate::{
     Backend, Error, Float, Output, Shape, Stage, View, ViewMut, Window,
     attention::{Config, Packed},
-    error::Operand,
+    error::{Axis, Operand},
     floats::{FloatView, SharedFloats},
     kernel::HasPairs,
     kv::{Cache, expect_shape},
@@ -249,6 +249,10 @@ fn check_cumulative(operand: Operand, cumulative: &[usize], len: usize) -> Resul
 /// How many query heads share one key/value head.
 fn shapes(q: Shape, key_dim: usize, kv: &Cache<'_, impl Scalar>, out: Shape) -> Result<NonZeroUsize, Error> {
     let k = kv.shape();
+    if kv.is_paged() && k.batch != q.batch {
+        let (operand, axis, expected, actual) = (Operand::PageTable, Axis::Len, q.batch, k.batch);
+        return Err(Error::ShapeMismatch { operand, axis, expected, actual });
+    }
     expect_shape(Operand::Key, Shape { batch: q.batch, dim: key_dim, ..k }, k)?;
     expect_shape(Operand::Output, Shape { dim: kv.value_dim(), ..q }, out)?;
     match q.heads.checked_rem(k.heads) {

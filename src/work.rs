@@ -25,7 +25,9 @@ use crate::{
     view::{RowsMut, SharedRows},
 };
 
-/// A checked computation, split into units: each a block of queries of one head of one sequence.
+/// A checked computation, split into units: each some blocks of queries of one head of one sequence, or few queries of several heads that share keys.
+///
+/// Where the CPU has no atomic integers of a pointer's size, it is not [`Sync`]: all units are then one thread's.
 ///
 /// Call [`run`](Self::run) once, or from as many threads as there are cores, each with scratch of its own. Which thread computes
 /// which unit changes no bit of the result. When every call has returned, the output is complete.
@@ -57,7 +59,7 @@ impl<'a, F: Score, E: Scalar> Work<'a, F, E> {
         Self { plan: Plan::new(problem), score }
     }
 
-    /// How many units there are; more threads than that have nothing to do.
+    /// How many units there are; more threads than that have nothing to do in [`run`](Self::run).
     #[must_use]
     pub const fn units(&self) -> usize {
         self.plan.units
@@ -83,7 +85,7 @@ impl<'a, F: Score, E: Scalar> Work<'a, F, E> {
 
     /// Elements of scratch with which [`run_parallel`](Self::run_parallel) keeps so many threads busy: [`scratch_len`](Self::scratch_len) for
     /// each; and where a handful of queries attend to many keys, and there are too few units for all threads, room for results over
-    /// ranges of keys, which are shared out then.
+    /// ranges of keys, which are shared out then. `threads` is the pool's number of them, `rayon::current_num_threads()`: with room for fewer, no ranges are shared out.
     #[cfg(feature = "rayon")]
     #[must_use]
     pub fn parallel_scratch_len(&self, threads: usize) -> usize {

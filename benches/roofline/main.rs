@@ -4,7 +4,7 @@
 //! cargo bench --bench roofline                               a table, in under two minutes
 //! cargo bench --bench roofline -- prefill [--heads 8] [--kv-heads 8] [--q 2048] [--kv 2048] [--dim 64]
 //!                                         [--causal] [--window 256] [--mask] [--bias] [--softcap 50] [--batch-invariant]
-//!                                         [--dtype f32|f16|bf16|int8] [--groups 1] [--page-size 16] [--capacity 8192]
+//!                                         [--dtype f32|f64|f16|bf16|int8] [--groups 1] [--page-size 16] [--capacity 8192]
 //!                                         [--threads 1] [--backend avx512]                   one shape, one line
 //! cargo bench --bench roofline -- decode [--heads 8] [--kv-heads 8] [--kv 4096] [--dim 128] ...          one query, as prefill --q 1
 //! cargo bench --bench roofline -- linear [--rows 512] [--in 768] [--out 768] [--backend avx512]

@@ -42,8 +42,8 @@ pub trait Kernel {
         S: Simd<Scalar = Self::Scalar>;
 }
 
-/// A part of a kernel that is seldom run: compiled for each backend as a function of its own, out of the way of the loops that
-/// decide the speed, and once for all the places that call it.
+/// A part of a kernel that is compiled for each backend as a function of its own, once for all the places that call it: an inner loop, which has all registers
+/// to itself then, or what is seldom run, out of the way of such loops.
 pub trait Task {
     type Output;
 

@@ -261,6 +261,11 @@ fn span(shape: Shape, strides: Strides) -> Option<u128> {
     if batch == 0 || heads == 0 || len == 0 {
         return Some(0);
     }
+    // Rows are counted, repeated or not, and something beyond them too.
+    let rows = [heads, len].iter().try_fold(batch as u128, |rows, extent| rows.checked_mul(*extent as u128))?;
+    if rows > isize::MAX as u128 / 8 {
+        return None;
+    }
     let axes = [(batch, strides.batch), (heads, strides.heads), (len, strides.len)];
     axes.iter().try_fold(dim as u128, |span, &(extent, stride)| {
         ((extent - 1) as u128).checked_mul(stride as u128)?.checked_add(span)

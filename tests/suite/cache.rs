@@ -258,7 +258,8 @@ mod errors {
     #[test]
     fn tables_of_other_batches() {
         let batch = |actual| {
-            Err(Error::ShapeMismatch { operand: Operand::Key, axis: simd_attention::Axis::Batch, expected: 2, actual })
+            let (operand, axis) = (Operand::PageTable, simd_attention::Axis::Len);
+            Err(Error::ShapeMismatch { operand, axis, expected: 2, actual })
         };
         assert_eq!(paged(&[0, 1, 2], [3, 1], None), batch(3));
         assert_eq!(paged(&[0, 1, 2], [1, 3], None), batch(1));

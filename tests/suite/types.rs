@@ -83,7 +83,7 @@ fn check<Q: Float<Sum = f32>, O: Float<Sum = f32> + PartialEq + Debug>(content: 
     }
 }
 
-/// NaN is one number like another.
+/// Bit for bit, NaN included.
 fn same<O: Float<Sum = f32>>(a: &[O], b: &[O]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_f32().to_bits() == b.to_f32().to_bits())
 }
