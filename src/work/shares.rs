@@ -2,6 +2,7 @@
 
 use super::{Located, Place, Plan};
 use crate::{
+    partition::Partition,
     ranges::{Partial, RANGE},
     scalar::Scalar,
     score::function::Score,
@@ -30,16 +31,18 @@ impl<E: Scalar> Plan<'_, E> {
     /// How ranges of keys are shared out, if that is what takes all threads.
     pub(super) fn shares<F: Score>(&self, threads: usize) -> Option<Shares> {
         let call = &self.problem.call;
-        let queries = call.queries.shape().len.saturating_mul(call.group.get());
+        let (len, group) = (call.queries.shape().len, call.group.get());
+        let heads = Partition::new(len, &self.split).grouped(&self.split).heads.get();
         let ranges = call.kv.shape().len.div_ceil(RANGE);
         let has_idle = (1..threads.saturating_mul(UNITS_PER_THREAD)).contains(&self.units);
         let is_worthwhile = threads > 1 && ranges > 1 && has_idle;
         let slots = self.units.saturating_mul(ranges);
-        (is_worthwhile && self.products::<F>(1, queries).are_of_rows()).then(|| Shares {
+        (is_worthwhile && self.products::<F>(1, len.saturating_mul(heads)).are_of_rows()).then(|| Shares {
             ranges,
             slots,
             slots_per_thread: slots.div_ceil(threads),
-            slot_len: Partial::<E>::len(queries, self.problem.output.shape().dim),
+            // As many queries as there are, or as any unit has that has ranges.
+            slot_len: Partial::<E>::len(len.saturating_mul(group).min(self.split.few), self.problem.output.shape().dim),
         })
     }
 

@@ -29,6 +29,8 @@ fn plans() -> impl Iterator<Item = Plan> {
         Plan { cache: Cache::of(Kind::I8(3)), ..plan() },
         Plan { queries: Kind::Bf16, cache: Cache::of(Kind::Bf16), ..plan() },
         Plan { packed: Some(3), q_heads: 2, q_len: 3, ..plan() },
+        Plan { q_heads: 32, kv_heads: 1, ..plan() },
+        Plan { packed: Some(3), q_heads: 32, kv_heads: 1, q_len: 3, ..plan() },
     ];
     lengths.into_iter().chain(bands.map(|band| Plan { band, ..plan() })).chain(others)
 }
