@@ -369,11 +369,13 @@ impl<'a, F: Score> Attention<'a, F> {
 
     /// A query's result has the same bits whether it comes alone, among the first tokens of a prompt, or among thousands.
     ///
-    /// Of a sequence with few queries, heads that share keys are computed together: all of them where their queries (`q_len * q_heads / kv_heads`) fit into one vector, else as many as divide their number and
-    /// have few queries together: up to 8 with AVX-512, 4 with other backends, 1 without vectors and for `f64` in two lanes. So few have their dot products
-    /// summed in the order that reads keys fastest, which is not that of longer sequences, and depends on how many they are and on which keys all of them see; this keeps to the latter one, at up to twice the time (as do
-    /// other score functions, and calls that ask for [scores](crate::Output::scores)). Nothing else that is in the batch, and no number of threads, changes a bit of
-    /// a sequence's results, with or without this.
+    /// Of a sequence with few queries, heads that share keys are computed together: all of them where their queries
+    /// (`q_len * q_heads / kv_heads`) fit into one vector, else as many as divide their number and have few queries together: up to 8 with
+    /// AVX-512, 4 with other backends, 1 without vectors and for `f64` in two lanes. So few have their dot products summed in the order that
+    /// reads keys fastest, which is not that of longer sequences, and depends on how many they are and on which keys all of them see; this
+    /// keeps to the latter one, at up to twice the time (as do other score functions, and calls that ask for
+    /// [scores](crate::Output::scores)). Nothing else that is in the batch, and no number of threads, changes a bit of a sequence's results,
+    /// with or without this.
     ///
     /// ```
     /// use simd_attention::{Attention, Kv, View, ViewMut, scratch_len};

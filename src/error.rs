@@ -76,7 +76,8 @@ pub enum Error {
         /// The shape.
         shape: Shape,
     },
-    /// The last extent of a tensor is zero: `head_dim`, `value_dim`, or what there is of it in a mask, scores, a table of pages, scales or weights.
+    /// The last extent of a tensor is zero: `head_dim`, `value_dim`, or what there is of it in a mask, scores, a table of pages, scales
+    /// or weights.
     ZeroDim,
     /// The strides of what is written let two of its rows share an element.
     OverlappingRows {

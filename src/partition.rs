@@ -51,8 +51,8 @@ impl Partition {
         }
     }
 
-    /// Heads that share keys and values share vectors too, where all their queries fit into one; else as many of them as have few queries, if they can be
-    /// divided evenly.
+    /// Heads that share keys and values share vectors too, where all their queries fit into one; else as many of them as have few
+    /// queries, if they can be divided evenly.
     pub(crate) fn grouped(self, split: &Split) -> Self {
         let Split { group, few, .. } = *split;
         let have_at_most = |rows: usize, heads: NonZeroUsize| heads.get().saturating_mul(self.q_len) <= rows;

@@ -55,7 +55,8 @@ pub struct Strides {
     pub len: usize,
 }
 
-/// The most elements, or rows, that a tensor has: offsets are later computed in bytes as an `isize`, and numbers of rows somewhat beyond the last one.
+/// The most elements, or rows, that a tensor has: offsets are later computed in bytes as an `isize`, and numbers of rows somewhat beyond
+/// the last one.
 pub(crate) const MOST: usize = isize::MAX as usize / size_of::<u64>();
 
 impl Strides {

@@ -25,7 +25,8 @@ use crate::{
     view::{RowsMut, SharedRows},
 };
 
-/// A checked computation, split into units: each some blocks of queries of one head of one sequence, or few queries of several heads that share keys.
+/// A checked computation, split into units: each some blocks of queries of one head of one sequence, or few queries of several heads that
+/// share keys.
 ///
 /// Where the CPU has no atomic integers of a pointer's size, it is not [`Sync`]: all units are then one thread's.
 ///
@@ -85,7 +86,8 @@ impl<'a, F: Score, E: Scalar> Work<'a, F, E> {
 
     /// Elements of scratch with which [`run_parallel`](Self::run_parallel) keeps so many threads busy: [`scratch_len`](Self::scratch_len) for
     /// each; and where a handful of queries attend to many keys, and there are too few units for all threads, room for results over
-    /// ranges of keys, which are shared out then. `threads` is the pool's number of them, `rayon::current_num_threads()`: with room for fewer, no ranges are shared out.
+    /// ranges of keys, which are shared out then. `threads` is the pool's number of them, `rayon::current_num_threads()`: with room for
+    /// fewer, no ranges are shared out.
     #[cfg(feature = "rayon")]
     #[must_use]
     pub fn parallel_scratch_len(&self, threads: usize) -> usize {

@@ -101,7 +101,8 @@ pub trait Score: Copy {
     }
 }
 
-/// Whether a score function is [`Dot`], which others cannot say of themselves, as they cannot name this type: kernels rely on it to read as many elements as a query has.
+/// Whether a score function is [`Dot`], which others cannot say of themselves, as they cannot name this type: kernels rely on it to read
+/// as many elements as a query has.
 #[derive(Clone, Copy)]
 pub struct IsDot(pub(crate) bool);
 

@@ -262,8 +262,8 @@ impl<'a, S: Simd, F: Score> Column<'_, 'a, S, F> {
         }
     }
 
-    /// How far each query stands behind a key: exact up to 2^24 in `f32`. Beyond, it is rounded, and so are distances from keys that are reckoned from it: that is
-    /// to be the same key, whatever the first one is that is looked at.
+    /// How far each query stands behind a key: exact up to 2^24 in `f32`. Beyond, it is rounded, and so are distances from keys that are
+    /// reckoned from it: that is to be the same key, whatever the first one is that is looked at.
     #[inline(always)]
     fn distances(&self, key: usize) -> S::Vector {
         let position = self.head.band.diagonal.saturating_sub(key as i64);

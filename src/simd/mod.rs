@@ -42,8 +42,8 @@ pub trait Kernel {
         S: Simd<Scalar = Self::Scalar>;
 }
 
-/// A part of a kernel that is compiled for each backend as a function of its own, once for all the places that call it: an inner loop, which has all registers
-/// to itself then, or what is seldom run, out of the way of such loops.
+/// A part of a kernel that is compiled for each backend as a function of its own, once for all the places that call it: an inner loop,
+/// which has all registers to itself then, or what is seldom run, out of the way of such loops.
 pub trait Task {
     type Output;
 
